@@ -1,0 +1,76 @@
+"""Flags from dataclasses, by tyro, with every fault said in one line."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from etude.core.errors import UserError, nearest
+
+T = TypeVar("T")
+_MARKERS = (tyro.conf.CascadeSubcommandArgs,)
+
+
+def parse(kind: type[T], args: Sequence[str], *, prog: str, default: T | None = None, description: str = "") -> T:
+    """Read command-line words into a dataclass.
+
+    Args:
+        kind: the dataclass; its field docstrings are the help.
+        args: the words after the verb.
+        prog: what the help calls the command.
+        default: an instance that fills what is not given; ``kind``'s own defaults otherwise.
+
+    Raises:
+        UserError: an unknown flag, a wrong value or a missing one, in one line with the nearest right one.
+        SystemExit: after printing the help.
+    """
+    filled = {} if default is None else {"default": default}
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            value, unknown = tyro.cli(
+                kind, args=list(args), prog=prog, description=description, return_unknown_args=True, **filled
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            print(printed.getvalue(), end="")
+            raise
+        raise UserError(f"{_one_line(printed.getvalue())}; `{prog} --help` lists the flags") from stop
+    if unknown:
+        word = unknown[0]
+        if word.startswith("-"):
+            flag = word.split("=")[0]
+            raise UserError(f"no flag {flag}{_near_flag(flag, kind)}; `{prog} --help` lists the flags")
+        raise UserError(f"'{word}' is one word too many; `{prog} --help` lists the flags")
+    return value
+
+
+def _near_flag(flag: str, kind: type[Any]) -> str:
+    hint = nearest(flag, set(_flags(kind, "--")))
+    return hint.split(" (known")[0]
+
+
+def _flags(kind: Any, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name.replace("_", "-")
+        yield name
+        if dataclasses.is_dataclass(field.type):
+            yield from _flags(field.type, f"{name}.")
+
+
+def _one_line(box: str) -> str:
+    """The message in tyro's box, without its frame, advice and colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ ").strip() for line in plain.splitlines()]
+    body: list[str] = []
+    for line in lines:
+        if line.startswith("╭") or not line:
+            continue
+        if line.startswith(("─", "╰")):
+            break
+        body.append(line)
+    return " ".join(body).rstrip(".") or "the command line could not be read"

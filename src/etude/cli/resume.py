@@ -1,0 +1,25 @@
+"""``etude resume RUN``: go on with a run that was stopped or killed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from etude.cli.flags import parse
+from etude.cli.training import open_run, run_to_end, say
+
+
+@dataclass(frozen=True)
+class Options:
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+def main(args: list[str]) -> int:
+    options = parse(Options, args, prog="etude resume", description=__doc__ or "")
+    study, run, config = open_run(options.run)
+    ended = run.summary is not None
+    run_to_end(study, run, config)
+    say(f"{'ended already' if ended else 'done'}: {options.run}")
+    return 0

@@ -1,0 +1,219 @@
+"""Checkpoints: safetensors weights, and what an exact resume needs beside them.
+
+A checkpoint is a folder ``step-00001000`` with ``weights.safetensors``, ``resume.pt`` (read with
+``weights_only=True``) and ``manifest.json`` with the digest of both. It is made under another name and
+renamed into place, so it is whole or absent.
+"""
+
+import json
+import pickle
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from etude.core.errors import UserError
+from etude.core.files import one_line_faults, read_json, sha256, sync, write_atomic, write_json
+
+FORMAT = 1
+_WEIGHTS, _RESUME, _MANIFEST = "weights.safetensors", "resume.pt", "manifest.json"
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What a weights file says of itself."""
+
+    study: str
+    """The study whose networks these are."""
+    config: dict[str, Any]
+    """The study's configuration, as `etude.core.config.to_dict` makes it."""
+    extra: dict[str, Any]
+    """What the study adds, such as a threshold set on the validation split."""
+
+
+def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHeader, *, half: bool = False) -> None:
+    """Write the parameters and buffers of named modules to one safetensors file.
+
+    Args:
+        path: the file; replaced only once the new one is whole.
+        modules: saved under ``name.key``.
+        header: kept in the file's metadata.
+        half: store floating-point tensors as float16, for a file that ships.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            tensor = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
+            tensors[f"{name}.{key}"] = tensor.contiguous()
+    metadata = {"etude": json.dumps({"format": FORMAT, "study": header.study} | _body(header))}
+    write_atomic(path, lambda to: safetensors.torch.save_file(tensors, str(to), metadata=metadata))
+
+
+def _body(header: WeightsHeader) -> dict[str, Any]:
+    return {"config": header.config, "extra": header.extra}
+
+
+def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Tensor], WeightsHeader]:
+    """A weights file's tensors and header.
+
+    Raises:
+        UserError: no such file, a pickle, a truncated or foreign file, one of a newer etude, or one of
+            another study than ``study``.
+    """
+    if not path.is_file():
+        raise UserError(f"no weights file at {path}")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise UserError(f"{path} is a pickle, which can run code when read: etude reads safetensors files only")
+    try:
+        with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            metadata = cast(dict[str, str], file.metadata() or {})  # pyright: ignore[reportUnknownMemberType]
+            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # pyright: ignore
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}): copy or export it again") from error
+    try:
+        about = json.loads(metadata["etude"])
+        number, header = about["format"], WeightsHeader(about["study"], about["config"], about["extra"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was not written by etude: it has no header of ours") from error
+    if number > FORMAT:
+        raise UserError(f"{path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude")
+    if study is not None and header.study != study:
+        raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of '{study}'")
+    return tensors, header
+
+
+def load_weights(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], origin: Path) -> None:
+    """Copy a weights file's tensors into named modules; every key and shape must match."""
+    for name, module in modules.items():
+        prefix = f"{name}."
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{origin} does not fit the network '{name}': {reason}") from error
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run: the newest few, and the best by a validation metric."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, oldest first."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint by the validation metric, if one was marked."""
+        path = self.folder / "best.json"
+        return int(read_json(path)["step"]) if path.exists() else None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
+
+    def save(
+        self, step: int, modules: Mapping[str, nn.Module], header: WeightsHeader, resume: Mapping[str, Any]
+    ) -> Path:
+        """Write the checkpoint of a step whole, or raise `UserError` and leave the others as they were."""
+        final = self.path(step)
+        if final.exists():
+            return final
+        with one_line_faults(final):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=self.folder))
+            try:
+                save_weights(temporary / _WEIGHTS, modules, header)
+                write_atomic(temporary / _RESUME, lambda to: _save_resume(dict(resume), to))
+                digests = {name: sha256(temporary / name) for name in (_WEIGHTS, _RESUME)}
+                write_json(temporary / _MANIFEST, {"format": FORMAT, "step": step, "sha256": digests})
+                temporary.chmod(0o755)
+                temporary.rename(final)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            sync(self.folder)
+        return final
+
+    def prune(self) -> None:
+        """Remove all but the newest ``keep`` checkpoints and the best one, and what a crash left."""
+        spared = {*self.steps()[-self.keep :], self.best_step}
+        for step in self.steps():
+            if step not in spared:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+        for left in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def fault(self, step: int) -> str | None:
+        """Why the checkpoint of a step cannot be used, or None if its digests hold."""
+        path = self.path(step)
+        try:
+            manifest = read_json(path / _MANIFEST)
+            if manifest["format"] > FORMAT:
+                raise UserError(f"{path} was written by a newer etude (format {manifest['format']}): upgrade etude")
+            for name, digest in manifest["sha256"].items():
+                if not (path / name).is_file():
+                    return f"{name} is missing"
+                if sha256(path / name) != digest:
+                    return f"{name} does not match its checksum"
+        except (KeyError, TypeError, AttributeError, OSError) as error:
+            return f"its manifest is broken ({error!r})"
+        except UserError as error:
+            if "newer etude" in str(error):
+                raise
+            return str(error)
+        return None
+
+    def newest(self) -> int | None:
+        """The newest step whose checkpoint is whole; a broken one is named in a warning and passed over."""
+        for step in reversed(self.steps()):
+            fault = self.fault(step)
+            if fault is None:
+                return step
+            warnings.warn(f"{self.path(step)} is not used: {fault}", RuntimeWarning, stacklevel=2)
+        return None
+
+    def load_weights(self, step: int, modules: Mapping[str, nn.Module], study: str) -> WeightsHeader:
+        """Copy the weights of a step into named modules."""
+        path = self.path(step) / _WEIGHTS
+        tensors, header = read_weights(path, study=study)
+        load_weights(modules, tensors, path)
+        return header
+
+    def load_resume(self, step: int) -> dict[str, Any]:
+        """The resume state of a step, on the CPU. Code in it is never run."""
+        return read_resume(self.path(step) / _RESUME)
+
+
+def _save_resume(state: dict[str, Any], to: Path) -> None:
+    # torch's zip writer turns a full disk into a RuntimeError; a plain file keeps the OSError.
+    try:
+        with to.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        cause = error.__context__ if isinstance(error.__context__, OSError) else OSError(28, "No space left on device")
+        raise cause from error
+
+
+def read_resume(path: Path) -> dict[str, Any]:
+    """A resume file's state; `UserError` where it holds code or is broken."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds more than tensors and plain values: it is refused, for it could run code") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is truncated or broken ({' '.join(str(error).split())[:120]})") from error

@@ -1,0 +1,154 @@
+"""Configurations: nested frozen dataclasses, to YAML and back."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import yaml
+
+from etude.core.errors import UserError, nearest
+
+C = TypeVar("C")
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Scale = Literal["full", "laptop", "smoke"]
+Tracker = Literal["tensorboard", "trackio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long a run trains, and when it logs, evaluates and saves. Counts are optimiser steps."""
+
+    max_steps: int
+    """Optimiser steps in all."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    eval_every: int = 500
+    """Steps between two evaluations on the validation split; 0: only at the end."""
+    save_every: int = 500
+    """Steps between two checkpoints; 0: only at the end."""
+    save_minutes: float = 10.0
+    """Minutes after which a checkpoint is due in any case; 0: never for this reason."""
+    patience: int = 0
+    """Evaluations without a better validation metric before the run stops early; 0: never."""
+    keep: int = 2
+    """Newest checkpoints that stay on disk beside the best one."""
+    device: Device = "auto"
+    """Where to compute; auto: an accelerator if there is one."""
+    precision: Precision = "fp32"
+    """Automatic mixed precision of the forward pass."""
+    compile: bool = False
+    """Compile the networks (torch.compile)."""
+    trackers: tuple[Tracker, ...] = ()
+    """Trackers fed beside metrics.jsonl (extra `track`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loop.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("eval_every", "save_every", "save_minutes", "patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loop.{name} must be 0 or more, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """What every study's configuration has; a study adds its own parts."""
+
+    loop: LoopConfig
+    """Length, logging, evaluation, checkpoints, device."""
+    seed: int = 0
+    """Every draw of the run is keyed by it."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dicts, lists and plain values, as JSON and YAML hold them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(k): plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """YAML in the order of the fields."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def from_dict(kind: type[C], values: Any, *, origin: str = "the configuration") -> C:
+    """Build and check a configuration; unknown keys and wrong types are one-line errors.
+
+    Args:
+        kind: the dataclass.
+        values: nested dicts, as `to_dict` makes them.
+        origin: what the error calls the source, such as a file's path.
+    """
+    adapter = pydantic.TypeAdapter(kind)
+    _refuse_unknown(kind, values, "", origin)
+    try:
+        return adapter.validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{origin}: {place + ': ' if place else ''}{reason}") from error
+
+
+def _refuse_unknown(kind: Any, values: Any, prefix: str, origin: str) -> None:
+    if not dataclasses.is_dataclass(kind) or not isinstance(values, dict):
+        return
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in values.items():  # pyright: ignore[reportUnknownVariableType]
+        if name not in fields:
+            raise UserError(f"{origin}: no setting '{prefix}{name}'{nearest(str(name), fields)}")  # pyright: ignore[reportUnknownArgumentType]
+        _refuse_unknown(fields[str(name)].type, value, f"{prefix}{name}.", origin)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping; `UserError` where it is missing or broken."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as YAML ({reason})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold a YAML mapping")
+    return values  # pyright: ignore[reportUnknownVariableType]
+
+
+def override(config: C, changes: dict[str, Any]) -> C:
+    """A copy with dotted settings replaced: ``override(c, {"loop.max_steps": 10})``."""
+    values = to_dict(config)
+    for dotted, value in changes.items():
+        *parents, leaf = dotted.split(".")
+        place = values
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise UserError(f"no setting '{dotted}'{nearest(parent, place)}")
+            place = place[parent]
+        if leaf not in place:
+            raise UserError(f"no setting '{dotted}'{nearest(leaf, place)}")
+        place[leaf] = value
+    return from_dict(type(config), values)
+
+
+def differences(before: Any, after: Any) -> dict[str, Any]:
+    """The dotted settings in which two configurations of one kind differ, with the later values."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for name, value in values.items():
+            rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}  # pyright: ignore[reportUnknownArgumentType]
+        return rows
+
+    old, new = flat(to_dict(before)), flat(to_dict(after))
+    return {name: value for name, value in new.items() if old.get(name) != value}

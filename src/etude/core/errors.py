@@ -1,0 +1,20 @@
+"""The one exception for what a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A fault in the user's input or surroundings.
+
+    The message is one line that names the fault and the fix. The command line prints it
+    without a traceback and exits with status 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'laptop'? (known: a, b)``, for the end of an error line."""
+    known = sorted(known)
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{matches[0]}'?" if matches else ""
+    return f"{hint} (known: {', '.join(known)})" if known else hint

@@ -1,0 +1,102 @@
+"""Files that are whole or absent: written beside their place, synced and renamed into it."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from etude.core.errors import UserError
+
+# What a full disk, a quota and a file-size limit answer.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def one_line_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write below ``path`` into a one-line `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise UserError(
+                f"no room to write {path} ({error.strerror}): free some space; what was there before is kept"
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+            raise UserError(
+                f"cannot write {path} ({error.strerror}): choose a folder that you may write to"
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
+    """Make ``path`` whole or leave it as it was.
+
+    Args:
+        path: the final place; its folder is made if need be.
+        write: the content, or a function that writes it to the temporary path it is given.
+
+    Raises:
+        UserError: no room, or no permission; the file that stood there before is untouched.
+    """
+    with one_line_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            if callable(write):
+                write(temporary)
+            else:
+                temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+            sync(temporary)
+            # mkstemp gives 0600: a run folder is read by others too.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def sync(path: Path) -> None:
+    """Ask the disk to hold what was written to a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot sync a folder.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` for a JSON value, indented, ending in a newline."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; `UserError` where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,206 @@
+"""A run's folder: its record, its lock, its metrics, its summary."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from etude import __version__
+from etude.core.checkpoint import Checkpoints
+from etude.core.config import Scale, StudyConfig, from_dict, read_yaml, to_dict, to_yaml
+from etude.core.errors import UserError
+from etude.core.files import one_line_faults, read_json, write_atomic, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is: enough to repeat it. Stands in ``config.yaml``."""
+
+    study: str
+    preset: str
+    scale: Scale
+    overrides: dict[str, Any]
+    """The settings in which the run differs from its preset, dotted."""
+    config: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        """The command line that repeats the run."""
+        flags = "".join(f" --{name.replace('_', '-')} {_shell(value)}" for name, value in self.overrides.items())
+        return f"etude run {self.study} {self.preset}{flags}"
+
+
+def _shell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_shell(v) for v in value)  # pyright: ignore[reportUnknownVariableType]
+    return str(value)
+
+
+class RunFolder:
+    """One run on disk. Open it with `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path, record: RunRecord) -> "RunFolder":
+        """Make a new run's folder; one that holds a run already is refused."""
+        if (path / "config.yaml").exists():
+            raise UserError(f"{path} holds a run already: `etude resume {path}`, or choose another --name")
+        run = cls(path)
+        body = {"format": FORMAT, "study": record.study, "preset": record.preset, "scale": record.scale}
+        body |= {"overrides": record.overrides, "config": record.config}
+        write_atomic(path / "config.yaml", to_yaml(body))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run's folder."""
+        if not (path / "config.yaml").exists():
+            raise UserError(f"{path} is not a run folder (it has no config.yaml): `etude run` makes one below runs/")
+        run = cls(path)
+        _ = run.record
+        return run
+
+    @property
+    def record(self) -> RunRecord:
+        origin = self.path / "config.yaml"
+        body = read_yaml(origin)
+        number = body.get("format")
+        if not isinstance(number, int):
+            raise UserError(f"{origin} has no format number: it is not a run of etude")
+        if number > FORMAT:
+            raise UserError(
+                f"{self.path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude"
+            )
+        try:
+            return RunRecord(body["study"], body["preset"], body["scale"], body["overrides"], body["config"])
+        except KeyError as error:
+            raise UserError(f"{origin} lacks '{error.args[0]}': it is broken") from error
+
+    def config(self, kind: type[StudyConfig]) -> StudyConfig:
+        """The run's configuration as its study's dataclass."""
+        return from_dict(kind, self.record.config, origin=str(self.path / "config.yaml"))
+
+    def checkpoints(self, keep: int = 2) -> Checkpoints:
+        return Checkpoints(self.path / "checkpoints", keep)
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def lock(self) -> None:
+        """Hold the folder for this process; a second process is refused until this one ends."""
+        path = self.path / ".lock"
+        with one_line_faults(path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = path.open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            self._lock = None
+            raise UserError(
+                f"{self.path} is in use by another process: wait for it, or choose another --name"
+            ) from error
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        path = self.path / "metrics.jsonl"
+        with one_line_faults(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a last line that a crash cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the lines of steps after ``step``: a resumed run writes them again."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", summary)
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The final numbers, or None for a run that has not ended."""
+        path = self.path / "summary.json"
+        return read_json(path) if path.exists() else None
+
+    def write_environment(self, data: Mapping[str, str], **extra: Any) -> None:
+        """Write ``environment.json``: versions, hardware, commit and the data's checksums."""
+        write_json(self.path / "environment.json", environment() | {"data": dict(data)} | extra)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit of this process."""
+    # etude itself may run from source, uninstalled.
+    versions = {"etude": __version__}
+    for name in ("torch", "accelerate", "numpy", "safetensors", "pillow"):
+        versions[name] = metadata.version(name)
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+        "commit": commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with ``+changes`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed package below somebody else's checkout is not that checkout.
+    if git("ls-files", "--error-unmatch", "run_folder.py") is None:
+        return None
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return f"{git('rev-parse', 'HEAD')}{'+changes' if changed else ''}"
+
+
+def config_to_record(study: str, preset: str, scale: Scale, overrides: dict[str, Any], config: StudyConfig) -> RunRecord:
+    """The record of a configuration about to run."""
+    return RunRecord(study, preset, scale, overrides, to_dict(config))

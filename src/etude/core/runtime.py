@@ -1,0 +1,193 @@
+"""Where a run computes: device, precision and processes, on top of accelerate."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etude.core import randomness
+from etude.core.config import LoopConfig
+from etude.core.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class Runtime:
+    """The processes, device and precision of one run, and its keyed generators.
+
+    Under ``torchrun`` (one machine or many) every process builds one; the gradients of modules given
+    to `prepare` are then averaged over the processes.
+    """
+
+    def __init__(self, loop: LoopConfig, seed: int) -> None:
+        device = resolve_device(loop.device)
+        if loop.precision == "fp16" and device == "cpu":
+            raise UserError("fp16 needs an accelerator: use --loop.precision fp32 or bf16 on the CPU")
+        # Accelerate keeps the first precision it saw in a process: a second run in it may use another.
+        AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
+        self.accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=_PRECISION[loop.precision],
+            # Buffers are averaged by `parts`; DDP would overwrite them with those of rank 0.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.seed = seed
+        self.compile = loop.compile
+        self._prepared: list[nn.Module] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world(self) -> int:
+        """The number of processes."""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def generator(self, stream: str, step: int, index: int = 0) -> torch.Generator:
+        """A CPU generator keyed by (seed, stream, step, index): the same in every process."""
+        return randomness.generator(self.seed, stream, step, index)
+
+    def prepare(self, module: M, *, channels_last: bool = False) -> M:
+        """Move a module to the device, compile it if the run asks for it, and share its gradients.
+
+        Call the returned module in `train_step`; save and evaluate the original.
+        """
+        module.to(self.device)
+        if channels_last:
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.compile:
+            module.compile()
+        self._prepared.append(module)
+        return self.accelerator.prepare_model(module)  # pyright: ignore[reportUnknownMemberType]
+
+    def prepare_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """Wrap an optimiser so that it takes part in loss scaling under fp16."""
+        return self.accelerator.prepare_optimizer(optimizer)
+
+    def parts(self, total: int, *wrapped: nn.Module) -> Iterator[int]:
+        """The parts of one step's batch that this process takes, gradients accumulated over them.
+
+        Args:
+            total: how many parts the whole batch has, over all processes.
+            wrapped: the modules, as `prepare` returned them, whose gradients are shared after the
+                last part.
+
+        Yields:
+            The part's index in the batch. ``backward(loss, total)`` within the body makes the summed
+            gradient the mean over all parts, however they are spread over processes.
+
+        Running statistics move by the mean over the parts of what each would have done, so that one
+        process with all the parts and many with a few end in the same state.
+        """
+        if total < self.world:
+            raise UserError(f"a batch of {total} part(s) cannot be shared by {self.world} processes: make it larger")
+        mine = range(self.rank, total, self.world)
+        average = _BufferAverage(self._prepared) if total > 1 else None
+        for index in mine:
+            with contextlib.ExitStack() as stack:
+                if index != mine[-1]:
+                    for module in wrapped:
+                        stack.enter_context(self.accelerator.no_sync(module))
+                yield index
+            if average:
+                average.take()
+        if average:
+            average.finish(self, total)
+
+    def backward(self, loss: Tensor, total: int) -> None:
+        """Back-propagate one of ``total`` parts' mean loss (a scalar)."""
+        # DDP takes the mean over processes of each one's sum.
+        self.accelerator.backward(loss * (self.world / total))  # pyright: ignore[reportUnknownMemberType]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over the processes."""
+        if self.world == 1:
+            return values
+        return self.accelerator.reduce(values, reduction="sum")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportReturnType]
+
+    def share(self, count: int) -> slice:
+        """This process's slice of ``count`` items, for work whose results `gather` puts together."""
+        size = -(-count // self.world)
+        return slice(min(self.rank * size, count), min((self.rank + 1) * size, count))
+
+    def gather(self, local: Tensor, count: int) -> Tensor:
+        """The rows that the processes made of their `share` of ``count`` items, in order.
+
+        Args:
+            local: this process's rows, first dimension as long as its share.
+            count: the rows of all processes together.
+        """
+        if self.world == 1:
+            return local
+        size = -(-count // self.world)
+        padded = local.new_zeros((size, *local.shape[1:]))
+        padded[: len(local)] = local
+        gathered: Any = self.accelerator.gather(padded)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return gathered[:count]
+
+    def wait(self) -> None:
+        """Wait for the other processes."""
+        self.accelerator.wait_for_everyone()
+
+    def state(self) -> dict[str, Any]:
+        """What the runtime itself must keep for an exact resume: the loss scale under fp16."""
+        scaler = self.accelerator.scaler
+        return {"scaler": scaler.state_dict()} if scaler is not None else {}  # pyright: ignore[reportUnknownMemberType]
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+class _BufferAverage:
+    """Floating-point buffers of some modules, moved by the mean of what each part did to them."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        self.before = [b.clone() for b in self.buffers]
+        self.sums = [torch.zeros_like(b) for b in self.buffers]
+
+    def take(self) -> None:
+        """Note what the part made of the buffers, and put them back for the next part."""
+        for buffer, before, total in zip(self.buffers, self.before, self.sums, strict=True):
+            total += buffer
+            buffer.copy_(before)
+
+    def finish(self, runtime: Runtime, total: int) -> None:
+        if self.buffers:
+            flat = runtime.sum(torch.cat([s.flatten() for s in self.sums])) / total
+            for buffer, mean in zip(self.buffers, flat.split([b.numel() for b in self.buffers]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` as the device there is; `UserError` for a device that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next((device for device in ("cuda", "mps") if there[device]), "cpu")
+    if not there[name]:
+        raise UserError(f"no {name} device here: use --loop.device auto or cpu")
+    return name
+
+
+def world_size() -> int:
+    """The number of processes that the launcher started, before a `Runtime` exists."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,40 @@
+"""The model card of a run: what it is, how it was made, what it scores."""
+
+from pathlib import Path
+
+import jinja2
+
+from etude.core.files import write_atomic
+from etude.core.run_folder import RunFolder
+from etude.core.study import Study
+
+_TEMPLATE = """\
+# {{ study.title }}: {{ record.preset }}, seed {{ summary.seed }}
+
+{{ study.title }}: {{ study.about }}. Trained with etude; scale: **{{ summary.scale }}**.
+
+Repeat it: `{{ record.command }}`
+
+| number | value | split | protocol |
+|---|---|---|---|
+{% for r in summary.results -%}
+| {{ r.experiment }} {{ r.cell }} {{ r.metric }} | {{ "%.2f"|format(r.value) }}\
+{% if r.half_width is not none %} ± {{ "%.2f"|format(r.half_width) }}{% endif %} {{ r.unit }} | {{ r.split }} | {{ r.protocol }} |
+{% endfor %}
+The interval is of this run's own measurement (95 %), not over seeds.
+
+- weights: step {{ summary.step }} of {{ summary.steps_trained }}\
+{% if summary.validation %}, chosen by validation {{ summary.validation.metric }} = {{ "%.4f"|format(summary.validation.best) }}{% endif %}
+- parameters: {% for name, count in summary.parameters.items() %}{{ name }} {{ "{:,}".format(count) }}{{ ", " if not loop.last }}{% endfor %}
+- training time: {{ "%.1f"|format(summary.train_seconds / 60) }} minutes; peak memory {{ summary.peak_memory_mb }} MB
+- configuration: `config.yaml`; versions, hardware and data checksums: `environment.json`
+"""
+
+
+def write_card(study: Study, run: RunFolder) -> Path:
+    """Write ``model_card.md`` of a finished run."""
+    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    text = environment.from_string(_TEMPLATE).render(study=study, record=run.record, summary=run.summary)
+    path = run.path / "model_card.md"
+    write_atomic(path, text)
+    return path

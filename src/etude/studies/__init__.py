@@ -1,0 +1,15 @@
+"""The studies, one folder each. Adding a study adds one name here."""
+
+import importlib
+
+from etude.core.errors import UserError, nearest
+from etude.core.study import Study
+
+NAMES = ("protonet",)
+
+
+def load(name: str) -> Study:
+    """A study by name; `UserError` for a name there is none of."""
+    if name not in NAMES:
+        raise UserError(f"no study '{name}'{nearest(name, NAMES)}")
+    return importlib.import_module(f"etude.studies.{name}.study").STUDY

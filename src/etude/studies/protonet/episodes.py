@@ -1,0 +1,140 @@
+"""Few-shot episodes, drawn and scored as tensor operations.
+
+Shape suffixes: E episodes, N classes of an episode (way), K shots, Q queries, D embedding dimensions,
+C classes of the pool, P drawings of a class.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from etude.core.errors import UserError
+from etude.studies.protonet.model import Distance, prototypes
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A mean over episodes, in per cent, with the half-width of its 95 % interval (normal approximation)."""
+
+    mean: float
+    half_width: float
+    num_episodes: int
+
+
+def draw_classes(num_episodes: int, way: int, groups_C: Tensor, within: bool, generator: torch.Generator) -> Tensor:
+    """The classes of many episodes.
+
+    Args:
+        groups_C: the alphabet and rotation of each class.
+        within: all classes of an episode come from one group; groups with fewer than ``way`` classes
+            are left out, the others are equally likely.
+
+    Returns:
+        int64 ``[E, N]``, without repetition within an episode.
+    """
+    num_classes = len(groups_C)
+    noise_EC = torch.rand(num_episodes, num_classes, generator=generator)
+    if within:
+        large = groups_C.bincount().ge(way).nonzero().flatten()
+        if not len(large):
+            raise UserError(f"no alphabet of this split has {way} classes: ask for fewer ways")
+        group_E = large[torch.randint(len(large), (num_episodes,), generator=generator)]
+        noise_EC = noise_EC.masked_fill(groups_C != group_E[:, None], -1)
+    elif num_classes < way:
+        raise UserError(f"{way} ways were asked for, and there are {num_classes} classes: ask for fewer ways")
+    return noise_EC.topk(way, dim=1).indices
+
+
+def draw_drawings(
+    shape: tuple[int, ...], num_drawings: int, count: int, generator: torch.Generator
+) -> Int[Tensor, "... k"]:
+    """``count`` different drawings of each class, in random order: int64 ``[*shape, count]``."""
+    if count > num_drawings:
+        raise UserError(f"shots and queries make {count}, and a class has {num_drawings} drawings: ask for fewer")
+    return torch.rand(*shape, num_drawings, generator=generator).argsort(-1)[..., :count]
+
+
+def draw_episode(
+    num_classes: int, num_drawings: int, way: int, count: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "n 1"], Int[Tensor, "n k"]]:
+    """One episode's classes ``[N, 1]`` and drawings ``[N, count]``, to index a pool with."""
+    if num_classes < way:
+        raise UserError(f"{way} ways were asked for, and there are {num_classes} classes: ask for fewer ways")
+    classes_N = torch.randperm(num_classes, generator=generator)[:way]
+    return classes_N[:, None], draw_drawings((way,), num_drawings, count, generator)
+
+
+@torch.no_grad()
+def score_pool(
+    z_CPD: Float[Tensor, "c p d"],
+    groups_C: Int[Tensor, " c"],
+    distance: Distance,
+    generator: torch.Generator,
+    *,
+    way: int,
+    shot: int,
+    query: int,
+    num_episodes: int,
+    within: bool = False,
+) -> Accuracy:
+    """Accuracy over random episodes of a pool that was embedded once.
+
+    Every episode is a gather and a batched matrix product: no picture is embedded twice.
+
+    Args:
+        z_CPD: the embedding of every drawing.
+        groups_C: the alphabet and rotation of each class.
+        within: classes of one alphabet at one rotation only, the harder mode.
+    """
+    num_drawings, dimensions = z_CPD.shape[1:]
+    flat = z_CPD.reshape(-1, dimensions)
+    # About 64 MB of gathered embeddings at a time.
+    chunk = max(1, 2**24 // (way * (shot + query) * dimensions))
+    correct: list[Tensor] = []
+    target_NQ = torch.arange(way, device=z_CPD.device)[:, None].expand(way, query).reshape(-1)
+    for start in range(0, num_episodes, chunk):
+        count = min(chunk, num_episodes - start)
+        classes_EN = draw_classes(count, way, groups_C, within, generator)
+        drawings_ENK = draw_drawings((count, way), num_drawings, shot + query, generator)
+        rows = (classes_EN[..., None] * num_drawings + drawings_ENK).to(z_CPD.device)
+        z_ENKD = flat[rows]
+        queries = z_ENKD[:, :, shot:].reshape(count, way * query, dimensions)
+        distances = distance(queries, prototypes(z_ENKD[:, :, :shot]))
+        correct.append((distances.argmin(-1) == target_NQ).float().mean(-1))
+    accuracy_E = torch.cat(correct).double() * 100
+    spread = accuracy_E.std().item() if num_episodes > 1 else 0.0
+    return Accuracy(accuracy_E.mean().item(), 1.96 * spread / math.sqrt(num_episodes), num_episodes)
+
+
+@torch.no_grad()
+def nearest_distances(
+    z_CPD: Float[Tensor, "c p d"],
+    distance: Distance,
+    generator: torch.Generator,
+    *,
+    way: int,
+    shot: int,
+    num_episodes: int,
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Distances to the nearest prototype: of queries whose class is in the support, and of strangers.
+
+    Each episode draws ``2 * way`` classes; the second half has no prototype.
+
+    Returns:
+        Two vectors of ``num_episodes * way * query`` distances, as many queries a class as drawings are left.
+    """
+    num_drawings, dimensions = z_CPD.shape[1:]
+    groups_C = torch.zeros(len(z_CPD), dtype=torch.long)
+    classes_EN = draw_classes(num_episodes, 2 * way, groups_C, False, generator)
+    drawings = draw_drawings((num_episodes, 2 * way), num_drawings, num_drawings, generator)
+    rows = (classes_EN[..., None] * num_drawings + drawings).to(z_CPD.device)
+    z_ENKD = z_CPD.reshape(-1, dimensions)[rows]
+    proto_END = prototypes(z_ENKD[:, :way, :shot])
+    known, strange = (
+        distance(z_ENKD[:, part, shot:].flatten(1, 2), proto_END).amin(-1).flatten()
+        for part in (slice(None, way), slice(way, None))
+    )
+    return known, strange

@@ -1,0 +1,241 @@
+"""Prototypical Networks: the training step, the evaluation, the pictures.
+
+Shape suffixes as in model.py and episodes.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.plugin import resolve
+from etude.core.run_folder import RunFolder
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data import omniglot
+from etude.data.omniglot import CharacterPool
+from etude.studies.protonet.episodes import Accuracy, draw_episode, nearest_distances, score_pool
+from etude.studies.protonet.model import DISTANCES, Conv4, Distance, episode_loss
+from etude.studies.protonet.study import ModelConfig, ProtonetConfig
+
+# A threshold for unknown classes keeps this share of the known queries of the validation split.
+KNOWN_SHARE = 0.95
+
+
+def build_encoder(config: ModelConfig, size: int) -> nn.Module:
+    """The embedding network of a configuration; a user's own is called once to check its interface."""
+    if config.encoder == "conv4":
+        return Conv4(width=config.width)
+    encoder = resolve(config.encoder, {"conv4": Conv4}, "encoder")()
+    shape = (2, 1, size, size)
+    try:
+        z_ND, named = encoder(torch.zeros(shape))
+        fits = z_ND.ndim == 2 and len(z_ND) == 2 and isinstance(named, dict)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the encoder {config.encoder} failed on {shape}: {' '.join(str(error).split())}") from error
+    if not fits:
+        raise UserError(f"the encoder {config.encoder} must map {shape} to ([2, D], dict), not {tuple(z_ND.shape)}")
+    return encoder
+
+
+def build_distance(config: ModelConfig) -> Distance:
+    """The distance of a configuration; a user's own is called once to check its interface."""
+    distance = resolve(config.distance, DISTANCES, "distance")
+    if config.distance not in DISTANCES:
+        try:
+            answer = distance(torch.zeros(3, 4), torch.ones(2, 4))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the distance {config.distance} failed on [3, 4], [2, 4]: {error}") from error
+        if answer.shape != (3, 2):
+            raise UserError(f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {answer.shape}")
+    return distance
+
+
+@torch.no_grad()
+def embed(encoder: nn.Module, images_NHW: Tensor, batch: int = 512) -> Tensor:
+    """Embed uint8 pictures ``[N, H, W]``, ink bright, in evaluation mode: float32 ``[N, D]``."""
+    was_training = encoder.training
+    encoder.eval()
+    rows = [encoder(to_input(part))[0].float() for part in images_NHW.split(batch)]
+    encoder.train(was_training)
+    return torch.cat(rows)
+
+
+def to_input(images_NHW: Tensor) -> Tensor:
+    """uint8 pictures ``[N, H, W]`` as the network's input: float32 ``[N, 1, H, W]`` in [0, 1], channels last."""
+    # With one channel both layouts have the same strides in memory; say which one is meant.
+    x_NHWC = images_NHW.float().div_(255)[..., None]
+    return x_NHWC.permute(0, 3, 1, 2)
+
+
+class ProtonetTask(Task):
+    """Algorithm 1 of Snell et al. 2017 on Omniglot."""
+
+    def __init__(self, config: ProtonetConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self.encoder = build_encoder(config.model, config.data.size)
+        self.distance = build_distance(config.model)
+        self.modules = {"encoder": self.encoder}
+        self.shared_encoder = runtime.prepare(self.encoder, channels_last=True)
+        self.adam = torch.optim.Adam(self.encoder.parameters(), lr=config.optim.lr, fused=True)
+        self.shared_adam = runtime.prepare_optimizer(self.adam)
+        self.optimizers = {"adam": self.adam}
+        # Classes that are trained on choose nothing.
+        if config.data.train_split == "train":
+            self.monitor = (f"accuracy_{config.evaluation.ways[-1]}way", "max")
+        self._pools: dict[str, CharacterPool] = {}
+        if config.warm_start:
+            self._start_from(Path(config.selected_run))
+
+    def _start_from(self, path: Path) -> None:
+        if not self.config.selected_run:
+            raise UserError("warm_start needs --selected-run, the run to start from")
+        checkpoints = RunFolder.open(path).checkpoints()
+        step = checkpoints.best_step
+        if step is None:
+            raise UserError(f"{path} has no best checkpoint to start from: let it train to its first evaluation")
+        checkpoints.load_weights(step, self.modules, "protonet")
+
+    def pool(self, split: omniglot.Split) -> CharacterPool:
+        """A split's characters, read once, the drawings on the device."""
+        if split not in self._pools:
+            data = self.config.data
+            if data.source == "generated":
+                read = omniglot.generated(split, size=data.size)
+            else:
+                read = omniglot.load(split, size=data.size, resize=data.resize)
+            self._pools[split] = CharacterPool(
+                read.images_CNHW.to(self.runtime.device), read.names, read.groups_C, read.group_names
+            )
+        return self._pools[split]
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config = self.config.episodes
+        pool = self.pool(self.config.data.train_split)
+        self.encoder.train()
+        self.adam.param_groups[0]["lr"] = self.config.optim.rate(step, self.config.loop.max_steps)
+        totals = torch.zeros(2, device=self.runtime.device)
+        for part in self.runtime.parts(config.per_step, self.shared_encoder):
+            draw = self.runtime.generator("train/episode", step, part)
+            classes, drawings = draw_episode(
+                len(pool), omniglot.NUM_DRAWINGS, config.way, config.shot + config.query, draw
+            )
+            z_ND, _ = self.shared_encoder(to_input(pool.images_CNHW[classes, drawings].flatten(0, 1)))
+            z_NKD = z_ND.float().unflatten(0, (config.way, -1))
+            support_NKD, query_NQD = z_NKD.split([config.shot, config.query], dim=1)
+            loss, accuracy = episode_loss(support_NKD, query_NQD, self.distance, self.config.model.temperature)
+            self.runtime.backward(loss, config.per_step)
+            totals += torch.stack([loss.detach(), accuracy])
+        self.shared_adam.step()
+        self.adam.zero_grad()
+        # The mean over the episodes of all processes, once the loop has taken the mean over processes.
+        loss, accuracy = totals * self.runtime.world / config.per_step
+        return {"loss": loss, "accuracy": accuracy * 100}
+
+    def embed_pool(self, split: omniglot.Split) -> Tensor:
+        """The embedding of every drawing of a split, the work shared by the processes: ``[C, P, D]``."""
+        images_NHW = self.pool(split).images_CNHW.flatten(0, 1)
+        mine = embed(self.encoder, images_NHW[self.runtime.share(len(images_NHW))])
+        return self.runtime.gather(mine, len(images_NHW)).unflatten(0, (-1, omniglot.NUM_DRAWINGS))
+
+    def score(
+        self, z_CPD: Tensor, split: omniglot.Split, stream: str, way: int, num_episodes: int, *, within: bool = False
+    ) -> Accuracy:
+        """Accuracy over random episodes of an embedded split, at the configuration's shots and queries."""
+        return score_pool(
+            z_CPD,
+            self.pool(split).groups_C,
+            self.distance,
+            self.runtime.generator(f"{split}/{stream}", way),
+            way=way,
+            shot=self.config.episodes.shot,
+            query=min(self.config.evaluation.query, omniglot.NUM_DRAWINGS - self.config.episodes.shot),
+            num_episodes=num_episodes,
+            within=within,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        if self.config.data.train_split == "trainval":
+            return {}
+        z_CPD = self.embed_pool("val")
+        episodes = self.config.evaluation.val_episodes
+        return {
+            f"accuracy_{way}way": self.score(z_CPD, "val", "episodes", way, episodes).mean
+            for way in self.config.evaluation.ways
+        }
+
+    def finish(self) -> dict[str, Any]:
+        return {"unknown": self._thresholds()}
+
+    def _thresholds(self) -> dict[str, Any]:
+        """For each shot count, the distance beyond which a query's class is called unknown."""
+        if self.config.data.train_split == "trainval":
+            if not self.config.selected_run:
+                return {}
+            summary = RunFolder.open(Path(self.config.selected_run)).summary
+            return summary["extra"]["unknown"] if summary else {}
+        z_CPD = self.embed_pool("val")
+        table: dict[str, Any] = {}
+        for shot in (1, 2, 3, 4, 5, 10):
+            draw = self.runtime.generator("val/unknown", shot)
+            known, strange = nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
+            # quantile() takes at most 16 million values.
+            threshold = known.sort().values[int(KNOWN_SHARE * len(known))].item()
+            rejected = (strange > threshold).float().mean().item()
+            table[str(shot)] = {"distance": threshold, "known_kept": KNOWN_SHARE, "unknown_found": rejected}
+        return table
+
+    def results(self) -> list[Result]:
+        config, shot = self.config.evaluation, self.config.episodes.shot
+        z_CPD = self.embed_pool("test")
+        query = min(config.query, omniglot.NUM_DRAWINGS - shot)
+        trained = f"trained on {self.config.data.train_split} with {shot} shot(s)"
+        rows: list[Result] = []
+        for way in config.ways:
+            for experiment, stream, count, within, what in (
+                ("fewshot", "episodes", config.episodes, False, "random test episodes"),
+                ("pool", "pool", config.pool_episodes, False, "random test episodes"),
+                ("within", "within", config.pool_episodes, True, "episodes of one alphabet at one rotation each"),
+            ):
+                if within and int(self.pool("test").groups_C.bincount().max()) < way:
+                    continue
+                score = self.score(z_CPD, "test", stream, way, count, within=within)
+                protocol = f"{count:,} {what}, {query} queries a class, {trained}"
+                rows.append(
+                    Result(
+                        experiment, f"w{way}s{shot}", "accuracy", "test", score.mean, protocol, score.half_width, "%"
+                    )
+                )
+        rows += self._unknown_results(z_CPD)
+        return rows
+
+    def _unknown_results(self, z_CPD: Tensor) -> list[Result]:
+        """What the thresholds that validation set do on the test split."""
+        shot = self.config.episodes.shot
+        table = self._thresholds()
+        if str(shot) not in table:
+            return []
+        draw = self.runtime.generator("test/unknown", shot)
+        known, strange = nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
+        threshold = table[str(shot)]["distance"]
+        protocol = f"5 ways, threshold that keeps {KNOWN_SHARE:.0%} of the known queries of validation"
+        shares = {"known_kept": known <= threshold, "unknown_found": strange > threshold}
+        return [
+            Result("unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, unit="%")
+            for name, share in shares.items()
+        ]
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.protonet import figures
+
+        figures.draw(self, folder, metrics)
+
+    def data_checksums(self) -> dict[str, str]:
+        if self.config.data.source == "generated":
+            return {"generated": "strokes, seeds 0 to 3"}
+        return {f"omniglot/{name}": digest for name, digest in omniglot.checksums().items()}
