@@ -30,6 +30,8 @@ class Result:
     half_width: float | None = None
     """Half the 95 % interval of this run's own measurement, in the unit of ``value``."""
     unit: str = ""
+    variant: str = ""
+    """What sets runs of one cell apart, such as the split they trained on; see `Published.variant`."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

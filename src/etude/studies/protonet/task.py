@@ -194,23 +194,20 @@ class ProtonetTask(Task):
         config, shot = self.config.evaluation, self.config.episodes.shot
         z_CPD = self.embed_pool("test")
         query = min(config.query, omniglot.NUM_DRAWINGS - shot)
-        trained = f"trained on {self.config.data.train_split} with {shot} shot(s)"
+        split = self.config.data.train_split
         rows: list[Result] = []
         for way in config.ways:
-            for experiment, stream, count, within, what in (
-                ("fewshot", "episodes", config.episodes, False, "random test episodes"),
-                ("pool", "pool", config.pool_episodes, False, "random test episodes"),
-                ("within", "within", config.pool_episodes, True, "episodes of one alphabet at one rotation each"),
+            for experiment, count, within, what in (
+                ("fewshot", config.episodes, False, "random test episodes"),
+                ("pool", config.pool_episodes, False, "random test episodes"),
+                ("within", config.pool_episodes, True, "episodes of one alphabet at one rotation each"),
             ):
                 if within and int(self.pool("test").groups_C.bincount().max()) < way:
                     continue
-                score = self.score(z_CPD, "test", stream, way, count, within=within)
-                protocol = f"{count:,} {what}, {query} queries a class, {trained}"
-                rows.append(
-                    Result(
-                        experiment, f"w{way}s{shot}", "accuracy", "test", score.mean, protocol, score.half_width, "%"
-                    )
-                )
+                score = self.score(z_CPD, "test", experiment, way, count, within=within)
+                protocol = f"{count:,} {what}, {query} queries a class, trained on {split} with {shot} shot(s)"
+                cell, width = f"w{way}s{shot}", score.half_width
+                rows.append(Result(experiment, cell, "accuracy", "test", score.mean, protocol, width, "%", split))
         rows += self._unknown_results(z_CPD)
         return rows
 
@@ -226,7 +223,10 @@ class ProtonetTask(Task):
         protocol = f"5 ways, threshold that keeps {KNOWN_SHARE:.0%} of the known queries of validation"
         shares = {"known_kept": known <= threshold, "unknown_found": strange > threshold}
         return [
-            Result("unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, unit="%")
+            Result(
+                "unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, unit="%",
+                variant=self.config.data.train_split,
+            )
             for name, share in shares.items()
         ]
 

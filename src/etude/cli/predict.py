@@ -1,0 +1,67 @@
+"""``etude predict RUN ...``: use a trained model on your own files.
+
+RUN is a run folder, a weights file, or a study's name for the weights that come with the package.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from etude import studies
+from etude.cli.flags import parse
+from etude.cli.table import show
+from etude.core.checkpoint import read_weights
+from etude.core.errors import UserError
+from etude.core.run_folder import RunFolder
+from etude.core.study import Study
+
+HELP = """usage: etude predict RUN [INPUT ...] [--flags] [--json]
+
+RUN is a run folder, a weights file (.safetensors), or a study's name for the weights that come with it:
+`etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists a study's flags."""
+
+
+def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
+    """The study, weights file and summary extras that the first word of `predict` means."""
+    path = Path(name)
+    if name in studies.NAMES:
+        study = studies.load(name)
+        weights = study.shipped_weights
+        if weights is None:
+            raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
+        return study, weights, None
+    if path.is_dir():
+        run = RunFolder.open(path)
+        checkpoints = run.checkpoints()
+        step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
+        if step is None:
+            raise UserError(f"{path} has no checkpoint yet: `etude resume {path}` trains it")
+        summary = run.summary
+        extra = summary["extra"] if summary else None
+        return studies.load(run.record.study), checkpoints.path(step) / "weights.safetensors", extra
+    if path.is_file():
+        _, header = read_weights(path)
+        return studies.load(header.study), path, None
+    raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")
+
+
+def main(args: list[str]) -> int:
+    if not args or args[0] in {"-h", "--help"}:
+        print(HELP)
+        return 0 if args else 2
+    name = args.pop(0)
+    as_json = "--json" in args
+    if as_json:
+        args.remove("--json")
+    if "--help" in args and name in studies.NAMES:
+        parse(studies.load(name).load_predict().Options, args, prog=f"etude predict {name}")
+    study, weights, extra = find_weights(name)
+    module = study.load_predict()
+    options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
+    rows = [dataclasses.asdict(row) for row in module.predict(weights, extra, options)]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        show([{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows])
+    return 0

@@ -1,0 +1,155 @@
+"""A grid of runs: what is done is left, what is missing runs, what fails is named.
+
+The engine that runs a command is behind an interface: this machine here, a cluster elsewhere.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from etude.core.run_folder import RunFolder
+
+State = Literal["done", "ran", "failed", "waits"]
+
+
+class Engine(Protocol):
+    """Runs commands somewhere, some at a time."""
+
+    def submit(self, command: Sequence[str], log: Path) -> Future[int]:
+        """Start ``etude`` with these words when there is room; what it prints goes to ``log``.
+
+        The future's result is the exit status.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class LocalEngine:
+    """Up to ``jobs`` processes on this machine, its cores shared among them."""
+
+    def __init__(self, jobs: int) -> None:
+        self.pool = ThreadPoolExecutor(jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+
+    def submit(self, command: Sequence[str], log: Path) -> Future[int]:
+        return self.pool.submit(self._run, command, log)
+
+    def _run(self, command: Sequence[str], log: Path) -> int:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            words = [sys.executable, "-m", "etude", *command]
+            return subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False).returncode
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run of a grid."""
+
+    name: str
+    path: Path
+    """The run's folder."""
+    flags: Callable[[], Sequence[str]]
+    """The words of ``etude`` for a new run; asked for once the run it waits for has ended."""
+    after: str | None = None
+    """The item that must end first."""
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    @property
+    def log(self) -> Path:
+        return self.path.parent / f"{self.path.name}.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run of a grid ended."""
+
+    item: Item
+    state: State
+    status: int = 0
+    reason: str = ""
+
+
+def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) -> list[Outcome]:
+    """Run what is missing, in order of dependence.
+
+    A run that was begun is resumed; a run whose predecessor failed waits for the next call. No failure
+    stops the others.
+
+    Returns:
+        One outcome an item, in their order.
+    """
+    outcomes: dict[str, Outcome] = {item.name: Outcome(item, "done") for item in items if item.done}
+    left = [item for item in items if item.name not in outcomes]
+    running: dict[Future[int], Item] = {}
+    while left or running:
+        for item in list(left):
+            before = outcomes.get(item.after) if item.after else None
+            if item.after and before is None:
+                continue
+            left.remove(item)
+            if before is not None and before.state in ("failed", "waits"):
+                outcomes[item.name] = Outcome(item, "waits", reason=f"{item.after} has not ended well")
+                continue
+            try:
+                words = ["resume", str(item.path)] if (item.path / "config.yaml").exists() else item.flags()
+            except ValueError as error:
+                outcomes[item.name] = Outcome(item, "failed", 2, str(error))
+                continue
+            say(f"starts: {item.name} (log: {item.log})")
+            running[engine.submit(words, item.log)] = item
+        if not running:
+            continue
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            item = running.pop(future)
+            outcomes[item.name] = _outcome(item, future)
+            say(f"{outcomes[item.name].state}: {item.name}")
+    return [outcomes[item.name] for item in items]
+
+
+def _outcome(item: Item, future: Future[int]) -> Outcome:
+    error = future.exception()
+    if error is not None:
+        return Outcome(item, "failed", 1, f"{type(error).__name__}: {error}")
+    status = future.result()
+    if status == 0 and item.done:
+        return Outcome(item, "ran")
+    lines = item.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if item.log.exists() else []
+    return Outcome(item, "failed", status or 1, lines[-1] if lines else "it printed nothing")
+
+
+def fill(value: object, before: RunFolder | None) -> object:
+    """A job's setting with ``{after}`` and ``{after.best_step}`` filled in from the run it follows."""
+    if not isinstance(value, str) or "{after" not in value:
+        return value
+    assert before is not None, "a job that says {after} names the job it follows"
+    if value == "{after.best_step}":
+        return before.checkpoints().best_step
+    return value.replace("{after}", str(before.path))
+
+
+def as_flags(overrides: Mapping[str, object]) -> list[str]:
+    """Dotted settings as words of the command line."""
+    words: list[str] = []
+    for name, value in overrides.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            parent, dot, leaf = flag.rpartition(".")
+            words.append(f"--{flag}" if value else f"--{parent}{dot}no-{leaf}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}", *(str(v) for v in value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        else:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,126 @@
+"""Published numbers beside ours."""
+
+import math
+import statistics
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from etude.core.config import Scale
+from etude.core.errors import UserError
+from etude.core.files import read_json
+
+Verdict = Literal["reproduced", "below", "not run at this scale"]
+_SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
+# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, the normal one is near.
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number, as ``reference.toml`` holds it."""
+
+    experiment: str
+    cell: str
+    metric: str
+    split: str
+    value: float
+    source: str
+    protocol: str
+    unit: str = ""
+    uncertainty: float | None = None
+    variant: str = ""
+    """What our runs must share with it to stand beside it, such as the split they trained on."""
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published cell beside ours."""
+
+    study: str
+    experiment: str
+    cell: str
+    metric: str
+    split: str
+    published: float
+    source: str
+    ours: float | None
+    interval: tuple[float, float] | None
+    """95 %: over seeds where there are several, else of the one run's own measurement."""
+    seeds: tuple[int, ...]
+    scale: Scale | None
+    verdict: Verdict
+    unit: str = ""
+    published_protocol: str = ""
+    protocol: str = ""
+    runs: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_reference(path: Path) -> list[Published]:
+    """The published numbers of a study."""
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8"))["number"]
+        return [Published(**row) for row in rows]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a table of published numbers ({error})") from error
+
+
+def read_summaries(folders: Iterable[Path], study: str) -> dict[str, dict[str, Any]]:
+    """Summaries of finished runs by name, from ``results/`` and ``runs/`` folders; the first folder wins."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        for path in sorted((folder / study).glob("*/summary.json")):
+            found.setdefault(path.parent.name, read_json(path))
+    return found
+
+
+def compare(study: str, published: Sequence[Published], summaries: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:
+    """Each published number beside the runs that measured it."""
+    return [_compare(study, number, summaries) for number in published]
+
+
+def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str, Any]]) -> Comparison:
+    groups: dict[str, list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for name, summary in summaries.items():
+        for row in summary["results"]:
+            same = all(row[key] == getattr(number, key) for key in ("experiment", "cell", "metric", "split"))
+            if same and number.variant in ("", row.get("variant", "")):
+                # Runs that differ in the seed alone are one measurement.
+                rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
+                groups.setdefault(f"{summary['preset']} {rest}", []).append((name, summary, row))
+    blank = Comparison(
+        study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
+        None, None, (), None, "not run at this scale", number.unit, number.protocol,
+    )  # fmt: skip
+    if not groups:
+        return blank
+    # The largest scale counts, then the most seeds; never the better score.
+    chosen = max(sorted(groups.values(), key=lambda g: g[0][0]), key=lambda g: (_SCALES.index(g[0][1]["scale"]), len(g)))
+    values = [row["value"] for _, _, row in chosen]
+    width = _half_width(values, cast("float | None", chosen[0][2]["half_width"]))
+    mean = statistics.fmean(values)
+    interval = None if width is None else (mean - width, mean + width)
+    scale: Scale = chosen[0][1]["scale"]
+    reach = mean if interval is None else interval[1] if number.better == "higher" else interval[0]
+    good = reach >= number.value if number.better == "higher" else reach <= number.value
+    verdict: Verdict = "not run at this scale" if scale == "smoke" else "reproduced" if good else "below"
+    seeds = tuple(sorted(summary["seed"] for _, summary, _ in chosen))
+    runs = tuple(name for name, _, _ in chosen)
+    return Comparison(
+        study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
+        mean, interval, seeds, scale, verdict, number.unit, number.protocol, chosen[0][2]["protocol"], runs,
+    )  # fmt: skip
+
+
+def _half_width(values: Sequence[float], own: float | None) -> float | None:
+    if len(values) == 1:
+        return own
+    freedom = len(values) - 1
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))

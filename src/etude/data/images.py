@@ -1,0 +1,199 @@
+"""Users' image files, read as 8-bit arrays, and folders of them."""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from etude.core.errors import UserError
+
+EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm")
+# Pillow knows more; some of those start other programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_WORDS = ", ".join(EXTENSIONS)
+_LONGEST_SIDE = 65_535
+_LONG_AND_THIN = "crop it to a shape nearer to a square"
+
+Mode = Literal["L", "RGB"]
+
+
+def read_image(path: Path | str, mode: Mode, max_pixels: int = 64_000_000) -> np.ndarray:
+    """An image file's pixels.
+
+    16-bit grey is scaled by its range (65,535 becomes 255); transparency lies over white; the camera's orientation
+    is applied; of several frames or pages the first is read.
+
+    Args:
+        path: a PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file.
+        mode: ``L`` for grey, ``RGB`` for colour.
+        max_pixels: a larger image is refused before it is decoded.
+
+    Returns:
+        uint8 ``[H, W]`` for ``L``, ``[H, W, 3]`` for ``RGB``.
+
+    Raises:
+        UserError: one line that names the file, the fault and the fix.
+    """
+    path = Path(path)
+    _check_file(path)
+    # Pillow warns of bombs, odd metadata and odd palettes; the first is an error here, the others are not the user's.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
+                width, height = opened.size
+                if width * height > max_pixels:
+                    size = f"is {width} x {height} pixels, more than {max_pixels:,}"
+                    raise _fault(path, size, "make it smaller")
+                opened.load()
+                image = _upright(opened)
+                _check_depth(path, image)
+                return _eight_bits(image, mode)
+        except UserError:
+            raise
+        except PermissionError as error:
+            raise _fault(path, "may not be read", "change its permissions") from error
+        except UnidentifiedImageError as error:
+            fix = "check that it is an image, and convert it to PNG"
+            raise _fault(path, f"is not an image of a known format ({_WORDS})", fix) from error
+        except Image.DecompressionBombError as error:
+            raise _fault(path, "has too many pixels", "make it smaller") from error
+        # Pillow's decoders answer broken bytes with nearly every kind of exception.
+        except Exception as error:
+            raise _fault(path, "is damaged or cut short", "copy or save it again") from error
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """The image files of a folder, by name; hidden files and sub-folders are passed over.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    found = [entry for entry in _entries(folder) if entry.suffix[1:].lower() in EXTENSIONS and entry.is_file()]
+    if not found:
+        raise _fault(folder, f"holds no image ({_WORDS})", "put images into it, or choose another folder")
+    return found
+
+
+def class_folders(folder: Path | str) -> dict[str, list[Path]]:
+    """The images of a folder with one sub-folder a class: class name to files, both by name.
+
+    Raises:
+        UserError: no such folder, no sub-folders, or a sub-folder without an image.
+    """
+    folder = Path(folder)
+    classes = [entry for entry in _entries(folder) if entry.is_dir()]
+    if not classes:
+        layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
+        raise _fault(folder, "has no sub-folders", layout)
+    return {entry.name: list_images(entry) for entry in classes}
+
+
+def to_square(image: np.ndarray, size: int, background: int) -> np.ndarray:
+    """An image in the middle of a square of the background's value, resized by averaging areas.
+
+    Args:
+        image: uint8 ``[H, W]`` or ``[H, W, 3]``.
+        size: height and width of the result in pixels.
+        background: 0 to 255.
+
+    Returns:
+        uint8 ``[size, size]`` or ``[size, size, 3]``.
+
+    Raises:
+        UserError: a side is longer than 65,535 pixels.
+    """
+    height, width = image.shape[:2]
+    side = max(height, width)
+    if side > _LONGEST_SIDE:
+        raise UserError(f"an image of {width} x {height} pixels is too long and thin: {_LONG_AND_THIN}")
+    tall = height > width
+    flat = image.swapaxes(0, 1) if tall else image
+    # The long side shrinks before the padding, so that a thin image never needs the memory of its whole square.
+    flat = _resized(flat, size, flat.shape[0])
+    above = (side - flat.shape[0]) // 2
+    padded = np.full((side, *flat.shape[1:]), background, np.uint8)
+    padded[above : above + flat.shape[0]] = flat
+    square = _resized(padded, size, size)
+    return square.swapaxes(0, 1).copy() if tall else square
+
+
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    # Averages where pixels get fewer; blocks would be the box filter's answer where they get more.
+    grows = width > image.shape[1] or height > image.shape[0]
+    method = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
+    return np.array(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), method))
+
+
+def _named(path: Path) -> str:
+    """A path on one line, whatever characters it has."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def _fault(path: Path, fault: str, fix: str) -> UserError:
+    return UserError(f"{_named(path)} {fault}: {fix}")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise _fault(path, "is a folder", "give an image file in it")
+        if not path.exists():
+            raise _fault(path, "does not exist", "check the path")
+        if not path.is_file():
+            raise _fault(path, "is not a file", "give an image file")
+        if path.stat().st_size == 0:
+            raise _fault(path, "is empty (0 bytes)", "copy or save it again")
+    except OSError as error:
+        raise _fault(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError as error:
+        raise _fault(folder, "does not exist", "check the path") from error
+    except NotADirectoryError as error:
+        raise _fault(folder, "is a file", "give the folder that holds the images") from error
+    except OSError as error:
+        raise _fault(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Damaged metadata do not make the pixels unreadable.
+    with contextlib.suppress(Exception):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether a pixel is one number of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _check_depth(path: Path, image: Image.Image) -> None:
+    if not _is_wide(image):
+        return
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise _fault(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
+
+
+def _eight_bits(image: Image.Image, mode: Mode) -> np.ndarray:
+    """uint8 ``[H, W]`` or ``[H, W, 3]``."""
+    if _is_wide(image):
+        grey_HW = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return grey_HW if mode == "L" else np.repeat(grey_HW[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        # Premultiplied modes convert to their plain twin only.
+        plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+        over = image.convert(plain).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    elif image.mode not in ("1", "L"):
+        # Colour spaces and palettes reach grey through RGB.
+        image = image.convert("RGB")
+    return np.array(image.convert(mode))

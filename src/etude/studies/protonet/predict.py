@@ -1,0 +1,214 @@
+"""Classify a user's own pictures by a few examples of each class.
+
+Shape suffixes as in episodes.py.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.data.images import class_folders, list_images, read_image, to_square
+from etude.studies.protonet.model import Distance, prototypes
+from etude.studies.protonet.study import ProtonetConfig
+from etude.studies.protonet.task import build_distance, build_encoder, embed
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    queries: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures to classify, or folders of pictures."""
+    support: Path | None = None
+    """A folder with one sub-folder a class, a few pictures in each."""
+    prototypes: Path | None = None
+    """Prototypes that an earlier call saved, in place of a support folder."""
+    save_prototypes: Path | None = None
+    """Where to save the support's prototypes (safetensors)."""
+    unknown: bool = False
+    """Answer 'unknown' beyond the distance that validation set."""
+    threshold: float | None = None
+    """A distance of your own for --unknown."""
+    polarity: str = "auto"
+    """Whether the ink is dark or light: auto (told from each picture's border), dark, light."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one query was taken for."""
+
+    query: str
+    label: str
+    probability: float
+    """Softmax over the negative distances to all classes, the unknown class not counted."""
+    distance: float
+    distances: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """The class means of a support folder."""
+
+    classes: tuple[str, ...]
+    z_ND: Tensor
+    shots: tuple[int, ...]
+    """Pictures of each class."""
+
+
+class Embedder:
+    """A trained network, ready to embed pictures, with what its weights file says of thresholds.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        extra: what the run's summary adds where the file is a checkpoint.
+    """
+
+    def __init__(self, weights: Path, extra: Mapping[str, Any] | None = None) -> None:
+        tensors, header = read_weights(weights, study="protonet")
+        self.config = from_dict(ProtonetConfig, header.config, origin=str(weights))
+        self.encoder: nn.Module = build_encoder(self.config.model, self.config.data.size)
+        load_weights({"encoder": self.encoder}, tensors, weights)
+        self.encoder.eval()
+        self.distance: Distance = build_distance(self.config.model)
+        self.thresholds: Mapping[str, Any] = (header.extra or extra or {}).get("unknown", {})
+        # Prototypes mean nothing to other weights.
+        self.fingerprint = _fingerprint(tensors)
+
+    def embed(self, paths: list[Path], polarity: str, max_pixels: int) -> Tensor:
+        """Embed picture files: ``[N, D]``."""
+        size = self.config.data.size
+        images = [prepare(read_image(path, "L", max_pixels=max_pixels), size, polarity) for path in paths]
+        return embed(self.encoder, torch.from_numpy(np.stack(images)))
+
+    def threshold(self, shots: int) -> float:
+        """The distance beyond which validation calls a query unknown, at the nearest shot count it measured."""
+        if not self.thresholds:
+            raise UserError("these weights carry no threshold for unknown classes: give one with --threshold")
+        nearest_count = min(self.thresholds, key=lambda count: abs(int(count) - shots))
+        return float(self.thresholds[nearest_count]["distance"])
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    import hashlib
+
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
+    """A grey picture as the network saw characters: square, ``size`` x ``size``, ink 255 on 0.
+
+    Args:
+        image_HW: uint8, any size.
+        polarity: ``dark`` ink, ``light`` ink, or ``auto``: the border is taken for paper.
+    """
+    border = np.concatenate([image_HW[0], image_HW[-1], image_HW[:, 0], image_HW[:, -1]])
+    paper = float(np.median(border))
+    if polarity == "dark" or (polarity == "auto" and paper >= 128):
+        image_HW, paper = 255 - image_HW, 255 - paper
+    square = to_square(image_HW, size, int(paper)).astype(np.float32)
+    # Grey paper and faint ink are stretched to the range of the training pictures.
+    low, high = min(paper, float(square.max())), float(square.max())
+    if high - low < 8:
+        return np.zeros((size, size), np.uint8)
+    return ((square - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+
+
+def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototypes:
+    """Embed a support folder and take the mean of each class."""
+    classes = class_folders(folder)
+    if len(classes) < 2:
+        raise UserError(f"{folder} has one class only: add a second sub-folder, one a class")
+    paths = [path for group in classes.values() for path in group]
+    z_ND = embedder.embed(paths, options.polarity, options.max_pixels)
+    parts = z_ND.split([len(group) for group in classes.values()])
+    means = torch.cat([prototypes(part[None]) for part in parts])
+    return Prototypes(tuple(classes), means, tuple(len(group) for group in classes.values()))
+
+
+def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None:
+    """Write prototypes to a safetensors file that `load_prototypes` reads."""
+    about = {"format": FORMAT, "classes": support.classes, "shots": support.shots, "weights": embedder.fingerprint}
+    metadata = {"etude-prototypes": json.dumps(about)}
+    write_atomic(path, lambda to: save_file({"prototypes": support.z_ND.contiguous()}, str(to), metadata=metadata))
+
+
+def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
+    """Prototypes that `save_prototypes` wrote with the same weights."""
+    if not path.is_file():
+        raise UserError(f"no prototypes at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})["etude-prototypes"])
+            z_ND = file.get_tensor("prototypes")
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} holds no prototypes of etude: make them with --save-prototypes") from error
+    if about["format"] > FORMAT:
+        raise UserError(f"{path} was written by a newer etude (format {about['format']}): upgrade etude")
+    if about["weights"] != embedder.fingerprint:
+        raise UserError(f"{path} was made with other weights: make it again with --save-prototypes")
+    return Prototypes(tuple(about["classes"]), z_ND, tuple(about["shots"]))
+
+
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+    """Classify the queries; the order of the answers is that of the queries.
+
+    Raises:
+        UserError: a missing or broken picture, folder or weights file, in one line.
+    """
+    if (options.support is None) == (options.prototypes is None):
+        raise UserError("give either --support FOLDER (one sub-folder a class) or --prototypes FILE")
+    if options.polarity not in {"auto", "dark", "light"}:
+        raise UserError(f"--polarity is auto, dark or light, not '{options.polarity}'")
+    if not options.queries and options.save_prototypes is None:
+        raise UserError("no pictures to classify: name some, or a folder of them")
+    embedder = Embedder(weights, extra)
+    queries = [
+        path for given in options.queries for path in (list_images(given) if given.is_dir() else [given])
+    ]
+    if options.support is not None:
+        support = read_support(embedder, options.support, options)
+        if options.save_prototypes is not None:
+            save_prototypes(options.save_prototypes, support, embedder)
+    else:
+        assert options.prototypes is not None
+        support = load_prototypes(options.prototypes, embedder)
+    if not queries:
+        return []
+    limit = None
+    if options.unknown or options.threshold is not None:
+        shots = round(sum(support.shots) / len(support.shots))
+        limit = options.threshold if options.threshold is not None else embedder.threshold(shots)
+    z_QD = embedder.embed(queries, options.polarity, options.max_pixels)
+    return _answers(queries, embedder.distance(z_QD, support.z_ND), support, embedder.config.model.temperature, limit)
+
+
+def _answers(
+    queries: list[Path], distances_QN: Tensor, support: Prototypes, temperature: float, limit: float | None
+) -> list[Prediction]:
+    probability_QN = (-distances_QN / temperature).softmax(-1)
+    best_Q = distances_QN.argmin(-1).tolist()
+    answers: list[Prediction] = []
+    for row, (query, best) in enumerate(zip(queries, best_Q, strict=True)):
+        distance = distances_QN[row, best].item()
+        label = "unknown" if limit is not None and distance > limit else support.classes[best]
+        table = dict(zip(support.classes, distances_QN[row].tolist(), strict=True))
+        answers.append(Prediction(str(query), label, probability_QN[row, best].item(), distance, table))
+    return answers
