@@ -1,0 +1,42 @@
+"""Fixtures for all tests. Shapes and types are checked here and only here, by jaxtyping and beartype."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("etude", "beartype.beartype")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """A cache of the tests' own; processes they start share it."""
+    before = {name: os.environ.get(name) for name in ("ETUDE_CACHE", "ETUDE_MIRROR")}
+    os.environ["ETUDE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("ETUDE_MIRROR", None)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+_MIRROR = os.environ.get("ETUDE_MIRROR") or str(ROOT.parent / "shared" / "data")
+
+
+@pytest.fixture
+def real_omniglot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published Omniglot files, from a mirror; the test is skipped where there is none."""
+    if not _MIRROR.startswith("http") and not (Path(_MIRROR) / "omniglot").is_dir():
+        pytest.skip("no mirror of Omniglot: set ETUDE_MIRROR")
+    monkeypatch.setenv("ETUDE_MIRROR", _MIRROR)
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT
