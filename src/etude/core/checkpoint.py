@@ -17,11 +17,15 @@ from typing import Any, cast
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, read_json, sha256, sync, write_atomic, write_json
+
+# Their annotations are partial.
+_save_file = cast(Any, safetensors.torch).save_file
+_safe_open = cast(Any, safetensors).safe_open
 
 FORMAT = 1
 _WEIGHTS, _RESUME, _MANIFEST = "weights.safetensors", "resume.pt", "manifest.json"
@@ -54,7 +58,7 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHe
             tensor = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
             tensors[f"{name}.{key}"] = tensor.contiguous()
     metadata = {"etude": json.dumps({"format": FORMAT, "study": header.study} | _body(header))}
-    write_atomic(path, lambda to: safetensors.torch.save_file(tensors, str(to), metadata=metadata))
+    write_atomic(path, lambda to: _save_file(tensors, str(to), metadata=metadata))
 
 
 def _body(header: WeightsHeader) -> dict[str, Any]:
@@ -75,9 +79,9 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
     if start[:2] == b"PK" or start[:1] == b"\x80":
         raise UserError(f"{path} is a pickle, which can run code when read: etude reads safetensors files only")
     try:
-        with safe_open(str(path), framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            metadata = cast(dict[str, str], file.metadata() or {})  # pyright: ignore[reportUnknownMemberType]
-            tensors = {name: cast(Tensor, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # pyright: ignore
+        with _safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{path} is truncated or not a safetensors file ({error}): copy or export it again") from error
     try:
@@ -86,7 +90,9 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by etude: it has no header of ours") from error
     if number > FORMAT:
-        raise UserError(f"{path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude")
+        raise UserError(
+            f"{path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude"
+        )
     if study is not None and header.study != study:
         raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of '{study}'")
     return tensors, header
@@ -214,6 +220,8 @@ def read_resume(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors and plain values: it is refused, for it could run code") from error
+        raise UserError(
+            f"{path} holds more than tensors and plain values: it is refused, for it could run code"
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} is truncated or broken ({' '.join(str(error).split())[:120]})") from error

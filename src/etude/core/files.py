@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def one_line_faults(path: Path) -> Iterator[None]:
+def one_line_faults(path: Path) -> Generator[None, None, None]:
     """Turn the operating system's refusal to write below ``path`` into a one-line `UserError`."""
     try:
         yield
@@ -27,9 +27,7 @@ def one_line_faults(path: Path) -> Iterator[None]:
                 f"no room to write {path} ({error.strerror}): free some space; what was there before is kept"
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
-            raise UserError(
-                f"cannot write {path} ({error.strerror}): choose a folder that you may write to"
-            ) from error
+            raise UserError(f"cannot write {path} ({error.strerror}): choose a folder that you may write to") from error
         raise
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -73,7 +73,7 @@ class _Window:
             return {}
         total = runtime.sum(torch.stack([self.sums[name] for name in names])) / (self.count * runtime.world)
         self.sums, self.count = {}, 0
-        return dict(zip(names, total.tolist(), strict=True))
+        return dict(zip(names, cast(Any, total).tolist(), strict=True))
 
     def first_bad_step(self, runtime: Runtime) -> int | None:
         """The first step whose loss was not finite, in any process."""
@@ -92,7 +92,7 @@ class _Window:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _stop_signals() -> Generator[list[int], None, None]:
     """Collect Ctrl-C and SIGTERM, so that the step under way ends and is saved. A second one kills."""
     seen: list[int] = []
 
@@ -133,9 +133,7 @@ class Loop:
         header: what each weights file says of itself.
     """
 
-    def __init__(
-        self, task: Task, config: LoopConfig, run: RunFolder, runtime: Runtime, header: WeightsHeader
-    ) -> None:
+    def __init__(self, task: Task, config: LoopConfig, run: RunFolder, runtime: Runtime, header: WeightsHeader) -> None:
         self.task, self.config, self.run, self.runtime, self.header = task, config, run, runtime, header
         self.checkpoints: Checkpoints = run.checkpoints(config.keep)
         self.state = LoopState()
@@ -148,7 +146,8 @@ class Loop:
         if step is None:
             if self.checkpoints.steps():
                 raise UserError(f"no checkpoint in {self.checkpoints.folder} is whole: start a new run")
-            self.run.rewind_metrics(0)
+            if self.runtime.is_main:
+                self.run.rewind_metrics(0)
             return 0
         resume = self.checkpoints.load_resume(step)
         self.checkpoints.load_weights(step, self.task.modules, self.header.study)
@@ -203,7 +202,7 @@ class Loop:
                 timed = config.save_minutes > 0 and self._any(minutes >= config.save_minutes)
                 if last or stop or improved or timed or state.stopped_early or _due(state.step, config.save_every):
                     self._refuse_non_finite()
-                    self._save()
+                    self.save()
                 if stop and not last:
                     raise Interrupted(f"stopped at step {state.step}, saved: `etude resume {self.run.path}` goes on")
         for sink in sinks:
@@ -241,7 +240,8 @@ class Loop:
             "lower the learning rate or use --loop.precision fp32"
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of the step that `state` holds, and prune older ones."""
         self.runtime.wait()
         if self.runtime.is_main:
             step = self.state.step

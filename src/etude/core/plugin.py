@@ -30,7 +30,8 @@ def resolve(spec: str, builtin: Mapping[str, T], what: str) -> T:
     if not path.is_file():
         raise UserError(f"no file {path} for the {what} '{spec}'")
     module_spec = importlib.util.spec_from_file_location(f"etude_user_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None, "a .py file has a loader"
+    assert module_spec is not None
+    assert module_spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

@@ -6,6 +6,7 @@ processes draw what one would.
 
 import hashlib
 import random
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,4 +35,4 @@ def seed_globals(seed: int, stream: str, step: int, index: int = 0) -> None:
     value = key(seed, stream, step, index)
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    cast(Any, torch).manual_seed(value)

@@ -16,7 +16,7 @@ import torch
 
 from etude import __version__
 from etude.core.checkpoint import Checkpoints
-from etude.core.config import Scale, StudyConfig, from_dict, read_yaml, to_dict, to_yaml
+from etude.core.config import Scale, StudyConfig, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, read_json, write_atomic, write_json
 
@@ -199,8 +199,3 @@ def commit() -> str | None:
         return None
     changed = git("status", "--porcelain", "--untracked-files=no")
     return f"{git('rev-parse', 'HEAD')}{'+changes' if changed else ''}"
-
-
-def config_to_record(study: str, preset: str, scale: Scale, overrides: dict[str, Any], config: StudyConfig) -> RunRecord:
-    """The record of a configuration about to run."""
-    return RunRecord(study, preset, scale, overrides, to_dict(config))

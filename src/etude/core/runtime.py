@@ -1,9 +1,11 @@
 """Where a run computes: device, precision and processes, on top of accelerate."""
 
+# pyright: reportMissingTypeStubs=false
+
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +36,7 @@ class Runtime:
             raise UserError("fp16 needs an accelerator: use --loop.precision fp32 or bf16 on the CPU")
         # Accelerate keeps the first precision it saw in a process: a second run in it may use another.
         AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
-        self.accelerator = Accelerator(
+        self.accelerator: Any = Accelerator(
             cpu=device == "cpu",
             mixed_precision=_PRECISION[loop.precision],
             # Buffers are averaged by `parts`; DDP would overwrite them with those of rank 0.
@@ -70,13 +72,14 @@ class Runtime:
 
         Call the returned module in `train_step`; save and evaluate the original.
         """
-        module.to(self.device)
+        untyped = cast(Any, module)
+        untyped.to(self.device)
         if channels_last:
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            untyped.to(memory_format=torch.channels_last)
         if self.compile:
-            module.compile()
+            untyped.compile()
         self._prepared.append(module)
-        return self.accelerator.prepare_model(module)  # pyright: ignore[reportUnknownMemberType]
+        return self.accelerator.prepare_model(module)
 
     def prepare_optimizer(self, optimizer: Optimizer) -> Optimizer:
         """Wrap an optimiser so that it takes part in loss scaling under fp16."""
@@ -115,13 +118,13 @@ class Runtime:
     def backward(self, loss: Tensor, total: int) -> None:
         """Back-propagate one of ``total`` parts' mean loss (a scalar)."""
         # DDP takes the mean over processes of each one's sum.
-        self.accelerator.backward(loss * (self.world / total))  # pyright: ignore[reportUnknownMemberType]
+        self.accelerator.backward(loss * (self.world / total))
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""
         if self.world == 1:
             return values
-        return self.accelerator.reduce(values, reduction="sum")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType, reportReturnType]
+        return self.accelerator.reduce(values, reduction="sum")
 
     def share(self, count: int) -> slice:
         """This process's slice of ``count`` items, for work whose results `gather` puts together."""
@@ -140,8 +143,7 @@ class Runtime:
         size = -(-count // self.world)
         padded = local.new_zeros((size, *local.shape[1:]))
         padded[: len(local)] = local
-        gathered: Any = self.accelerator.gather(padded)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return gathered[:count]
+        return self.accelerator.gather(padded)[:count]
 
     def wait(self) -> None:
         """Wait for the other processes."""
@@ -150,7 +152,7 @@ class Runtime:
     def state(self) -> dict[str, Any]:
         """What the runtime itself must keep for an exact resume: the loss scale under fp16."""
         scaler = self.accelerator.scaler
-        return {"scaler": scaler.state_dict()} if scaler is not None else {}  # pyright: ignore[reportUnknownMemberType]
+        return {"scaler": scaler.state_dict()} if scaler is not None else {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         if self.accelerator.scaler is not None and "scaler" in state:
@@ -174,7 +176,7 @@ class _BufferAverage:
     def finish(self, runtime: Runtime, total: int) -> None:
         if self.buffers:
             flat = runtime.sum(torch.cat([s.flatten() for s in self.sums])) / total
-            for buffer, mean in zip(self.buffers, flat.split([b.numel() for b in self.buffers]), strict=True):
+            for buffer, mean in zip(self.buffers, torch.split(flat, [b.numel() for b in self.buffers]), strict=True):
                 buffer.copy_(mean.view_as(buffer))
 
 

@@ -32,7 +32,8 @@ class _TensorBoard:
 class _Trackio:
     def __init__(self, folder: Path, resumed_at: int) -> None:
         trackio: Any = _load("trackio", "trackio")
-        self.run = trackio.init(project="etude", name=f"{folder.parent.name}-{folder.name}", resume="allow", embed=False)
+        name = f"{folder.parent.name}-{folder.name}"
+        self.run = trackio.init(project="etude", name=name, resume="allow", embed=False)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.run.log(dict(metrics), step=step)
