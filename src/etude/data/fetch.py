@@ -149,7 +149,7 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
             _log.warning("%s is not the published file: trying %s", copy, source.url)
 
     target = cache_folder() / source.dataset / source.filename
-    routes = [(source.url, (source.sha256,))]
+    routes: list[tuple[str, tuple[str, ...]]] = [(source.url, (source.sha256,))]
     if isinstance(mirror, str):
         routes.insert(0, (f"{mirror}/{source.dataset}/{quote(source.filename)}", source.accepted))
     with cache_faults(target), locked(target):

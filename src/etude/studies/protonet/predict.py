@@ -180,9 +180,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     if not options.queries and options.save_prototypes is None:
         raise UserError("no pictures to classify: name some, or a folder of them")
     embedder = Embedder(weights, extra)
-    queries = [
-        path for given in options.queries for path in (list_images(given) if given.is_dir() else [given])
-    ]
+    queries = [path for given in options.queries for path in (list_images(given) if given.is_dir() else [given])]
     if options.support is not None:
         support = read_support(embedder, options.support, options)
         if options.save_prototypes is not None:
