@@ -27,7 +27,8 @@ VERBS = {
 
 def usage() -> str:
     rows = "\n".join(f"  {verb:8} {about}" for verb, about in VERBS.items())
-    return f"etude {__version__}: classic deep-learning systems, from scratch\n\nusage: etude VERB ...\n\n{rows}\n\n`etude VERB --help` tells more."
+    title = f"etude {__version__}: classic deep-learning systems, from scratch"
+    return f"{title}\n\nusage: etude VERB ...\n\n{rows}\n\n`etude VERB --help` tells more."
 
 
 def main(argv: list[str] | None = None) -> int:

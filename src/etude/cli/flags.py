@@ -28,7 +28,7 @@ def parse(kind: type[T], args: Sequence[str], *, prog: str, default: T | None = 
         UserError: an unknown flag, a wrong value or a missing one, in one line with the nearest right one.
         SystemExit: after printing the help.
     """
-    filled = {} if default is None else {"default": default}
+    filled: dict[str, Any] = {} if default is None else {"default": default}
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):

@@ -57,7 +57,8 @@ def main(args: list[str]) -> int:
     summary = run_to_end(study, run, config)
     for row in summary["results"]:
         width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
-        say(f"  {row['experiment']} {row['cell']} {row['metric']}: {row['value']:.2f}{width} {row['unit']} ({row['split']})")
+        value = f"{row['value']:.2f}{width} {row['unit']}"
+        say(f"  {row['experiment']} {row['cell']} {row['metric']}: {value} ({row['split']})")
     say(f"done: {path}")
     return 0
 

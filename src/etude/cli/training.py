@@ -37,7 +37,8 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig, *, quiet: bool
         if runtime.is_main:
             run.write_environment(task.data_checksums(), processes=runtime.world, device=str(runtime.device))
             if not quiet:
-                say(f"{study.name} {run.record.preset} in {run.path}" + (f", from step {resumed_at}" if resumed_at else ""))
+                start = f", from step {resumed_at}" if resumed_at else ""
+                say(f"{study.name} {run.record.preset} in {run.path}{start}")
         loop.train()
         step = loop.reload()
         summary = _summary(run, task, loop, step)

@@ -66,7 +66,7 @@ class Task(ABC):
         """What the weights file carries beside the configuration; called once, before `results`."""
         return {}
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
         """Draw the study's pictures into ``folder``; ``metrics`` are the lines of metrics.jsonl."""
 
     def data_checksums(self) -> dict[str, str]:
@@ -77,7 +77,7 @@ class Task(ABC):
         """State beside modules and optimisers that an exact resume needs: tensors and plain values."""
         return {}
 
-    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Take back what `extra_state` gave."""
 
 

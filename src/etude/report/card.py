@@ -28,7 +28,7 @@ The interval is of this run's own measurement (95 %), not over seeds.
 - parameters: {% for name, count in summary.parameters.items() %}{{ name }} {{ "{:,}".format(count) }}{{ ", " if not loop.last }}{% endfor %}
 - training time: {{ "%.1f"|format(summary.train_seconds / 60) }} minutes; peak memory {{ summary.peak_memory_mb }} MB
 - configuration: `config.yaml`; versions, hardware and data checksums: `environment.json`
-"""
+"""  # noqa: E501
 
 
 def write_card(study: Study, run: RunFolder) -> Path:

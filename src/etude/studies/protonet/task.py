@@ -222,11 +222,9 @@ class ProtonetTask(Task):
         threshold = table[str(shot)]["distance"]
         protocol = f"5 ways, threshold that keeps {KNOWN_SHARE:.0%} of the known queries of validation"
         shares = {"known_kept": known <= threshold, "unknown_found": strange > threshold}
+        split = self.config.data.train_split
         return [
-            Result(
-                "unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, unit="%",
-                variant=self.config.data.train_split,
-            )
+            Result("unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, None, "%", split)
             for name, share in shares.items()
         ]
 
