@@ -34,7 +34,8 @@ Status = Literal["verified", "present", "missing", "altered"]
 
 _log = logging.getLogger("etude.data")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 14
+"""A connection that breaks loses less than this."""
 _TIMEOUT_S = (10.0, 30.0)
 """To connect, and between two pieces of an answer."""
 _ATTEMPTS = 5
@@ -220,11 +221,22 @@ def _mirror() -> Path | str | None:
     if not chosen:
         return None
     if chosen.startswith(("http://", "https://")):
+        if not _is_url(chosen):
+            raise UserError(f"ETUDE_MIRROR={chosen} is no URL: set it to a folder, to an http(s) URL, or unset it")
         return chosen.rstrip("/")
     folder = Path(chosen).expanduser().absolute()
     if not folder.is_dir():
         raise UserError(f"ETUDE_MIRROR={chosen} is no folder: set it to a folder, to an http(s) URL, or unset it")
     return folder
+
+
+def _is_url(text: str) -> bool:
+    """Whether a host can be read from it; requests answers some that have none with a bare ValueError."""
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 # --- digests, found out once ---
