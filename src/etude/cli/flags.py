@@ -49,6 +49,29 @@ def parse(kind: type[T], args: Sequence[str], *, prog: str, default: T | None = 
     return value
 
 
+def take(args: list[str], flag: str, default: str) -> str:
+    """Take ``flag VALUE`` or ``flag=VALUE`` out of the words, wherever it stands."""
+    for number, word in enumerate(args):
+        if word == flag:
+            if number + 1 == len(args) or args[number + 1].startswith("--"):
+                raise UserError(f"{flag} needs a value")
+            value = args[number + 1]
+            del args[number : number + 2]
+            return value
+        if word.startswith(f"{flag}="):
+            del args[number]
+            return word.split("=", 1)[1]
+    return default
+
+
+def switch(args: list[str], flag: str) -> bool:
+    """Take ``flag`` out of the words; whether it stood there."""
+    there = flag in args
+    if there:
+        args.remove(flag)
+    return there
+
+
 def _near_flag(flag: str, kind: type[Any]) -> str:
     hint = nearest(flag, set(_flags(kind, "--")))
     return hint.split(" (known")[0]

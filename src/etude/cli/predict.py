@@ -4,13 +4,13 @@ RUN is a run folder, a weights file, or a study's name for the weights that come
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from etude import studies
-from etude.cli.flags import parse
+from etude.cli.flags import parse, switch
 from etude.cli.table import show
+from etude.cli.training import chosen_weights
 from etude.core.checkpoint import read_weights
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
@@ -33,13 +33,9 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
         return study, weights, None
     if path.is_dir():
         run = RunFolder.open(path)
-        checkpoints = run.checkpoints()
-        step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
-        if step is None:
-            raise UserError(f"{path} has no checkpoint yet: `etude resume {path}` trains it")
         summary = run.summary
         extra = summary["extra"] if summary else None
-        return studies.load(run.record.study), checkpoints.path(step) / "weights.safetensors", extra
+        return studies.load(run.record.study), chosen_weights(run), extra
     if path.is_file():
         _, header = read_weights(path)
         return studies.load(header.study), path, None
@@ -51,17 +47,11 @@ def main(args: list[str]) -> int:
         print(HELP)
         return 0 if args else 2
     name = args.pop(0)
-    as_json = "--json" in args
-    if as_json:
-        args.remove("--json")
+    as_json = switch(args, "--json")
     if "--help" in args and name in studies.NAMES:
         parse(studies.load(name).load_predict().Options, args, prog=f"etude predict {name}")
     study, weights, extra = find_weights(name)
     module = study.load_predict()
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
-    rows = [dataclasses.asdict(row) for row in module.predict(weights, extra, options)]
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        show([{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows])
+    show([dataclasses.asdict(row) for row in module.predict(weights, extra, options)], as_json=as_json)
     return 0

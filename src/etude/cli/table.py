@@ -1,5 +1,6 @@
-"""Tables on standard output."""
+"""Tables on standard output, for eyes or as JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,18 +8,26 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
-    """Print rows with the keys of the first as columns; lines are as long as they need where no terminal reads."""
+def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json: bool = False) -> None:
+    """Print rows with the keys of the first as columns; lines are as long as they need where no terminal reads.
+
+    As JSON: a list of objects, whole. As a table: values that are mappings are left out.
+    """
+    if as_json:
+        print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        return
     if not rows:
         return
-    console = Console(soft_wrap=False)
+    console = Console()
     if not console.is_terminal:
         console = Console(width=400)
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, int | float) else "left", overflow="fold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    names = [name for name, value in rows[0].items() if not isinstance(value, Mapping)]
+    for name in names:
+        number = isinstance(rows[0][name], int | float)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(_text(row[name]) for name in names))
     console.print(table)
 
 
@@ -27,5 +36,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(v) for v in value)
     # Square brackets would be read as markup.
     return str(value).replace("[", "\\[")

@@ -1,22 +1,48 @@
 """From a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
+import os
 import resource
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from etude import studies
-from etude.core.checkpoint import WeightsHeader
-from etude.core.config import StudyConfig
+from etude.cli.flags import parse
+from etude.core.checkpoint import WeightsHeader, load_weights, read_weights
+from etude.core.config import Scale, StudyConfig, differences
 from etude.core.errors import UserError
 from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Study, Task
 from etude.report.card import write_card
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset with the flags of a command line."""
+
+    study: Study
+    preset: str
+    scale: Scale
+    config: StudyConfig
+    overrides: dict[str, Any]
+    """The settings in which ``config`` differs from the preset, dotted."""
+
+
+def choose(args: list[str], prog: str) -> Choice:
+    """Read ``STUDY [PRESET] [--flags]``; the preset is laptop where none is named."""
+    study = studies.load(args[0])
+    named = len(args) > 1 and not args[1].startswith("-")
+    name, flags = (args[1], args[2:]) if named else ("laptop", args[1:])
+    preset = study.preset(name)
+    before = preset.build()
+    about = preset.build.__doc__ or ""
+    config = parse(study.config, flags, prog=f"{prog} {study.name} {name}", default=before, description=about)
+    return Choice(study, name, preset.scale, config, differences(before, config))
 
 
 def run_to_end(study: Study, run: RunFolder, config: StudyConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -68,7 +94,7 @@ def _summary(run: RunFolder, task: Task, loop: Loop, step: int) -> dict[str, Any
         "steps_trained": state.step,
         "stopped_early": state.stopped_early,
         "validation": {"metric": task.monitor[0], "best": state.best} if task.monitor else None,
-        "results": [result.to_dict() for result in task.results()],
+        "results": [result.to_dict() for result in task.results(extra)],
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
         "train_seconds": round(state.seconds, 1),
         "peak_memory_mb": peak_memory_mb(),
@@ -91,28 +117,39 @@ def open_run(path: Path) -> tuple[Study, RunFolder, StudyConfig]:
     return study, run, run.config(study.config)
 
 
-def load_trained(path: Path) -> tuple[Study, RunFolder, StudyConfig, Task]:
-    """A finished run's task with its chosen weights."""
-    study, run, config = open_run(path)
-    task = study.task(config, Runtime(config.loop, config.seed))
+def chosen_weights(run: RunFolder) -> Path:
+    """The weights file of a run's best checkpoint, or of its newest where no metric chooses."""
     checkpoints = run.checkpoints()
     step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
     if step is None:
-        raise UserError(f"{path} has no checkpoint yet: `etude resume {path}` trains it")
-    checkpoints.load_weights(step, task.modules, study.name)
-    return study, run, config, task
+        raise UserError(f"{run.path} has no checkpoint yet: `etude resume {run.path}` trains it")
+    return checkpoints.path(step) / "weights.safetensors"
+
+
+def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
+    """A finished run's summary, and its task with the chosen weights."""
+    study, run, config = open_run(path)
+    summary = run.summary
+    if summary is None:
+        raise UserError(f"{path} has not ended: `etude resume {path}` goes on")
+    task = study.task(config, Runtime(config.loop, config.seed))
+    weights = chosen_weights(run)
+    tensors, _ = read_weights(weights, study=study.name)
+    load_weights(task.modules, tensors, weights)
+    return study, run, summary, task
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person at the terminal, on standard error; of several processes the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
-def default_name(preset: str, overrides: Mapping[str, Any], seed: int) -> str:
+def default_name(choice: Choice) -> str:
     """A run's name from what sets it apart: ``laptop-shot=5-seed0``."""
     parts = [
         f"{name.split('.')[-1]}={value}"
-        for name, value in overrides.items()
+        for name, value in choice.overrides.items()
         if name not in {"seed", "selected_run"} and not name.startswith("loop.")
     ]
-    return "-".join([preset, *parts, f"seed{seed}"]).replace("/", "_").replace(" ", "")
+    return "-".join([choice.preset, *parts, f"seed{choice.config.seed}"]).replace("/", "_").replace(" ", "")

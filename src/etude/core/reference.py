@@ -100,8 +100,7 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
     )  # fmt: skip
     if not groups:
         return blank
-    # The largest scale counts, then the most seeds; never the better score.
-    chosen = max(sorted(groups.values(), key=lambda g: g[0][0]), key=lambda g: (_SCALES.index(g[0][1]["scale"]), len(g)))
+    chosen = max(sorted(groups.values(), key=lambda g: g[0][0]), key=_weight)
     values = [row["value"] for _, _, row in chosen]
     width = _half_width(values, cast("float | None", chosen[0][2]["half_width"]))
     mean = statistics.fmean(values)
@@ -116,6 +115,13 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
         study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
         mean, interval, seeds, scale, verdict, number.unit, number.protocol, chosen[0][2]["protocol"], runs,
     )  # fmt: skip
+
+
+def _weight(group: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> tuple[int, int, int]:
+    """What makes one group of runs count before another: scale, nearness to the preset, seeds; never the score."""
+    summary = group[0][1]
+    changes = [name for name in summary["overrides"] if name not in ("seed", "selected_run")]
+    return _SCALES.index(summary["scale"]), -len(changes), len(group)
 
 
 def _half_width(values: Sequence[float], own: float | None) -> float | None:

@@ -58,13 +58,13 @@ class Task(ABC):
     def evaluate(self) -> dict[str, float]:
         """Metrics on the validation split, the same for the same weights."""
 
-    @abstractmethod
-    def results(self) -> list[Result]:
-        """The final numbers on the test split."""
-
     def finish(self) -> dict[str, Any]:
-        """What the weights file carries beside the configuration; called once, before `results`."""
+        """What the weights carry beside the configuration, such as a threshold set on the validation split."""
         return {}
+
+    @abstractmethod
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        """The final numbers on the test split. ``extra`` is what `finish` gave at the end of training."""
 
     def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
         """Draw the study's pictures into ``folder``; ``metrics`` are the lines of metrics.jsonl."""
@@ -126,6 +126,8 @@ class Study:
     """Where ``reference.toml``, ``README.md`` and shipped weights lie."""
     reads_data: tuple[str, ...] = ()
     """The data sets it uses, as `etude data` names them."""
+    example: Callable[[], Sequence[str]] | None = None
+    """The words of an `etude predict` on samples that come with the package."""
 
     def preset(self, name: str) -> Preset:
         if name not in self.presets:

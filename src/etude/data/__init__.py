@@ -1,0 +1,28 @@
+"""The data sets, one module each. Adding one adds its name here."""
+
+import importlib
+from dataclasses import dataclass
+
+from etude.core.errors import UserError, nearest
+from etude.data.fetch import Source
+
+NAMES = ("omniglot",)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as `etude data` sees it; every module named in `NAMES` has one as ``DATASET``."""
+
+    name: str
+    about: str
+    licence: str
+    home: str
+    """Its own page."""
+    sources: tuple[Source, ...]
+
+
+def load(name: str) -> Dataset:
+    """A data set by name; `UserError` for a name there is none of."""
+    if name not in NAMES:
+        raise UserError(f"no data set '{name}'{nearest(name, NAMES)}")
+    return importlib.import_module(f"etude.data.{name}").DATASET

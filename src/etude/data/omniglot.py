@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from etude.core.errors import UserError
+from etude.data import Dataset
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
 from etude.data.strokes import strokes
@@ -57,7 +58,13 @@ SPLITS = {
         "test": "845264cc5c156180828ccf17915668b17ee21424d0170df6e7d81676aa5d1204",
     }.items()
 }
-SOURCES = (*ARCHIVES, *SPLITS.values())
+DATASET = Dataset(
+    name="omniglot",
+    about="1,623 handwritten characters of 50 alphabets, 20 drawings each",
+    licence="MIT (Brenden Lake 2015)",
+    home="https://github.com/brendenlake/omniglot",
+    sources=(*ARCHIVES, *SPLITS.values()),
+)
 NUM_CHARACTERS = 1623
 # Of all names and pixels at 105x105, whatever the archive's packing.
 CONTENT_SHA256 = "d1ce938e4d09b986d0a0296e307947cd68686b920667924a85eaa8004e39b1cc"
@@ -119,7 +126,7 @@ def load(split: Split, *, size: int = 28, resize: Resize = "area") -> CharacterP
 
 def checksums() -> dict[str, str]:
     """The digest of each file of the set as it is published."""
-    return {source.filename: source.sha256 for source in SOURCES}
+    return {source.filename: source.sha256 for source in DATASET.sources}
 
 
 def generated(split: Split, *, num_classes: int = 32, size: int = 28) -> CharacterPool:
@@ -183,10 +190,6 @@ def _resized(picture: Image.Image, size: int, resize: Resize) -> np.ndarray:
     if resize == "nearest":
         return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST).convert("L"))
     return np.asarray(picture.convert("L").resize((size, size), Image.Resampling.BOX))
-
-
-def licence() -> str:
-    return "MIT (Brenden Lake 2015)"
 
 
 def sample_folder() -> Path:

@@ -89,16 +89,20 @@ class ProtonetTask(Task):
         if config.data.train_split == "train":
             self.monitor = (f"accuracy_{config.evaluation.ways[-1]}way", "max")
         self._pools: dict[str, CharacterPool] = {}
-        if config.warm_start:
-            self._start_from(Path(config.selected_run))
 
-    def _start_from(self, path: Path) -> None:
-        if not self.config.selected_run:
+    def _begin(self) -> None:
+        """Before the first step: the weights to start from, and faults that hours of training should not find."""
+        path = self.config.selected_run
+        if path and RunFolder.open(Path(path)).summary is None:
+            raise UserError(f"{path} has not ended: `etude resume {path}` first, then train on from it")
+        if not self.config.warm_start:
+            return
+        if not path:
             raise UserError("warm_start needs --selected-run, the run to start from")
-        checkpoints = RunFolder.open(path).checkpoints()
+        checkpoints = RunFolder.open(Path(path)).checkpoints()
         step = checkpoints.best_step
         if step is None:
-            raise UserError(f"{path} has no best checkpoint to start from: let it train to its first evaluation")
+            raise UserError(f"{path} has no best checkpoint to start from: choose a run that validated")
         checkpoints.load_weights(step, self.modules, "protonet")
 
     def pool(self, split: omniglot.Split) -> CharacterPool:
@@ -116,6 +120,8 @@ class ProtonetTask(Task):
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config = self.config.episodes
+        if step == 0:
+            self._begin()
         pool = self.pool(self.config.data.train_split)
         self.encoder.train()
         self.adam.param_groups[0]["lr"] = self.config.optim.rate(step, self.config.loop.max_steps)
@@ -178,7 +184,8 @@ class ProtonetTask(Task):
             if not self.config.selected_run:
                 return {}
             summary = RunFolder.open(Path(self.config.selected_run)).summary
-            return summary["extra"]["unknown"] if summary else {}
+            assert summary is not None, "the selected run had ended when this one began"
+            return summary["extra"]["unknown"]
         z_CPD = self.embed_pool("val")
         table: dict[str, Any] = {}
         for shot in (1, 2, 3, 4, 5, 10):
@@ -190,7 +197,7 @@ class ProtonetTask(Task):
             table[str(shot)] = {"distance": threshold, "known_kept": KNOWN_SHARE, "unknown_found": rejected}
         return table
 
-    def results(self) -> list[Result]:
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, shot = self.config.evaluation, self.config.episodes.shot
         z_CPD = self.embed_pool("test")
         query = min(config.query, omniglot.NUM_DRAWINGS - shot)
@@ -208,18 +215,17 @@ class ProtonetTask(Task):
                 protocol = f"{count:,} {what}, {query} queries a class, trained on {split} with {shot} shot(s)"
                 cell, width = f"w{way}s{shot}", score.half_width
                 rows.append(Result(experiment, cell, "accuracy", "test", score.mean, protocol, width, "%", split))
-        rows += self._unknown_results(z_CPD)
+        rows += self._unknown_results(z_CPD, extra.get("unknown", {}))
         return rows
 
-    def _unknown_results(self, z_CPD: Tensor) -> list[Result]:
+    def _unknown_results(self, z_CPD: Tensor, thresholds: Mapping[str, Any]) -> list[Result]:
         """What the thresholds that validation set do on the test split."""
         shot = self.config.episodes.shot
-        table = self._thresholds()
-        if str(shot) not in table:
+        if str(shot) not in thresholds:
             return []
         draw = self.runtime.generator("test/unknown", shot)
         known, strange = nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
-        threshold = table[str(shot)]["distance"]
+        threshold = thresholds[str(shot)]["distance"]
         protocol = f"5 ways, threshold that keeps {KNOWN_SHARE:.0%} of the known queries of validation"
         shares = {"known_kept": known <= threshold, "unknown_found": strange > threshold}
         split = self.config.data.train_split

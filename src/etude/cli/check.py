@@ -1,0 +1,113 @@
+"""``etude check STUDY [PRESET] [--flags]``: one batch of everything, and what a run will cost.
+
+Builds the preset, trains a few steps, evaluates, saves a checkpoint and reads it back into a second
+network, in a folder that is removed again.
+"""
+
+import math
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etude.cli.flags import switch
+from etude.cli.table import show
+from etude.cli.training import Choice, choose, peak_memory_mb
+from etude.core import randomness
+from etude.core.checkpoint import WeightsHeader
+from etude.core.config import to_dict
+from etude.core.loop import Loop
+from etude.core.run_folder import RunFolder, RunRecord
+from etude.core.runtime import Runtime
+
+HELP = """usage: etude check STUDY [PRESET] [--flags] [--json]
+
+Runs one batch of training, evaluation, saving and reloading, and prints parameters, time a step, memory and
+the estimated time of the whole run. The flags are those of `etude run`."""
+_STEPS = 4
+
+
+def main(args: list[str]) -> int:
+    if not args or args[0] in {"-h", "--help"}:
+        print(HELP)
+        return 0 if args else 2
+    as_json = switch(args, "--json")
+    facts = check(choose(args, "etude check"))
+    if as_json:
+        show([facts], as_json=True)
+    else:
+        show([{"fact": name.replace("_", " "), "value": _words(name, value)} for name, value in facts.items()])
+    return 0
+
+
+def check(choice: Choice) -> dict[str, Any]:
+    """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails."""
+    study, config = choice.study, choice.config
+    runtime = Runtime(config.loop, config.seed)
+    started = time.monotonic()
+    task = study.task(config, runtime)
+    task.train_step(0)
+    prepare_s = time.monotonic() - started
+    started = time.monotonic()
+    for step in range(1, _STEPS + 1):
+        randomness.seed_globals(config.seed, "step", step)
+        metrics = task.train_step(step)
+    loss = metrics["loss"].item()
+    step_s = (time.monotonic() - started) / _STEPS
+    if not math.isfinite(loss):
+        raise RuntimeError(f"the loss is {loss} after {_STEPS + 1} steps")
+    started = time.monotonic()
+    validation = task.evaluate()
+    eval_s = time.monotonic() - started
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        record = RunRecord(study.name, choice.preset, choice.scale, choice.overrides, to_dict(config))
+        run = RunFolder.create(Path(folder) / study.name / "check", record)
+        loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, record.config, {}))
+        loop.state = replace(loop.state, step=_STEPS + 1)
+        loop.save()
+        save_s = time.monotonic() - started
+        size_mb = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / 2**20
+        again = study.task(config, runtime)
+        other = Loop(again, config.loop, run, runtime, loop.header)
+        other.resume()
+    for name, module in task.modules.items():
+        for (key, one), two in zip(module.state_dict().items(), again.modules[name].state_dict().values(), strict=True):
+            if not torch.equal(one, two):
+                raise RuntimeError(f"{name}.{key} is another after a reload")
+    steps, every = config.loop.max_steps, config.loop.eval_every
+    evaluations = max(1, steps // every if every else 1)
+    total_s = prepare_s + steps * step_s + evaluations * eval_s + steps / (config.loop.save_every or steps) * save_s
+    return {
+        "study": study.name,
+        "preset": choice.preset,
+        "device": str(runtime.device),
+        "processes": runtime.world,
+        "threads": torch.get_num_threads(),
+        "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
+        "loss_after_steps": loss,
+        "validation": validation,
+        "seconds_to_first_step": prepare_s,
+        "seconds_per_step": step_s,
+        "seconds_per_evaluation": eval_s,
+        "seconds_per_checkpoint": save_s,
+        "checkpoint_mb": size_mb,
+        "peak_memory_mb": peak_memory_mb(),
+        "steps": steps,
+        "estimated_seconds": total_s,
+        "reload": "equal",
+    }
+
+
+def _words(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(name, part)}" for key, part in value.items())
+    if name == "estimated_seconds":
+        hours, minutes = divmod(round(value / 60), 60)
+        return f"{value:.0f} ({hours} h {minutes:02d} min)"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,72 @@
+"""``etude data list|get|verify [NAME]``: the data sets."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from etude import data
+from etude.cli.flags import parse
+from etude.cli.table import show
+from etude.core.errors import UserError
+from etude.data.fetch import cache_folder, fetch, status
+
+
+@dataclass(frozen=True)
+class Options:
+    verb: Annotated[Literal["list", "get", "verify"], tyro.conf.Positional]
+    """list what there is; get it (download, or read from ETUDE_MIRROR); verify its checksums again."""
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """One data set; all of them where none is named."""
+    force: bool = False
+    """With get: fetch again what is there already."""
+    json: bool = False
+    """Print a JSON list."""
+
+
+def main(args: list[str]) -> int:
+    options = parse(Options, args, prog="etude data", description=__doc__ or "")
+    sets = [data.load(name) for name in ((options.name,) if options.name else data.NAMES)]
+    if options.verb == "list":
+        show(
+            [
+                {
+                    "name": dataset.name,
+                    "about": dataset.about,
+                    "licence": dataset.licence,
+                    "home": dataset.home,
+                    "files": {source.filename: status(source) for source in dataset.sources},
+                    "state": _worst([status(source) for source in dataset.sources]),
+                }
+                for dataset in sets
+            ],
+            as_json=options.json,
+        )
+        return 0
+    rows = []
+    for dataset in sets:
+        for source in dataset.sources:
+            if options.verb == "get":
+                if options.force:
+                    (cache_folder() / source.dataset / source.filename).unlink(missing_ok=True)
+                where = str(fetch(source))
+            else:
+                where = source.url
+            rows.append(
+                {
+                    "name": dataset.name,
+                    "file": source.filename,
+                    "state": status(source, recheck=options.verb == "verify"),
+                    "where": where,
+                    "sha256": source.sha256,
+                }
+            )
+    show(rows, as_json=options.json)
+    wrong = [f"{row['name']}/{row['file']} is {row['state']}" for row in rows if row["state"] in ("altered", "missing")]
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}: `etude data get --force` fetches them again")
+    return 0
+
+
+def _worst(states: list[str]) -> str:
+    return max(states, key=("verified", "present", "altered", "missing").index)

@@ -1,0 +1,57 @@
+"""``etude show STUDY``: its presets, experiments and published numbers."""
+
+import inspect
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from etude import studies
+from etude.cli.flags import parse
+from etude.cli.table import show
+from etude.core.config import to_dict, to_yaml
+from etude.core.reference import read_reference
+
+
+@dataclass(frozen=True)
+class Options:
+    study: Annotated[str, tyro.conf.Positional]
+    """The study's name."""
+    preset: Annotated[str, tyro.conf.Positional] = ""
+    """A preset, to print its whole configuration as YAML."""
+    json: bool = False
+    """Print JSON: one list of presets, experiments and numbers, each object with its kind."""
+
+
+def main(args: list[str]) -> int:
+    options = parse(Options, args, prog="etude show", description=__doc__ or "")
+    study = studies.load(options.study)
+    if options.preset:
+        values = to_dict(study.preset(options.preset).build())
+        if options.json:
+            show([{"kind": "preset", "name": options.preset, "config": values}], as_json=True)
+        else:
+            print(to_yaml(values), end="")
+        return 0
+    presets = [
+        {"name": name, "scale": preset.scale, "about": inspect.getdoc(preset.build) or ""}
+        for name, preset in study.presets.items()
+    ]
+    experiments = [
+        {"name": name, "about": experiment.about, "runs": [job.name for job in experiment.jobs(experiment.preset)]}
+        for name, experiment in study.experiments.items()
+    ]
+    published = [asdict(number) for number in read_reference(study.folder / "reference.toml")]
+    if options.json:
+        kinds = {"preset": presets, "experiment": experiments, "published": published}
+        show([{"kind": kind, **row} for kind, rows in kinds.items() for row in rows], as_json=True)
+        return 0
+    print(f"{study.title}: {study.about}\n")
+    for row in presets:
+        print(f"preset {row['name']} (scale: {row['scale']})\n")
+        print("\n".join(f"    {line}".rstrip() for line in row["about"].splitlines()), end="\n\n")
+    show(experiments, "experiments: etude study " + study.name + " NAME [--preset PRESET]")
+    print()
+    columns = ("experiment", "cell", "metric", "split", "value", "unit", "protocol", "source")
+    show([{name: number[name] for name in columns} for number in published], "published numbers")
+    return 0
