@@ -207,6 +207,7 @@ STUDY = Study(
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
     reads_data=("omniglot",),
+    example=lambda: _example(),
 )
 
 
@@ -214,3 +215,10 @@ def _import(module: str) -> Any:
     import importlib
 
     return importlib.import_module(f"etude.studies.protonet.{module}")
+
+
+def _example() -> list[str]:
+    from etude.data.omniglot import sample_folder
+
+    folder = sample_folder()
+    return ["protonet", "--support", str(folder / "support"), str(folder / "queries")]
