@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 from collections.abc import Callable
@@ -76,16 +77,30 @@ def decoded(
             array.flush()
             sync(temporary)
             temporary.replace(path)
-    return np.load(path, mmap_mode="r")
+        made = _mapped(path, shape, wanted)
+    assert made is not None, f"{path} was made just now"
+    return made
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """What an .npy file of such an array begins with."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
     """The array in a file, or None where the file is missing, cut short or another array's."""
+    header = _header(shape, dtype)
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        # Compared, not parsed: NumPy's reader answers garbled bytes with many kinds of exception.
+        with path.open("rb") as file:
+            whole = file.read(len(header)) == header
+        if not whole or path.stat().st_size != len(header) + math.prod(shape) * dtype.itemsize:
+            return None
+        return np.memmap(path, dtype, "r", len(header), shape)
+    except OSError:
         return None
-    return array if (array.shape, array.dtype) == (shape, dtype) else None
 
 
 def _reserved(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
@@ -93,15 +108,13 @@ def _reserved(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
 
     A full disk would otherwise kill the process (SIGBUS) at the first write to a page that finds no room.
     """
+    header, left = _header(shape, dtype), math.prod(shape) * dtype.itemsize
     with path.open("wb") as file:
-        header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(file, header)
-        offset = file.tell()
-        left = math.prod(shape) * dtype.itemsize
+        file.write(header)
         if hasattr(os, "posix_fallocate"):
             file.flush()
-            os.posix_fallocate(file.fileno(), 0, offset + left)
+            os.posix_fallocate(file.fileno(), 0, len(header) + left)
         else:
             while left > 0:
                 left -= file.write(bytes(min(left, _ZEROS_BYTES)))
-    return np.memmap(path, dtype, "r+", offset, shape)
+    return np.memmap(path, dtype, "r+", len(header), shape)
