@@ -1,0 +1,32 @@
+# The commands of everyday work; `just` lists them.
+
+_default:
+    @just --list
+
+# What CI runs.
+test:
+    bash .ci/run
+
+# The tests that take longer than a minute.
+slow:
+    uv run pytest -m slow
+
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+    uv run pyright
+
+# Write the results tables of the READMEs anew, from results/.
+readme:
+    uv run python -m etude.report.markdown README.md src/etude/studies/*/README.md
+
+# Accept changed presets, after reading the difference.
+golden:
+    ETUDE_UPDATE_GOLDEN=1 uv run pytest tests/golden
+
+# Speed beside the peers; wants an idle machine.
+bench:
+    uv run --extra bench python benchmarks/protonet.py
+
+demo:
+    uv run etude demo

@@ -1,0 +1,78 @@
+"""The results tables of README files, written from committed runs only.
+
+``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` and
+``<!-- end -->`` in each file; with ``--check`` it only says whether they are up to date.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from etude import studies
+from etude.core.files import write_atomic
+from etude.core.reference import Comparison
+from etude.report.results import comparisons
+
+_PLACE = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
+
+
+def table(rows: Sequence[Comparison]) -> str:
+    """A Markdown table with one line a measured cell, every published number for it at the line's end."""
+    lines = [
+        "| experiment | cell | metric | ours | 95 % interval | seeds | scale | split; protocol | published |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[object, ...], list[Comparison]] = {}
+    for row in rows:
+        groups.setdefault((row.study, row.experiment, row.cell, row.metric, row.split, row.runs), []).append(row)
+    for group in groups.values():
+        first = group[0]
+        ours = "" if first.ours is None else f"{first.ours:.2f}"
+        interval = f"{first.interval[0]:.2f} to {first.interval[1]:.2f}" if first.interval else ""
+        published = "; ".join(f"{row.published:g} ({row.source}): {_MARKS[row.verdict]}" for row in group)
+        cells = (
+            first.experiment,
+            first.cell,
+            f"{first.metric} {first.unit}".strip(),
+            ours,
+            interval,
+            ", ".join(map(str, first.seeds)),
+            first.scale or "",
+            f"{first.split}; {first.protocol or first.published_protocol}",
+            published,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rewritten(text: str) -> str:
+    """A README's text with its results tables made anew."""
+
+    def fill(place: re.Match[str]) -> str:
+        return place[1] + "\n" + table(comparisons([studies.load(place[2])], [])) + "\n" + place[3]
+
+    return _PLACE.sub(fill, text)
+
+
+def main(args: list[str]) -> int:
+    """Rewrite or check the files. Returns 1 where ``--check`` finds an old table."""
+    checks = "--check" in args
+    old: list[str] = []
+    for name in (word for word in args if word != "--check"):
+        path = Path(name)
+        text = path.read_text(encoding="utf-8")
+        if rewritten(text) == text:
+            continue
+        old.append(name)
+        if not checks:
+            write_atomic(path, rewritten(text))
+    if checks and old:
+        print(f"out of date: {', '.join(old)}; `just readme` writes them anew", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
