@@ -118,11 +118,11 @@ def paper() -> ProtonetConfig:
 
 
 def course() -> ProtonetConfig:
-    """The setting of the reproduction in seed 004: 100 epochs of 100 episodes, no retraining.
+    """The setting of a course report: 100 epochs of 100 episodes, no retraining.
 
     Command: ``etude run protonet course``.
     Cost: 10,000 episodes; about an hour on two CPU cores.
-    Expected: 97.06 / 99.31 / 91.47 / 97.61 % reproduced there.
+    Expected: 97.06 / 99.31 / 91.47 / 97.61 % reported there.
     """
     return ProtonetConfig(
         data=DataConfig(resize="nearest"),

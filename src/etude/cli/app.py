@@ -1,0 +1,71 @@
+"""The words after ``etude``: the verb is found and run, faults become one line."""
+
+import importlib
+import logging
+import sys
+import warnings
+
+from etude import __version__
+from etude.core.errors import UserError, nearest
+
+VERBS = {
+    "demo": "every study at smoke scale, a comparison table and a report; no network, minutes",
+    "list": "the studies",
+    "show": "a study's presets, experiments and published numbers",
+    "check": "build a preset, run one batch of everything, and say what a run will cost",
+    "run": "train a preset",
+    "study": "run an experiment: the grid of runs behind a published table",
+    "resume": "go on with a run that was stopped",
+    "eval": "evaluate a run again on the test split",
+    "predict": "use a trained model on your own files",
+    "compare": "our numbers beside the published ones",
+    "report": "one HTML file of runs, pictures and comparisons",
+    "data": "list, get or verify the data sets",
+    "export": "write a run's weights as one small file",
+}
+
+
+def usage() -> str:
+    rows = "\n".join(f"  {verb:8} {about}" for verb, about in VERBS.items())
+    title = f"etude {__version__}: classic deep-learning systems, from scratch"
+    return f"{title}\n\nusage: etude VERB ...\n\n{rows}\n\n`etude VERB --help` tells more."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Returns the exit status: 0, 1 (a run of a grid failed), 2 (a user's fault), 130 (stopped)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if args else 2
+    if args[0] in {"-V", "--version"}:
+        print(__version__)
+        return 0
+    logging.basicConfig(format="etude: %(message)s", level=logging.WARNING)
+    warnings.showwarning = _one_line_warning
+    from etude.core.interrupt import Interrupted
+
+    try:
+        verb, *rest = args
+        if verb not in VERBS:
+            raise UserError(f"no verb '{verb}'{nearest(verb, VERBS)}")
+        return importlib.import_module(f"etude.cli.{verb}").main(rest) or 0
+    except UserError as error:
+        print(f"etude: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"etude: {stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("etude: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `| head` does.
+        sys.stderr.close()
+        return 0
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def _one_line_warning(message: object, category: type[Warning], *rest: object) -> None:
+    if issubclass(category, RuntimeWarning | UserWarning):
+        print(f"etude: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,199 @@
+"""The command line: what each verb prints, its JSON, and one line for each fault."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from etude.cli import VERBS, main
+
+TINY = ("--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2")
+SMALL = (*TINY, "--evaluation.val-episodes", "20", "--evaluation.episodes", "20", "--evaluation.pool-episodes", "20")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fault(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a wrong call prints."""
+    assert main(list(words)) == 2
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("etude: ")
+    assert "Traceback" not in printed.err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a few steps."""
+    runs = tmp_path_factory.mktemp("finished")
+    assert main(["run", "protonet", "smoke", "--name", "tiny", "--runs", str(runs), *SMALL]) == 0
+    return runs / "protonet" / "tiny"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"usage: etude {verb}" in capsys.readouterr().out
+
+
+def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    usage = capsys.readouterr().out
+    assert all(f"  {verb}" in usage for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (("rum",), ("no verb 'rum'", "did you mean 'run'?")),
+        (("run", "protonets"), ("no study 'protonets'", "did you mean 'protonet'?")),
+        (("run", "protonet", "smok"), ("no preset 'smok'", "did you mean 'smoke'?")),
+        (("run", "protonet", "smoke", "--episodes.wya", "5"), ("no flag --episodes.wya", "--episodes.way")),
+        (("run", "protonet", "smoke", "--episodes.way", "many"), ("--episodes.way", "many")),
+        (("run", "protonet", "smoke", "--episodes.way", "0"), ("episodes.way must be at least 1",)),
+        (("run", "protonet", "smoke", "--name"), ("--name needs a value",)),
+        (("show", "protonet", "papre"), ("no preset 'papre'", "did you mean 'paper'?")),
+        (("study", "protonet", "fewshots"), ("no experiment 'fewshots'", "did you mean 'fewshot'?")),
+        (("study", "protonet", "fewshot", "--jobs", "0"), ("--jobs must be at least 1",)),
+        (("resume", "nowhere"), ("nowhere is not a run folder",)),
+        (("eval", "nowhere"), ("nowhere is not a run folder",)),
+        (("export", "nowhere"), ("nowhere is not a run folder",)),
+        (("predict", "nowhere"), ("'nowhere' is no run folder, weights file or study",)),
+        (("compare", "protonets"), ("no study 'protonets'",)),
+        (("data", "get", "omniglott"), ("no data set 'omniglott'", "did you mean 'omniglot'?")),
+        (("data", "fetch"), ("fetch",)),
+    ],
+)
+def test_faults_are_one_line(
+    words: tuple[str, ...], hints: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = fault(capsys, *words)
+    assert all(hint in line for hint in hints), line
+    assert list(here.iterdir()) == []
+
+
+def test_a_name_is_taken_once(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "summary.json").read_bytes()
+    line = fault(capsys, "run", "protonet", "smoke", "--name", "tiny", "--runs", str(finished.parents[1]))
+    assert "holds a run already" in line
+    assert (finished / "summary.json").read_bytes() == before
+
+
+def test_a_run_leaves_its_folder(finished: Path) -> None:
+    left = {path.name for path in finished.iterdir()}
+    assert left >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "figures", "summary.json", "model_card.md",
+    }  # fmt: skip
+    assert {path.name for path in (finished / "figures").iterdir()} == {"curves.png", "episode.png", "alphabets.png"}
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["scale"] == "smoke"
+    assert all(row["protocol"] and row["split"] == "test" for row in summary["results"])
+    assert summary["command"].startswith("etude run protonet smoke --loop.max-steps 4")
+    assert summary["command"] in (finished / "model_card.md").read_text()
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
+    assert main(["resume", str(finished)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"} == before
+
+
+def test_eval_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(finished), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(row["value"] == row["in_summary"] for row in rows)
+
+
+def test_export_is_half_precision_and_asks_before_writing_over(
+    finished: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(finished), "--out", "a.safetensors"]) == 0
+    assert main(["export", str(finished), "--out", "b.safetensors", "--fp32"]) == 0
+    assert Path("a.safetensors").stat().st_size < 0.7 * Path("b.safetensors").stat().st_size
+    capsys.readouterr()
+    assert "--force" in fault(capsys, "export", str(finished), "--out", "a.safetensors")
+    assert main(["export", str(finished), "--out", "a.safetensors", "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", "protonet"), ("show", "protonet", "paper"), ("compare",), ("data", "list")]
+)
+def test_json_is_a_list_of_objects(words: tuple[str, ...], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(isinstance(row, dict) for row in rows)
+
+
+def test_compare_has_the_promised_keys(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "protonet", "--json"]) == 0
+    keys = {
+        "study", "experiment", "cell", "metric", "split", "published", "source", "ours", "interval", "seeds", "scale",
+        "verdict",
+    }  # fmt: skip
+    rows = json.loads(capsys.readouterr().out)
+    assert all(keys <= row.keys() for row in rows)
+    paper = {row["cell"]: row["published"] for row in rows if row["source"].startswith("Snell")}
+    assert paper == {"w5s1": 98.8, "w5s5": 99.7, "w20s1": 96.0, "w20s5": 98.9}
+
+
+def test_check_measures_without_leaving_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "protonet", "smoke", "--json", "--evaluation.val-episodes", "20"]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == {"encoder": 7248}
+    assert facts["reload"] == "equal"
+    assert facts["estimated_seconds"] > facts["steps"] * facts["seconds_per_step"] > 0
+    assert list(here.iterdir()) == []
+
+
+def test_a_grid_runs_only_what_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["study", "protonet", "resize", "--preset", "smoke", "--jobs", "2", "--json"]
+    first = Path("runs/protonet/resize-smoke-nearest-seed0")
+    first.mkdir(parents=True)
+    # A folder that cannot be a run: this one fails, the other must not.
+    (first / "config.yaml").write_text("format: 1\n")
+    assert main(call) == 1
+    printed = capsys.readouterr()
+    states = {row["run"]: row["state"] for row in json.loads(printed.out)}
+    assert states == {"resize-smoke-nearest-seed0": "failed", "resize-smoke-area-seed0": "ran"}
+    assert "failed: resize-smoke-nearest-seed0" in printed.err
+    (first / "config.yaml").unlink()
+    assert main(call) == 0
+    states = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states == {"resize-smoke-nearest-seed0": "ran", "resize-smoke-area-seed0": "done"}
+
+
+def test_report_holds_its_pictures(finished: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--runs", str(finished.parents[1]), "--out", "page.html"]) == 0
+    assert capsys.readouterr().out.strip() == "page.html"
+    page = Path("page.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') >= 3
+    assert "Snell et al. 2017" in page
+    assert "http" not in page.replace("https://", "").split("<body>")[0]
+
+
+@pytest.mark.usefixtures("real_omniglot")
+@pytest.mark.real_data
+def test_data_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "verify", "omniglot", "--json"]) == 0
+    assert {row["state"] for row in json.loads(capsys.readouterr().out)} == {"verified"}
+
+
+def test_data_verify_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "verify", "omniglot"]) == 2
+    assert "omniglot/images_background.zip is missing" in capsys.readouterr().err
+
+
+def test_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "Snell et al. 2017" in printed
+    assert printed.strip().splitlines()[-1] == "report: out/report.html"
+    assert Path("out/report.html").stat().st_size > 50_000
