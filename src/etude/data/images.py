@@ -11,8 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from etude.core.errors import UserError
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm")
-# Pillow knows more; some of those start other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+# Pillow knows more; some of those start other programs. JPEG opens MPO too, which is no name to open by.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _WORDS = ", ".join(EXTENSIONS)
 _LONGEST_SIDE = 65_535
 _LONG_AND_THIN = "crop it to a shape nearer to a square"
