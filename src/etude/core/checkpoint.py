@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
-from etude.core.files import one_line_faults, read_json, sha256, sync, write_atomic, write_json
+from etude.core.files import one_line_faults, read_json, sha256, sweep, sync, umask, write_atomic, write_json
 
 # Their annotations are partial.
-_save_file = cast(Any, safetensors.torch).save_file
+_save_tensors = cast(Any, safetensors.torch).save
 _safe_open = cast(Any, safetensors).safe_open
 
 FORMAT = 1
@@ -58,7 +58,8 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHe
             tensor = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
             tensors[f"{name}.{key}"] = tensor.contiguous()
     metadata = {"etude": json.dumps({"format": FORMAT, "study": header.study} | _body(header))}
-    write_atomic(path, lambda to: _save_file(tensors, str(to), metadata=metadata))
+    # As bytes: safetensors' own writer answers a full disk with an error of its own.
+    write_atomic(path, _save_tensors(tensors, metadata=metadata))
 
 
 def _body(header: WeightsHeader) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class Checkpoints:
     ) -> Path:
         """Write the checkpoint of a step whole, or raise `UserError` and leave the others as they were."""
         final = self.path(step)
-        if final.exists():
+        if final.exists() and self.fault(step) is None:
             return final
         with one_line_faults(final):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,9 @@ class Checkpoints:
                 write_atomic(temporary / _RESUME, lambda to: _save_resume(dict(resume), to))
                 digests = {name: sha256(temporary / name) for name in (_WEIGHTS, _RESUME)}
                 write_json(temporary / _MANIFEST, {"format": FORMAT, "step": step, "sha256": digests})
-                temporary.chmod(0o755)
+                temporary.chmod(0o777 & ~umask())
+                # A broken one that a resume passed over may stand there.
+                shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -161,8 +164,7 @@ class Checkpoints:
         for step in self.steps():
             if step not in spared:
                 shutil.rmtree(self.path(step), ignore_errors=True)
-        for left in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+        sweep(self.folder)
 
     def fault(self, step: int) -> str | None:
         """Why the checkpoint of a step cannot be used, or None if its digests hold."""

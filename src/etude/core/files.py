@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -53,17 +54,27 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
                 temporary.write_bytes(write.encode() if isinstance(write, str) else write)
             sync(temporary)
             # mkstemp gives 0600: a run folder is read by others too.
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes from new files."""
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a kill in the middle of a write left in a folder; the caller alone writes there."""
+    for left in folder.glob(".*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

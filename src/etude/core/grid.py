@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from etude.core.run_folder import RunFolder
 
 State = Literal["done", "ran", "failed", "waits"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs commands somewhere, some at a time."""
 

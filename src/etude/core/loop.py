@@ -139,6 +139,8 @@ class Loop:
         self.state = LoopState()
         self.window = _Window()
         self.saved_at = time.monotonic()
+        self.scored_here = False
+        """Whether this process measured the best score."""
 
     def resume(self) -> int:
         """Take up the newest checkpoint that is whole. Returns its step; 0 if there is none."""
@@ -201,7 +203,7 @@ class Loop:
                 minutes = (time.monotonic() - self.saved_at) / 60
                 timed = config.save_minutes > 0 and self._any(minutes >= config.save_minutes)
                 if last or stop or improved or timed or state.stopped_early or _due(state.step, config.save_every):
-                    self._refuse_non_finite()
+                    self._refuse_non_finite(weights=True)
                     self.save()
                 if stop and not last:
                     raise Interrupted(f"stopped at step {state.step}, saved: `etude resume {self.run.path}` goes on")
@@ -223,22 +225,30 @@ class Loop:
         better = state.best is None or (value > state.best if direction == "max" else value < state.best)
         if better and math.isfinite(value):
             state.best, state.best_step, state.stale = value, state.step, 0
+            self.scored_here = True
             return True
         state.stale += 1
         state.stopped_early = 0 < self.config.patience <= state.stale
         return False
 
-    def _refuse_non_finite(self) -> None:
-        bad = self.window.first_bad_step(self.runtime)
+    def _refuse_non_finite(self, *, weights: bool = False) -> None:
+        bad, what = self.window.first_bad_step(self.runtime), "loss is"
+        if bad is None and weights and not self._finite_weights():
+            # An infinite gradient of a finite loss.
+            bad, what = self.state.step - 1, "weights are"
         if bad is None:
             return
         good = self.checkpoints.newest()
         kept = f"the last good checkpoint is {self.checkpoints.path(good)}" if good is not None else "none is saved yet"
         seed = randomness.key(self.runtime.seed, "step", bad)
         raise UserError(
-            f"the loss is not finite at step {bad} (batch seed {seed}); {kept}: "
+            f"the {what} not finite at step {bad} (batch seed {seed}); {kept}: "
             "lower the learning rate or use --loop.precision fp32"
         )
+
+    def _finite_weights(self) -> bool:
+        parameters = [p for module in self.task.modules.values() for p in module.parameters() if p.requires_grad]
+        return all(bool(p.isfinite().all()) for p in parameters)
 
     def save(self) -> None:
         """Write a checkpoint of the step that `state` holds, and prune older ones."""
@@ -278,8 +288,9 @@ class Loop:
         if self.task.monitor is not None and self.state.best is not None and chosen is not None:
             name = self.task.monitor[0]
             again = self.task.evaluate()[name]
-            # Exact on the CPU; an accelerator's sums may be ordered otherwise.
-            tolerance = 0.0 if self.runtime.device.type == "cpu" else 1e-3 * max(1.0, abs(self.state.best))
+            # Sums may be ordered otherwise on an accelerator, and with another number of threads or processes.
+            exact = self.runtime.device.type == "cpu" and self.scored_here
+            tolerance = 0.0 if exact else 1e-3 * max(1.0, abs(self.state.best))
             if abs(again - self.state.best) > tolerance:
                 raise RuntimeError(f"{name} of step {step} was {self.state.best}, and is {again} after a reload")
         return step

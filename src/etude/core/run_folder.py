@@ -18,7 +18,7 @@ from etude import __version__
 from etude.core.checkpoint import Checkpoints
 from etude.core.config import Scale, StudyConfig, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError
-from etude.core.files import one_line_faults, read_json, write_atomic, write_json
+from etude.core.files import one_line_faults, read_json, sweep, write_atomic, write_json
 
 FORMAT = 1
 
@@ -115,6 +115,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is in use by another process: wait for it, or choose another --name"
             ) from error
+        sweep(self.path)
 
     def unlock(self) -> None:
         if self._lock is not None:

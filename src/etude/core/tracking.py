@@ -3,12 +3,13 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from etude.core.config import Tracker
 from etude.core.errors import UserError
 
 
+@runtime_checkable
 class Sink(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 

@@ -1,0 +1,175 @@
+"""A tiny task on the real interfaces: regression with batch norm, dropout and Adam, on keyed data."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.core import randomness
+from etude.core.checkpoint import WeightsHeader
+from etude.core.config import StudyConfig, from_dict, to_dict
+from etude.core.interrupt import Interrupted
+from etude.core.loop import Loop
+from etude.core.run_folder import RunFolder, RunRecord
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    width: int = 8
+    """Hidden units."""
+    norm: bool = True
+    """Batch norm after the hidden layer."""
+    dropout: float = 0.3
+    """Drawn from the global generator, as a library's layer would."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig(StudyConfig):
+    net: NetConfig = field(default_factory=NetConfig)
+    """The network."""
+    per_step: int = 1
+    """Parts of a step's batch, of 6 rows each."""
+    nan_at: int = -1
+    """The step whose loss is made not a number."""
+    sleep: float = 0.0
+    """Seconds that a step waits."""
+    scores: tuple[float, ...] = ()
+    """Validation losses to report in place of the real ones, by evaluation."""
+
+
+def config(max_steps: int = 12, **changes: Any) -> ToyConfig:
+    """Log every 2 steps, evaluate every 4, save every 3; settings of the loop and of the task by name."""
+    loop = {"max_steps": max_steps, "log_every": 2, "eval_every": 4, "save_every": 3, "device": "cpu"}
+    own = {"net", "per_step", "nan_at", "sleep", "scores", "seed"}
+    loop |= {name: value for name, value in changes.items() if name not in own}
+    return from_dict(ToyConfig, {"loop": loop} | {name: value for name, value in changes.items() if name in own})
+
+
+class ToyTask(Task):
+    def __init__(self, config: ToyConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        net = config.net
+        norm = nn.BatchNorm1d(net.width) if net.norm else nn.Identity()
+        self.net = nn.Sequential(
+            nn.Linear(4, net.width), norm, nn.ReLU(), nn.Dropout(net.dropout), nn.Linear(net.width, 1)
+        )
+        self.shared = runtime.prepare(self.net)
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=0.02)
+        self.modules = {"net": self.net}
+        self.optimizers = {"adam": self.adam}
+        self.monitor = ("loss", "min")
+        self.before: dict[int, Callable[[], object]] = {}
+        """Something to do at the start of a step."""
+        self.steps: list[int] = []
+        """The steps that this object took."""
+
+    def batch(self, stream: str, step: int, part: int, rows: int = 6) -> tuple[Tensor, Tensor]:
+        x_ND = torch.randn(rows, 4, generator=self.runtime.generator(stream, step, part))
+        return x_ND, x_ND.sin().sum(1, keepdim=True)
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        self.before.get(step, lambda: None)()
+        time.sleep(self.config.sleep)
+        self.steps.append(step)
+        self.net.train()
+        total = torch.zeros(())
+        for part in self.runtime.parts(self.config.per_step, self.shared):
+            x_ND, y_N1 = self.batch("train/batch", step, part)
+            loss = (self.shared(x_ND) - y_N1).square().mean()
+            if step == self.config.nan_at:
+                loss = loss * float("nan")
+            self.runtime.backward(loss, self.config.per_step)
+            total += loss.detach()
+        self.adam.step()
+        self.adam.zero_grad()
+        return {"loss": total * self.runtime.world / self.config.per_step}
+
+    def evaluate(self) -> dict[str, float]:
+        if self.config.scores:
+            return {"loss": self.config.scores[self.steps[-1] // self.config.loop.eval_every]}
+        self.net.eval()
+        with torch.no_grad():
+            x_ND, y_N1 = self.batch("val", 0, 0, 64)
+            return {"loss": (self.net(x_ND) - y_N1).square().mean().item()}
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        return [Result("toy", "one", "loss", "test", self.evaluate()["loss"], "64 rows")]
+
+
+def build(path: Path, settings: ToyConfig) -> tuple[ToyTask, Loop]:
+    """The task and loop of a run folder, made if it is not there."""
+    if (path / "config.yaml").exists():
+        run = RunFolder.open(path)
+    else:
+        run = RunFolder.create(path, RunRecord("toy", "smoke", "smoke", {}, to_dict(settings)))
+    runtime = Runtime(settings.loop, settings.seed)
+    task = ToyTask(settings, runtime)
+    return task, Loop(task, settings.loop, run, runtime, WeightsHeader("toy", to_dict(settings), {}))
+
+
+def train(path: Path, settings: ToyConfig, before: Mapping[int, Callable[[], object]] | None = None) -> Loop:
+    """Train a run from wherever it stands to its end."""
+    task, loop = build(path, settings)
+    task.before |= before or {}
+    loop.resume()
+    loop.train()
+    return loop
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the one thing that differs between two equal runs."""
+    rows = list(RunFolder(path).metrics())
+    for row in rows:
+        assert row.pop("seconds") >= 0
+    return rows
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two nested values are equal bit for bit; times are left out."""
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return torch.equal(left, right) and left.dtype == right.dtype
+    if isinstance(left, Mapping):
+        keys = left.keys() - {"seconds"}
+        return keys == right.keys() - {"seconds"} and all(same(left[key], right[key]) for key in keys)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return bool(left == right)
+
+
+def child_environment() -> dict[str, str]:
+    """For processes that the tests start: one thread each, and compiled files kept for the next one."""
+    bytecode = Path(os.environ["ETUDE_CACHE"]).parent / "bytecode"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(bytecode)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
+
+
+def start(path: Path, **changes: Any) -> "subprocess.Popen[str]":
+    """Train the toy in a process of its own; it ends with 130 where it was asked to stop."""
+    code = (
+        f"from pathlib import Path; from tests.core import toy; "
+        f"raise SystemExit(toy.main(Path({str(path)!r}), toy.config(**{changes!r})))"
+    )
+    words = [sys.executable, "-c", code]
+    return subprocess.Popen(words, cwd=ROOT, env=child_environment(), text=True, stderr=subprocess.PIPE)
+
+
+def main(path: Path, settings: ToyConfig) -> int:
+    try:
+        train(path, settings)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    return 0
