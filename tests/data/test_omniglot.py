@@ -109,10 +109,9 @@ def test_area_resizing_is_the_mean_of_pixels(pools: dict[str, CharacterPool]) ->
     # 105 pixels to 28: a pixel counts where its centre lies, so three or four of them a side make one.
     box = np.ceil((np.arange(105) + 0.5) / 3.75).astype(int) - 1
     mean = (np.arange(28)[:, None] == box) / np.bincount(box)[:, None]
-    for number in (0, 517):
-        name = pool.names[number].removesuffix("/rot000")
-        assert name != pool.names[number], "an upright one"
-        for row, picture in enumerate(archived(name)):
+    upright_ones = [number for number, name in enumerate(pool.names) if name.endswith("/rot000")]
+    for number in upright_ones[::200]:
+        for row, picture in enumerate(archived(pool.names[number].removesuffix("/rot000"))):
             ink = 1.0 - np.asarray(picture, np.float64)
             assert ink.shape == (105, 105)
             np.testing.assert_allclose(pool.images_CNHW[number, row], 255 * mean @ ink @ mean.T, atol=1)
