@@ -88,6 +88,7 @@ def alphabets(path: Path, task: ProtonetTask, z_CPD: Tensor, num_alphabets: int 
     its mean.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     pool = task.pool("test")
     upright = [n for n, name in enumerate(pool.group_names) if name.endswith("rot000")]
@@ -103,7 +104,9 @@ def alphabets(path: Path, task: ProtonetTask, z_CPD: Tensor, num_alphabets: int 
         for ax, group in zip(axes, chosen, strict=False):
             members = (pool.groups_C == group).nonzero().flatten()[:20]
             z_ND = z_CPD[members].flatten(0, 1).numpy()
-            plane = TSNE(init="pca", perplexity=min(20, len(z_ND) - 1), random_state=0).fit_transform(z_ND)
+            # For some hundred points threads cost more than they give.
+            with threadpool_limits(1):
+                plane = TSNE(init="pca", perplexity=min(20, len(z_ND) - 1), random_state=0).fit_transform(z_ND)
             points = plane.reshape(len(members), -1, 2)
             extent = np.ptp(plane, axis=0).max() / 28
             for number, (member, cloud) in enumerate(zip(members, points, strict=True)):
