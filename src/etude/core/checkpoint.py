@@ -55,8 +55,9 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHe
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
-            tensor = tensor.detach().to("cpu", torch.float16 if half and tensor.is_floating_point() else tensor.dtype)
-            tensors[f"{name}.{key}"] = tensor.contiguous()
+            kind = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
+            # A copy, for safetensors refuses two names of one tensor.
+            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", kind, copy=True).contiguous()
     metadata = {"etude": json.dumps({"format": FORMAT, "study": header.study} | _body(header))}
     # As bytes: safetensors' own writer answers a full disk with an error of its own.
     write_atomic(path, _save_tensors(tensors, metadata=metadata))
@@ -76,8 +77,9 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
     if not path.is_file():
         raise UserError(f"no weights file at {path}")
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # The length that a safetensors file starts with may look like a pickle; its header's brace does not.
+    if start[8:] not in (b"", b"{") and start.startswith((b"PK", b"\x80")):
         raise UserError(f"{path} is a pickle, which can run code when read: etude reads safetensors files only")
     try:
         with _safe_open(str(path), framework="pt") as file:
@@ -87,7 +89,7 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
         raise UserError(f"{path} is truncated or not a safetensors file ({error}): copy or export it again") from error
     try:
         about = json.loads(metadata["etude"])
-        number, header = about["format"], WeightsHeader(about["study"], about["config"], about["extra"])
+        number, header = int(about["format"]), WeightsHeader(about["study"], about["config"], about["extra"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was not written by etude: it has no header of ours") from error
     if number > FORMAT:
@@ -173,10 +175,10 @@ class Checkpoints:
             manifest = read_json(path / _MANIFEST)
             if manifest["format"] > FORMAT:
                 raise UserError(f"{path} was written by a newer etude (format {manifest['format']}): upgrade etude")
-            for name, digest in manifest["sha256"].items():
+            for name in (_WEIGHTS, _RESUME):
                 if not (path / name).is_file():
                     return f"{name} is missing"
-                if sha256(path / name) != digest:
+                if sha256(path / name) != manifest["sha256"][name]:
                     return f"{name} does not match its checksum"
         except (KeyError, TypeError, AttributeError, OSError) as error:
             return f"its manifest is broken ({error!r})"

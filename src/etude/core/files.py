@@ -15,6 +15,9 @@ from etude.core.errors import UserError
 
 # What a full disk, a quota and a file-size limit answer.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -27,7 +30,7 @@ def one_line_faults(path: Path) -> Generator[None, None, None]:
             raise UserError(
                 f"no room to write {path} ({error.strerror}): free some space; what was there before is kept"
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        if error.errno in _REFUSED:
             raise UserError(f"cannot write {path} ({error.strerror}): choose a folder that you may write to") from error
         raise
 

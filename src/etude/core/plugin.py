@@ -1,6 +1,7 @@
 """Parts that a user swaps in: ``path/to/file.py:Name`` where a built-in name stands."""
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -33,9 +34,12 @@ def resolve(spec: str, builtin: Mapping[str, T], what: str) -> T:
     assert module_spec is not None
     assert module_spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(module_spec)
+    # Dataclasses and pickle look a module up by its name.
+    sys.modules[module.__name__] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
         raise UserError(f"{path} fails on import: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise UserError(f"{path} has no '{name}'{nearest(name, [n for n in vars(module) if not n.startswith('_')])}")
