@@ -16,8 +16,9 @@ from etude.cli.compare import print_comparisons
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.cli.training import say
+from etude.core.config import as_flags
 from etude.core.errors import UserError
-from etude.core.grid import Engine, Item, LocalEngine, as_flags, fill, run_grid
+from etude.core.grid import Engine, Item, LocalEngine, fill, run_grid
 from etude.core.run_folder import RunFolder
 from etude.core.study import Job, Study
 from etude.report.results import comparisons

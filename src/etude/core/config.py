@@ -1,6 +1,7 @@
 """Configurations: nested frozen dataclasses, to YAML and back."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -152,3 +153,18 @@ def differences(before: Any, after: Any) -> dict[str, Any]:
 
     old, new = flat(to_dict(before)), flat(to_dict(after))
     return {name: value for name, value in new.items() if old.get(name) != value}
+
+
+def as_flags(overrides: Mapping[str, object]) -> list[str]:
+    """Dotted settings as words of the command line."""
+    words: list[str] = []
+    for name, value in overrides.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            parent, dot, leaf = flag.rpartition(".")
+            words.append(f"--{flag}" if value else f"--{parent}{dot}no-{leaf}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}", *(str(v) for v in value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        else:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -6,7 +6,7 @@ The engine that runs a command is behind an interface: this machine here, a clus
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,7 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
     left = [item for item in items if item.name not in outcomes]
     running: dict[Future[int], Item] = {}
     while left or running:
+        waiting = len(left)
         for item in list(left):
             before = outcomes.get(item.after) if item.after else None
             if item.after and before is None:
@@ -111,6 +112,7 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
                 continue
             say(f"starts: {item.name} (log: {item.log})")
             running[engine.submit(words, item.log)] = item
+        assert running or len(left) < waiting, f"{[i.name for i in left]} follow runs that are not in the grid"
         if not running:
             continue
         for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -139,18 +141,3 @@ def fill(value: object, before: RunFolder | None) -> object:
     if value == "{after.best_step}":
         return before.checkpoints().best_step
     return value.replace("{after}", str(before.path))
-
-
-def as_flags(overrides: Mapping[str, object]) -> list[str]:
-    """Dotted settings as words of the command line."""
-    words: list[str] = []
-    for name, value in overrides.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            parent, dot, leaf = flag.rpartition(".")
-            words.append(f"--{flag}" if value else f"--{parent}{dot}no-{leaf}")
-        elif isinstance(value, list | tuple):
-            words += [f"--{flag}", *(str(v) for v in value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        else:
-            words += [f"--{flag}", str(value)]
-    return words

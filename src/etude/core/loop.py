@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
@@ -174,7 +174,9 @@ class Loop:
         """
         config, state = self.config, self.state
         sinks = open_sinks(config.trackers, self.run.path, state.step) if self.runtime.is_main else []
-        with _stop_signals() as stopping, progress_bar(enabled=self.runtime.is_main) as bar:
+        with ExitStack() as ends, _stop_signals() as stopping, progress_bar(enabled=self.runtime.is_main) as bar:
+            for sink in sinks:
+                ends.callback(sink.close)
             shown = bar.add_task(self.run.path.name, total=config.max_steps, completed=state.step, note="")
             while state.step < config.max_steps and not state.stopped_early:
                 started = time.monotonic()
@@ -207,8 +209,6 @@ class Loop:
                     self.save()
                 if stop and not last:
                     raise Interrupted(f"stopped at step {state.step}, saved: `etude resume {self.run.path}` goes on")
-        for sink in sinks:
-            sink.close()
 
     def _any(self, here: bool) -> bool:
         """Whether it holds in any process, so that all of them take the same turn."""

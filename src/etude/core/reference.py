@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from etude.core.config import Scale
+from etude.core.config import Scale, from_dict
 from etude.core.errors import UserError
 from etude.core.files import read_json
 
 Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
-# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, the normal one is near.
+# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, the normal one with Cornish and
+# Fisher's correction is near.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
@@ -66,8 +67,8 @@ def read_reference(path: Path) -> list[Published]:
     """The published numbers of a study."""
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8"))["number"]
-        return [Published(**row) for row in rows]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        return [from_dict(Published, row, origin="[[number]]") for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a table of published numbers ({error})") from error
 
 
@@ -93,7 +94,10 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
             if same and number.variant in ("", row.get("variant", "")):
                 # Runs that differ in the seed alone are one measurement.
                 rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
-                groups.setdefault(f"{summary['preset']} {rest}", []).append((name, summary, row))
+                group = groups.setdefault(f"{summary['preset']} {rest}", [])
+                # A seed that ran twice says nothing new, and would make the interval narrow.
+                if all(summary["seed"] != other["seed"] for _, other, _ in group):
+                    group.append((name, summary, row))
     blank = Comparison(
         study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
         None, None, (), None, "not run at this scale", number.unit, number.protocol,
@@ -128,5 +132,5 @@ def _half_width(values: Sequence[float], own: float | None) -> float | None:
     if len(values) == 1:
         return own
     freedom = len(values) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.372 / freedom + 2.823 / freedom**2
     return quantile * statistics.stdev(values) / math.sqrt(len(values))

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import torch
 
 from etude import __version__
 from etude.core.checkpoint import Checkpoints
-from etude.core.config import Scale, StudyConfig, from_dict, read_yaml, to_yaml
+from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, read_json, sweep, write_atomic, write_json
 
@@ -37,14 +38,7 @@ class RunRecord:
     @property
     def command(self) -> str:
         """The command line that repeats the run."""
-        flags = "".join(f" --{name.replace('_', '-')} {_shell(value)}" for name, value in self.overrides.items())
-        return f"etude run {self.study} {self.preset}{flags}"
-
-
-def _shell(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " ".join(_shell(v) for v in value)  # pyright: ignore[reportUnknownVariableType]
-    return str(value)
+        return shlex.join(["etude", "run", self.study, self.preset, *as_flags(self.overrides)])
 
 
 class RunFolder:
@@ -85,10 +79,8 @@ class RunFolder:
             raise UserError(
                 f"{self.path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude"
             )
-        try:
-            return RunRecord(body["study"], body["preset"], body["scale"], body["overrides"], body["config"])
-        except KeyError as error:
-            raise UserError(f"{origin} lacks '{error.args[0]}': it is broken") from error
+        del body["format"]
+        return from_dict(RunRecord, body, origin=str(origin))
 
     def config(self, kind: type[StudyConfig]) -> StudyConfig:
         """The run's configuration as its study's dataclass."""

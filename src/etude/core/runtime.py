@@ -160,10 +160,13 @@ class Runtime:
 
 
 class _BufferAverage:
-    """Floating-point buffers of some modules, moved by the mean of what each part did to them."""
+    """Buffers of some modules, moved by the mean of what each part did to them; counters move as by one part."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self.buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        every = [b for module in modules for b in module.buffers()]
+        self.buffers = [b for b in every if b.is_floating_point()]
+        self.counters = [(b, b.clone()) for b in every if not b.is_floating_point()]
+        self.counted: list[Tensor] = []
         self.before = [b.clone() for b in self.buffers]
         self.sums = [torch.zeros_like(b) for b in self.buffers]
 
@@ -172,12 +175,17 @@ class _BufferAverage:
         for buffer, before, total in zip(self.buffers, self.before, self.sums, strict=True):
             total += buffer
             buffer.copy_(before)
+        self.counted = [counter.clone() for counter, _ in self.counters]
+        for counter, before in self.counters:
+            counter.copy_(before)
 
     def finish(self, runtime: Runtime, total: int) -> None:
         if self.buffers:
             flat = runtime.sum(torch.cat([s.flatten() for s in self.sums])) / total
             for buffer, mean in zip(self.buffers, torch.split(flat, [b.numel() for b in self.buffers]), strict=True):
                 buffer.copy_(mean.view_as(buffer))
+        for (counter, _), counted in zip(self.counters, self.counted, strict=True):
+            counter.copy_(counted)
 
 
 def resolve_device(name: str) -> str:
