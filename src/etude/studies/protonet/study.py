@@ -8,6 +8,11 @@ from etude.core.config import LoopConfig, StudyConfig
 from etude.core.study import Experiment, Job, Preset, Study
 
 
+def _require(holds: bool, name: str, wanted: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     encoder: str = "conv4"
@@ -21,6 +26,10 @@ class ModelConfig:
     temperature: float = 1.0
     """Distances are divided by it before the softmax; 1 in the paper."""
 
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, "model.width", "at least 1", self.width)
+        _require(self.temperature > 0, "model.temperature", "above 0", self.temperature)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -32,6 +41,9 @@ class DataConfig:
     """Height and width in pixels."""
     resize: Literal["area", "nearest"] = "area"
     """How 105x105 becomes smaller: nearest is the paper's code, area averages pixels."""
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 1, "data.size", "at least 1", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +59,7 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("way", "shot", "query", "per_step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"episodes.{name} must be at least 1, not {getattr(self, name)}")
+            _require(getattr(self, name) >= 1, f"episodes.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +70,10 @@ class OptimConfig:
     """halve: every `halve_every` steps, as published; linear: down to zero at the last step."""
     halve_every: int = 2000
     """Steps between two halvings."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        _require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -80,6 +95,12 @@ class EvaluationConfig:
     val_episodes: int = 2000
     """Random validation episodes."""
 
+    def __post_init__(self) -> None:
+        _require(len(self.ways) > 0, "evaluation.ways", "one number or more", "none")
+        _require(min(self.ways) >= 1, "evaluation.ways", "at least 1 each", min(self.ways))
+        for name in ("query", "episodes", "pool_episodes", "val_episodes"):
+            _require(getattr(self, name) >= 1, f"evaluation.{name}", "at least 1", getattr(self, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProtonetConfig(StudyConfig):
@@ -98,6 +119,10 @@ class ProtonetConfig(StudyConfig):
     unknown classes are taken over from it, since this run has no unseen validation classes."""
     warm_start: bool = False
     """Start from the weights of `selected_run` instead of from scratch."""
+
+    def __post_init__(self) -> None:
+        # Four poolings halve the side.
+        _require(self.model.encoder != "conv4" or self.data.size >= 16, "data.size", "at least 16", self.data.size)
 
 
 def paper() -> ProtonetConfig:

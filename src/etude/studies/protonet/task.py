@@ -30,29 +30,58 @@ def build_encoder(config: ModelConfig, size: int) -> nn.Module:
     """The embedding network of a configuration; a user's own is called once to check its interface."""
     if config.encoder == "conv4":
         return Conv4(width=config.width)
-    encoder = resolve(config.encoder, {"conv4": Conv4}, "encoder")()
+    kind = resolve(config.encoder, {"conv4": Conv4}, "encoder")
     shape = (2, 1, size, size)
     try:
-        z_ND, named = encoder(torch.zeros(shape))
-        fits = z_ND.ndim == 2 and len(z_ND) == 2 and isinstance(named, dict)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"the encoder {config.encoder} failed on {shape}: {' '.join(str(error).split())}") from error
-    if not fits:
-        raise UserError(f"the encoder {config.encoder} must map {shape} to ([2, D], dict), not {tuple(z_ND.shape)}")
+        encoder = kind()
+        # In evaluation, so that running statistics do not take the zeros in.
+        with torch.no_grad():
+            answer: Any = encoder.eval()(torch.zeros(shape))
+        encoder.train()
+        trained = any(p.requires_grad for p in encoder.parameters())
+    # A user's code may fail in any way.
+    except Exception as error:
+        raise UserError(f"the encoder {config.encoder} failed on {shape}: {_reason(error)}") from error
+    fits = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)
+    if not (fits and isinstance(answer[0], Tensor) and answer[0].ndim == 2 and len(answer[0]) == 2):
+        raise UserError(f"the encoder {config.encoder} must map {shape} to ([2, D], dict), not {_described(answer)}")
+    if not trained:
+        raise UserError(f"the encoder {config.encoder} has no parameters to train: give it a layer that has some")
     return encoder
 
 
 def build_distance(config: ModelConfig) -> Distance:
     """The distance of a configuration; a user's own is called once to check its interface."""
     distance = resolve(config.distance, DISTANCES, "distance")
-    if config.distance not in DISTANCES:
-        try:
-            answer = distance(torch.zeros(3, 4), torch.ones(2, 4))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the distance {config.distance} failed on [3, 4], [2, 4]: {error}") from error
-        if answer.shape != (3, 2):
-            raise UserError(f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {answer.shape}")
-    return distance
+    if config.distance in DISTANCES:
+        return distance
+    try:
+        answer: Any = distance(torch.zeros(3, 4), torch.ones(2, 4))
+    except Exception as error:
+        raise UserError(f"the distance {config.distance} failed on [3, 4], [2, 4]: {_reason(error)}") from error
+    if not isinstance(answer, Tensor) or answer.shape != (3, 2):
+        raise UserError(
+            f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {_described(answer)}"
+        )
+
+    def of_every_episode(query: Tensor, proto: Tensor) -> Tensor:
+        # A user's own need not know of a dimension of episodes.
+        if query.ndim == 2:
+            return distance(query, proto)
+        return torch.stack([of_every_episode(q, p) for q, p in zip(query, proto, strict=True)])
+
+    return of_every_episode
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _described(answer: Any) -> str:
+    """The shape of what a user's part returned, or what it is."""
+    if isinstance(answer, tuple):
+        return f"({', '.join(_described(part) for part in answer)})"
+    return str(list(answer.shape)) if isinstance(answer, Tensor) else type(answer).__name__
 
 
 @torch.no_grad()
