@@ -1,0 +1,215 @@
+"""Published numbers beside ours: which runs count, the interval, the verdict."""
+
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import t as student
+
+from etude.core.errors import UserError
+from etude.core.reference import Comparison, Published, compare, read_reference, read_summaries
+
+NUMBER = Published("fewshot", "w5s1", "accuracy", "test", 98.0, "Snell 2017", "600 episodes", "%")
+
+
+def summary(
+    value: float, *, seed: int = 0, scale: str = "full", width: float | None = None, overrides: Any = None, **row: Any
+) -> dict[str, Any]:
+    preset = {"full": "paper", "laptop": "laptop", "smoke": "smoke"}[scale]
+    result = {
+        "experiment": "fewshot", "cell": "w5s1", "metric": "accuracy", "split": "test", "value": value,
+        "protocol": "1,000 episodes", "half_width": width, "unit": "%", "variant": "train",
+    }  # fmt: skip
+    seeded = {"seed": seed} if seed else {}
+    about = {"preset": preset, "scale": scale, "seed": seed, "overrides": (overrides or {}) | seeded}
+    return about | {"results": [result | row]}
+
+
+def against(number: Published, *summaries: dict[str, Any]) -> Comparison:
+    (row,) = compare("protonet", [number], {f"run{i}": s for i, s in enumerate(summaries)})
+    return row
+
+
+@pytest.mark.parametrize(
+    ("value", "width", "better", "verdict"),
+    [
+        (98.0, None, "higher", "reproduced"),
+        (97.9, None, "higher", "below"),
+        (97.9, 0.2, "higher", "reproduced"),
+        (97.9, 0.05, "higher", "below"),
+        (99.0, 0.1, "higher", "reproduced"),
+        (98.0, None, "lower", "reproduced"),
+        (98.1, None, "lower", "below"),
+        (98.1, 0.2, "lower", "reproduced"),
+        (97.0, 0.1, "lower", "reproduced"),
+    ],
+)
+def test_the_verdict_of_one_run(value: float, width: float | None, better: Any, verdict: str):
+    row = against(dataclasses.replace(NUMBER, better=better), summary(value, width=width))
+    assert row.verdict == verdict
+    assert row.ours == value
+    assert row.interval == (None if width is None else (value - width, value + width))
+    assert (row.published, row.scale, row.seeds, row.runs) == (98.0, "full", (0,), ("run0",))
+    assert (row.protocol, row.published_protocol) == ("1,000 episodes", "600 episodes")
+
+
+def test_no_run_is_no_number():
+    row = against(NUMBER)
+    assert (row.ours, row.interval, row.scale, row.seeds) == (None, None, None, ())
+    assert row.verdict == "not run at this scale"
+    assert row.published == 98.0
+
+
+def test_a_smoke_run_reproduces_nothing():
+    row = against(NUMBER, summary(100.0, scale="smoke"))
+    assert row.verdict == "not run at this scale"
+    assert row.scale == "smoke"
+
+
+@pytest.mark.parametrize("field", ["experiment", "cell", "metric", "split"])
+def test_another_measurement_does_not_count(field: str):
+    row = against(NUMBER, summary(99.0, **{field: "other"}))
+    assert row.ours is None
+
+
+def test_the_validation_split_never_stands_beside_the_test_split():
+    assert against(NUMBER, summary(99.9, split="val"), summary(90.0)).ours == 90.0
+
+
+def test_the_largest_scale_counts_though_its_score_is_worse():
+    runs = [summary(99.9, scale="smoke"), summary(99.5, scale="laptop"), summary(90.0, scale="full")]
+    for order in (runs, runs[::-1]):
+        row = against(NUMBER, *order)
+        assert (row.ours, row.scale, row.verdict) == (90.0, "full", "below")
+    row = against(NUMBER, *runs[:2])
+    assert (row.ours, row.scale) == (99.5, "laptop")
+
+
+def test_the_preset_itself_counts_before_a_changed_one():
+    changed = summary(99.9, overrides={"optim.lr": 0.1})
+    for order in ([changed, summary(90.0)], [summary(90.0), changed]):
+        assert against(NUMBER, *order).ours == 90.0
+
+
+def test_the_better_of_two_equals_is_not_chosen():
+    """Among runs that nothing else sets apart the name decides, whatever they scored."""
+    one, other = summary(90.0, overrides={"optim.lr": 0.1}), summary(99.0, overrides={"optim.lr": 0.2})
+    assert against(NUMBER, one, other).ours == 90.0
+    assert against(NUMBER, other, one).ours == 99.0
+
+
+def test_more_seeds_count_before_fewer():
+    lone = summary(99.0, overrides={"optim.lr": 0.1})
+    pair = [summary(90.0, seed=1, overrides={"optim.lr": 0.2}), summary(92.0, seed=2, overrides={"optim.lr": 0.2})]
+    row = against(NUMBER, lone, *pair)
+    assert (row.ours, row.seeds) == (91.0, (1, 2))
+
+
+def test_the_interval_over_three_seeds_by_hand():
+    """97, 98, 99: standard deviation 1, two degrees of freedom, t = 4.303."""
+    row = against(NUMBER, *(summary(97.0 + seed, seed=seed, width=0.01) for seed in range(3)))
+    assert row.ours == 98.0
+    assert row.interval is not None
+    assert row.interval[1] - 98.0 == pytest.approx(4.303 / math.sqrt(3), rel=1e-12)
+    assert 98.0 - row.interval[0] == pytest.approx(4.303 / math.sqrt(3), rel=1e-12)
+    assert row.seeds == (0, 1, 2)
+    assert row.runs == ("run0", "run1", "run2")
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 11, 12, 20, 60])
+def test_the_interval_is_students(seeds: int):
+    values = [90 + math.sin(seed) for seed in range(seeds)]
+    row = against(NUMBER, *(summary(value, seed=seed) for seed, value in enumerate(values)))
+    want = student.ppf(0.975, seeds - 1) * statistics.stdev(values) / math.sqrt(seeds)
+    assert row.interval is not None
+    assert (row.interval[1] - row.interval[0]) / 2 == pytest.approx(want, rel=2e-3)
+
+
+def test_a_seed_that_ran_twice_counts_once():
+    """The same run under two names would halve the spread and claim a certainty that is not there."""
+    row = against(NUMBER, summary(97.0, seed=1, width=0.3), summary(97.0, seed=1, width=0.3))
+    assert (row.seeds, row.runs, row.interval) == ((1,), ("run0",), (96.7, 97.3))
+
+
+def test_runs_with_other_settings_are_no_seeds():
+    row = against(NUMBER, summary(97.0, seed=1), summary(90.0, seed=2, overrides={"optim.lr": 0.5}))
+    assert (row.ours, row.seeds) == (97.0, (1,))
+
+
+def test_the_run_that_a_retraining_follows_sets_nothing_apart():
+    """Each seed names a run of its own there."""
+    rows = [summary(97.0 + s, seed=s, overrides={"selected_run": f"runs/s{s}"}) for s in (1, 2)]
+    assert against(NUMBER, *rows).seeds == (1, 2)
+
+
+def test_a_variant_stands_beside_its_own():
+    runs = [summary(99.0, variant="trainval"), summary(90.0, variant="train")]
+    for variant, ours in (("trainval", 99.0), ("train", 90.0), ("other", None)):
+        assert against(dataclasses.replace(NUMBER, variant=variant), *runs).ours == ours
+
+
+def test_a_number_of_no_variant_takes_any():
+    assert against(NUMBER, summary(90.0, variant="train")).ours == 90.0
+
+
+def test_summaries_of_finished_runs(tmp_path: Path):
+    for folder, name, value in (("results", "a", 1), ("runs", "a", 2), ("runs", "b", 3)):
+        path = tmp_path / folder / "protonet" / name
+        path.mkdir(parents=True)
+        (path / "summary.json").write_text(json.dumps({"value": value}))
+    (tmp_path / "runs" / "protonet" / "begun").mkdir()
+    found = read_summaries([tmp_path / "results", tmp_path / "runs", tmp_path / "none"], "protonet")
+    assert found == {"a": {"value": 1}, "b": {"value": 3}}
+
+
+GOOD = """
+[[number]]
+experiment = "fewshot"
+cell = "w5s1"
+metric = "accuracy"
+split = "test"
+value = 98
+source = "Snell 2017"
+protocol = "600 episodes"
+"""
+
+
+def test_a_table_of_published_numbers(tmp_path: Path):
+    path = tmp_path / "reference.toml"
+    path.write_text(GOOD + 'unit = "%"\n' + GOOD.replace("w5s1", "w20s1") + 'better = "lower"\nuncertainty = 0.4\n')
+    rows = read_reference(path)
+    assert rows[0] == NUMBER
+    assert isinstance(rows[0].value, float)
+    assert (rows[1].cell, rows[1].better, rows[1].uncertainty) == ("w20s1", "lower", 0.4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[[number]\n",
+        "number = 3\n",
+        "number = 'abc'\n",
+        "[[number]]\ncell = 'x'\n",
+        GOOD + "valeu = 3\n",
+        GOOD.replace("98", "'high'"),
+        GOOD + "better = 'upwards'\n",
+        GOOD + "uncertainty = 'some'\n",
+        "number = 1\xff",
+    ],
+)
+def test_a_malformed_table_is_one_line(tmp_path: Path, text: str):
+    path = tmp_path / "reference.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"reference\.toml is not a table of published numbers") as caught:
+        read_reference(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_table_is_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match="is not a table of published numbers"):
+        read_reference(tmp_path / "none.toml")
