@@ -146,7 +146,11 @@ def test_other_sizes(real_omniglot: None) -> None:
 def test_checksums_are_those_of_the_published_files(real_omniglot: None) -> None:
     listed = omniglot.checksums()
     assert set(listed) == {
-        "images_background.zip", "images_evaluation.zip", "vinyals/train.txt", "vinyals/val.txt", "vinyals/test.txt",
+        "images_background.zip",
+        "images_evaluation.zip",
+        "vinyals/train.txt",
+        "vinyals/val.txt",
+        "vinyals/test.txt",
     }
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in listed.values())
     for split, source in omniglot.SPLITS.items():

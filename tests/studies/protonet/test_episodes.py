@@ -176,7 +176,13 @@ def test_queries_are_not_their_own_support() -> None:
     # Every drawing lies alone: only a query that is in the support too could be right more often than by chance.
     z_CPD = torch.randn(30, 20, 64, generator=keyed(0))
     score = score_pool(
-        z_CPD, torch.zeros(30, dtype=torch.long), squared_euclidean, keyed(1), way=5, shot=10, query=10,
+        z_CPD,
+        torch.zeros(30, dtype=torch.long),
+        squared_euclidean,
+        keyed(1),
+        way=5,
+        shot=10,
+        query=10,
         num_episodes=2000,
     )
     assert score.mean == pytest.approx(20, abs=5)

@@ -60,9 +60,7 @@ def build_distance(config: ModelConfig) -> Distance:
     except Exception as error:
         raise UserError(f"the distance {config.distance} failed on [3, 4], [2, 4]: {_reason(error)}") from error
     if not isinstance(answer, Tensor) or answer.shape != (3, 2):
-        raise UserError(
-            f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {_described(answer)}"
-        )
+        raise UserError(f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {_described(answer)}")
 
     def of_every_episode(query: Tensor, proto: Tensor) -> Tensor:
         # A user's own need not know of a dimension of episodes.
