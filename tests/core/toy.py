@@ -156,14 +156,18 @@ def child_environment() -> dict[str, str]:
     return environment
 
 
-def start(path: Path, **changes: Any) -> "subprocess.Popen[str]":
-    """Train the toy in a process of its own; it ends with 130 where it was asked to stop."""
+def start(path: Path, more: Mapping[str, str] | None = None, **changes: Any) -> "subprocess.Popen[str]":
+    """Train the toy in a process of its own, with ``more`` in its environment.
+
+    It ends with 130 where it was asked to stop.
+    """
     code = (
         f"from pathlib import Path; from tests.core import toy; "
         f"raise SystemExit(toy.main(Path({str(path)!r}), toy.config(**{changes!r})))"
     )
     words = [sys.executable, "-c", code]
-    return subprocess.Popen(words, cwd=ROOT, env=child_environment(), text=True, stderr=subprocess.PIPE)
+    environment = child_environment() | dict(more or {})
+    return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
 
 
 def main(path: Path, settings: ToyConfig) -> int:

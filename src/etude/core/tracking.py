@@ -19,8 +19,8 @@ class Sink(Protocol):
 class _TensorBoard:
     def __init__(self, folder: Path, resumed_at: int) -> None:
         board: Any = _load("torch.utils.tensorboard", "tensorboard")
-        # Rows of steps that a resumed run repeats are hidden.
-        self.writer = board.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at or None)
+        # What a killed run wrote of the steps that are repeated is hidden.
+        self.writer = board.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -34,7 +34,9 @@ class _Trackio:
     def __init__(self, folder: Path, resumed_at: int) -> None:
         trackio: Any = _load("trackio", "trackio")
         name = f"{folder.parent.name}-{folder.name}"
-        self.run = trackio.init(project="etude", name=name, resume="allow", embed=False)
+        # A new run of a name that another folder had is no part of that one.
+        resume = "allow" if resumed_at else "never"
+        self.run = trackio.init(project="etude", name=name, resume=resume, embed=False)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.run.log(dict(metrics), step=step)
