@@ -1,0 +1,40 @@
+"""The first losses of every smoke preset, on the CPU: a refactor that was to change nothing changed nothing.
+
+To write the file anew after a change that was meant: ``ETUDE_UPDATE_GOLDEN=1 uv run pytest tests/golden``.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etude import studies
+from etude.core import randomness
+from etude.core.runtime import Runtime
+
+HERE = Path(__file__).parent
+STEPS = 10
+RTOL = 1e-3
+
+
+def first_losses(name: str) -> list[float]:
+    study = studies.load(name)
+    config = study.preset("smoke").build()
+    task = study.task(config, Runtime(config.loop, config.seed))
+    losses = []
+    for step in range(STEPS):
+        randomness.seed_globals(config.seed, "step", step)
+        losses.append(task.train_step(step)["loss"].item())
+    return losses
+
+
+@pytest.mark.parametrize("study", studies.NAMES)
+def test_smoke_losses_are_what_they_were(study: str) -> None:
+    path, losses = HERE / f"{study}-smoke-losses.json", first_losses(study)
+    if os.environ.get("ETUDE_UPDATE_GOLDEN"):
+        path.write_text(json.dumps([round(loss, 6) for loss in losses], indent=1) + "\n")
+    np.testing.assert_allclose(losses, json.loads(path.read_text()), rtol=RTOL)
+    # One loss for all steps would pass where nothing is trained.
+    assert np.ptp(losses) > 10 * RTOL * losses[0]
