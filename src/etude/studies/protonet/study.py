@@ -191,10 +191,10 @@ def _fewshot(preset: str) -> tuple[Job, ...]:
         select: dict[str, Any] = {"episodes.shot": shot}
         again: dict[str, Any] = select | retrain | {"loop.max_steps": "{after.best_step}"}
         if preset == "laptop":
-            # An episode of five shots has 600 pictures, one of one shot 360. Retraining from scratch would
-            # double the cost: the chosen weights go on, at a lower rate.
+            # An episode of five shots has 600 pictures, one of one shot 360. Retraining from scratch for the
+            # whole length would double the cost: the chosen weights go on, at the full rate again.
             select |= {"loop.max_steps": 5000} if shot == 5 else {}
-            again |= {"warm_start": True, "optim.lr": 3e-4, "loop.max_steps": 1500 if shot == 5 else 2000}
+            again |= {"warm_start": True, "loop.max_steps": 3000 if shot == 5 else 6000}
         jobs.append(Job(f"s{shot}-select", select))
         jobs.append(Job(f"s{shot}", again, after=f"s{shot}-select"))
     return tuple(jobs)
