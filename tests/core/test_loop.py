@@ -254,7 +254,7 @@ def test_a_stopped_process_saves_and_the_resume_is_exact(tmp_path: Path, number:
         assert child.poll() is None, child.communicate()[1]
         time.sleep(0.02)
     child.send_signal(number)
-    _, printed = child.communicate(timeout=60)
+    _, printed = child.communicate(timeout=300)
     assert child.returncode == 130, printed
     stopped = re.fullmatch(r"stopped at step (\d+), saved: `etude resume (.+)` goes on\n", printed)
     assert stopped is not None, printed

@@ -63,7 +63,7 @@ def test_trackio_holds_the_metrics_without_a_network(tmp_path: Path):
 
     def train(folder: str, **changes: int) -> None:
         child = toy.start(tmp_path / folder / "run", where, log_every=2, trackers=["trackio"], **changes)
-        _, printed = child.communicate(timeout=120)
+        _, printed = child.communicate(timeout=300)
         assert child.returncode == 0, printed
 
     def stored() -> dict[str, list[tuple[int, dict[str, float]]]]:

@@ -70,7 +70,8 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig, *, quiet: bool
         summary = _summary(run, task, loop, step)
         if runtime.is_main:
             run.figures.mkdir(exist_ok=True)
-            task.figures(run.figures, list(run.metrics()))
+            with runtime.alone():
+                task.figures(run.figures, list(run.metrics()))
             run.write_summary(summary)
             write_card(study, run)
         runtime.wait()

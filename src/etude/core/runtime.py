@@ -4,7 +4,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -45,6 +45,7 @@ class Runtime:
         self.seed = seed
         self.compile = loop.compile
         self._prepared: list[nn.Module] = []
+        self._alone = False
 
     @property
     def device(self) -> torch.device:
@@ -52,12 +53,12 @@ class Runtime:
 
     @property
     def rank(self) -> int:
-        return self.accelerator.process_index
+        return 0 if self._alone else self.accelerator.process_index
 
     @property
     def world(self) -> int:
         """The number of processes."""
-        return self.accelerator.num_processes
+        return 1 if self._alone else self.accelerator.num_processes
 
     @property
     def is_main(self) -> bool:
@@ -144,6 +145,15 @@ class Runtime:
         padded = local.new_zeros((size, *local.shape[1:]))
         padded[: len(local)] = local
         return self.accelerator.gather(padded)[:count]
+
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        """Within it this process shares no work and waits for no other: for what the main one alone does."""
+        self._alone = True
+        try:
+            yield
+        finally:
+            self._alone = False
 
     def wait(self) -> None:
         """Wait for the other processes."""
