@@ -21,9 +21,7 @@ def main(args: list[str]) -> int:
     name, runs = take(args, "--name", ""), take(args, "--runs", "runs")
     chosen = choose(args, "etude run")
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
-    record = RunRecord(
-        chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config)
-    )
+    record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     run = _shared_folder(path, record) if world_size() > 1 else RunFolder.create(path, record)
     summary = run_to_end(chosen.study, run, chosen.config)
     for row in summary["results"]:

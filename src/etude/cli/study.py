@@ -92,9 +92,7 @@ def grid_items(study: Study, experiment: str, preset: str, seeds: Sequence[int],
     return items
 
 
-def _flags(
-    study: Study, preset: str, job: Job, seed: int, path: Path, after: Path | None
-) -> Callable[[], list[str]]:
+def _flags(study: Study, preset: str, job: Job, seed: int, path: Path, after: Path | None) -> Callable[[], list[str]]:
     def words() -> list[str]:
         before = RunFolder.open(after) if after else None
         settings = {name: fill(value, before) for name, value in job.overrides.items()} | {"seed": seed}

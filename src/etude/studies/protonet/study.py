@@ -212,6 +212,13 @@ def _resize(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, {"data.resize": name}) for name in ("nearest", "area"))
 
 
+def _example() -> list[str]:
+    from etude.data.omniglot import sample_folder
+
+    folder = sample_folder()
+    return ["protonet", "--support", str(folder / "support"), str(folder / "queries")]
+
+
 STUDY = Study(
     name="protonet",
     title="Prototypical Networks",
@@ -232,7 +239,7 @@ STUDY = Study(
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
     reads_data=("omniglot",),
-    example=lambda: _example(),
+    example=_example,
 )
 
 
@@ -240,10 +247,3 @@ def _import(module: str) -> Any:
     import importlib
 
     return importlib.import_module(f"etude.studies.protonet.{module}")
-
-
-def _example() -> list[str]:
-    from etude.data.omniglot import sample_folder
-
-    folder = sample_folder()
-    return ["protonet", "--support", str(folder / "support"), str(folder / "queries")]
