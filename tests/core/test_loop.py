@@ -15,8 +15,7 @@ from tests.core import toy
 
 from etude.core import randomness
 from etude.core.checkpoint import read_weights
-from etude.core.errors import UserError
-from etude.core.interrupt import Interrupted
+from etude.core.errors import Interrupted, UserError
 from etude.core.loop import Loop, rows_of
 
 

@@ -9,8 +9,7 @@ import pytest
 from tests.core import toy
 from tests.core.test_loop import Crash, crash, interrupt
 
-from etude.core.errors import UserError
-from etude.core.interrupt import Interrupted
+from etude.core.errors import Interrupted, UserError
 from etude.core.tracking import Sink, open_sinks
 
 

@@ -1,0 +1,122 @@
+"""Two processes end as one does, and take up what one began."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core import toy
+
+# In double precision, so that the order of a sum cannot grow into another accuracy: in single precision the
+# biases before a batch norm, whose gradient is zero but for rounding, drift with Adam.
+ENCODER = """
+from torch import nn
+
+from etude.studies.protonet.model import Conv4
+
+
+class Precise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Conv4(width=4).double()
+
+    def forward(self, x):
+        return self.net(x.double())
+"""
+STEPS = 16
+PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    encoder = tmp_path_factory.mktemp("encoder") / "mine.py"
+    encoder.write_text(ENCODER)
+    # Three parts are more than two processes share evenly.
+    return (
+        f"--loop.max-steps {STEPS} --loop.save-every 4 --loop.log-every 2 --loop.eval-every 4 --data.size 16 "
+        "--episodes.way 5 --episodes.per-step 3 --evaluation.ways 5 --evaluation.episodes 20 "
+        f"--evaluation.pool-episodes 20 --evaluation.val-episodes 20 --model.encoder {encoder}:Precise"
+    ).split()
+
+
+def begin(processes: int, *words: str) -> "subprocess.Popen[str]":
+    """`etude` with these words, in one process or several."""
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command += ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port), "-m"]
+    return subprocess.Popen(
+        [*command, "etude", *words], env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def end(child: "subprocess.Popen[str]") -> None:
+    try:
+        _, said = child.communicate(timeout=PATIENCE)
+    finally:
+        child.kill()
+    assert child.returncode == 0, said
+
+
+def close_to(value: Any) -> Any:
+    """A nested value whose floats may differ by rounding."""
+    if isinstance(value, dict):
+        return {key: close_to(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [close_to(entry) for entry in value]
+    return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+
+
+def summary(path: Path) -> dict[str, Any]:
+    found = json.loads((path / "summary.json").read_text())
+    return {name: found[name] for name in ("step", "steps_trained", "validation", "results", "parameters", "extra")}
+
+
+def assert_same_run(path: Path, whole: Path) -> None:
+    assert len(toy.metrics(whole)) == STEPS // 2
+    assert toy.metrics(path) == close_to(toy.metrics(whole))
+    assert summary(path) == close_to(summary(whole))
+    assert summary(path)["results"]
+    names = [sorted(str(p.relative_to(run)) for p in run.rglob("*")) for run in (path, whole)]
+    assert names[0] == names[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> Path:
+    """The run of one process."""
+    runs = tmp_path_factory.mktemp("one")
+    end(begin(1, "run", "protonet", "smoke", "--name", "whole", "--runs", str(runs), *flags))
+    return runs / "protonet" / "whole"
+
+
+def test_two_processes_equal_one(tmp_path: Path, flags: list[str], whole: Path):
+    end(begin(2, "run", "protonet", "smoke", "--name", "two", "--runs", str(tmp_path), *flags))
+    path = tmp_path / "protonet" / "two"
+    assert json.loads((path / "environment.json").read_text())["processes"] == 2
+    assert_same_run(path, whole)
+
+
+def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str], whole: Path):
+    """And the best weights, which the one process scored, stand before the two."""
+    path = tmp_path / "protonet" / "half"
+    child = begin(1, "run", "protonet", "smoke", "--name", "half", "--runs", str(tmp_path), *flags)
+    deadline = time.monotonic() + PATIENCE
+    while not (path / "checkpoints" / "step-00000004").exists():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=PATIENCE)
+    assert child.returncode == 130, said
+    assert "saved: `etude resume" in said
+    end(begin(2, "resume", str(path)))
+    assert json.loads((path / "environment.json").read_text())["processes"] == 2
+    assert_same_run(path, whole)
