@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import tyro
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
@@ -147,7 +147,8 @@ def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None
     """Write prototypes to a safetensors file that `load_prototypes` reads."""
     about = {"format": FORMAT, "classes": support.classes, "shots": support.shots, "weights": embedder.fingerprint}
     metadata = {"etude-prototypes": json.dumps(about)}
-    write_atomic(path, lambda to: save_file({"prototypes": support.z_ND.contiguous()}, str(to), metadata=metadata))
+    # As bytes: safetensors' own writer turns a full disk into an error of another kind.
+    write_atomic(path, save({"prototypes": support.z_ND.contiguous()}, metadata=metadata))
 
 
 def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
@@ -158,13 +159,17 @@ def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["etude-prototypes"])
             z_ND = file.get_tensor("prototypes")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        number, weights = int(about["format"]), about["weights"]
+        classes, shots = tuple(about["classes"]), tuple(about["shots"])
+        if z_ND.ndim != 2 or not len(z_ND) == len(classes) == len(shots):
+            raise ValueError("as many vectors as classes")
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path} holds no prototypes of etude: make them with --save-prototypes") from error
-    if about["format"] > FORMAT:
-        raise UserError(f"{path} was written by a newer etude (format {about['format']}): upgrade etude")
-    if about["weights"] != embedder.fingerprint:
+    if number > FORMAT:
+        raise UserError(f"{path} was written by a newer etude (format {number}): upgrade etude")
+    if weights != embedder.fingerprint:
         raise UserError(f"{path} was made with other weights: make it again with --save-prototypes")
-    return Prototypes(tuple(about["classes"]), z_ND, tuple(about["shots"]))
+    return Prototypes(classes, z_ND, shots)
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
@@ -175,6 +180,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     if (options.support is None) == (options.prototypes is None):
         raise UserError("give either --support FOLDER (one sub-folder a class) or --prototypes FILE")
+    if options.support is None and options.save_prototypes is not None:
+        raise UserError("--save-prototypes saves those of a support folder: give --support FOLDER")
     if options.polarity not in {"auto", "dark", "light"}:
         raise UserError(f"--polarity is auto, dark or light, not '{options.polarity}'")
     if not options.queries and options.save_prototypes is None:
