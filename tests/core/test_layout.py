@@ -60,7 +60,7 @@ def test_core_is_small(root: Path):
     counts = {path.name: sum(bool(line.strip()) for line in path.read_text().splitlines()) for path in files}
     assert len(counts) > 10
     total = sum(counts.values())
-    assert total < 1500, f"{total} lines: something in core belongs elsewhere ({counts})"
+    assert total <= 1500, f"{total} lines: something in core belongs elsewhere ({counts})"
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)

@@ -114,8 +114,8 @@ def test_the_interval_over_three_seeds_by_hand():
     row = against(NUMBER, *(summary(97.0 + seed, seed=seed, width=0.01) for seed in range(3)))
     assert row.ours == 98.0
     assert row.interval is not None
-    assert row.interval[1] - 98.0 == pytest.approx(4.303 / math.sqrt(3), rel=1e-12)
-    assert 98.0 - row.interval[0] == pytest.approx(4.303 / math.sqrt(3), rel=1e-12)
+    assert row.interval[1] - 98.0 == pytest.approx(4.303 / math.sqrt(3), rel=1e-4)
+    assert 98.0 - row.interval[0] == pytest.approx(4.303 / math.sqrt(3), rel=1e-4)
     assert row.seeds == (0, 1, 2)
     assert row.runs == ("run0", "run1", "run2")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader
 from etude.core.config import StudyConfig, from_dict, to_dict
-from etude.core.interrupt import Interrupted
+from etude.core.errors import Interrupted
 from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.runtime import Runtime
