@@ -6,7 +6,7 @@ import sys
 import warnings
 
 from etude import __version__
-from etude.core.errors import UserError, nearest
+from etude.core.errors import Interrupted, UserError, nearest
 
 VERBS = {
     "demo": "every study at smoke scale, a comparison table and a report; no network, minutes",
@@ -42,8 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     logging.basicConfig(format="etude: %(message)s", level=logging.WARNING)
     warnings.showwarning = _one_line_warning
-    from etude.core.interrupt import Interrupted
-
     try:
         verb, *rest = args
         if verb not in VERBS:

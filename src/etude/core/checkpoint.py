@@ -58,13 +58,9 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHe
             kind = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
             # A copy, for safetensors refuses two names of one tensor.
             tensors[f"{name}.{key}"] = tensor.detach().to("cpu", kind, copy=True).contiguous()
-    metadata = {"etude": json.dumps({"format": FORMAT, "study": header.study} | _body(header))}
+    metadata = {"etude": json.dumps({"format": FORMAT} | vars(header))}
     # As bytes: safetensors' own writer answers a full disk with an error of its own.
     write_atomic(path, _save_tensors(tensors, metadata=metadata))
-
-
-def _body(header: WeightsHeader) -> dict[str, Any]:
-    return {"config": header.config, "extra": header.extra}
 
 
 def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Tensor], WeightsHeader]:

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""What a user can mend, and what a user asked for."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,8 +7,7 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A fault in the user's input or surroundings.
 
-    The message is one line that names the fault and the fix. The command line prints it
-    without a traceback and exits with status 2.
+    The message is one line that names the fault and the fix. The command line prints it and exits with status 2.
     """
 
 
@@ -18,3 +17,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{matches[0]}'?" if matches else ""
     return f"{hint} (known: {', '.join(known)})" if known else hint
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no fault
+    """The run was asked to stop, and has saved a checkpoint."""

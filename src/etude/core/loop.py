@@ -25,8 +25,7 @@ from torch import Tensor
 from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, WeightsHeader
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
-from etude.core.interrupt import Interrupted
+from etude.core.errors import Interrupted, UserError
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Task

@@ -131,6 +131,8 @@ def _weight(group: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -
 def _half_width(values: Sequence[float], own: float | None) -> float | None:
     if len(values) == 1:
         return own
-    freedom = len(values) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.372 / freedom + 2.823 / freedom**2
+    # Slow to import, and rarely wanted.
+    from scipy.stats import t as student  # pyright: ignore[reportMissingTypeStubs]
+
+    quantile = float(student.ppf(0.975, len(values) - 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
