@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,14 @@ def test_tensorboard_holds_the_metrics(tmp_path: Path):
     assert len(rows(tmp_path / "run")["train/loss"]) == 6
 
 
-@pytest.mark.parametrize("step", [1, 2, 5, 6, 9, 11])
+@pytest.mark.parametrize("step", [2, 6, 11])
 def test_tensorboard_after_a_crash_shows_each_step_once(tmp_path: Path, step: int):
     """What the resumed run writes again hides what was there, and hides no more than that."""
     settings = toy.config(12, log_every=1, trackers=["tensorboard"])
     with pytest.raises(Crash):
         toy.train(tmp_path / "run", settings, {step: crash})
+    # Event files are ordered by the second in their names.
+    time.sleep(1.1)
     toy.train(tmp_path / "run", settings)
     assert [s for s, _ in board(tmp_path / "run")["train/loss"]] == list(range(1, 13))
     assert board(tmp_path / "run") == rows(tmp_path / "run")
