@@ -16,10 +16,11 @@ from etude.core.config import from_dict, override, to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.runtime import Runtime
-from etude.studies.protonet.episodes import draw_episode, nearest_distances
+from etude.data.omniglot import generated
+from etude.studies.protonet.episodes import draw_episode, nearest_distances, score_pool
 from etude.studies.protonet.model import Conv4, cosine, episode_loss, prototypes, squared_euclidean
 from etude.studies.protonet.study import ModelConfig, OptimConfig, ProtonetConfig, smoke
-from etude.studies.protonet.task import KNOWN_SHARE, ProtonetTask, build_distance, build_encoder
+from etude.studies.protonet.task import KNOWN_SHARE, ProtonetTask, build_distance, build_encoder, embed
 
 FUZZ = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -188,6 +189,20 @@ def test_results_name_their_split_and_protocol() -> None:
         assert row.half_width > 0
     assert rows[0].protocol.startswith("20 random test episodes")
     assert rows[1].protocol.startswith("30 random test episodes")
+
+
+def test_validation_is_on_val_and_results_are_on_test() -> None:
+    task = make(evaluation__ways=(5,), evaluation__episodes=50, evaluation__val_episodes=40)
+
+    def expected(split: str, stream: str, num_episodes: int) -> float:
+        pool = generated(split)
+        z_CPD = embed(task.encoder, pool.images_CNHW.flatten(0, 1)).unflatten(0, (-1, 20))
+        draw = task.runtime.generator(f"{split}/{stream}", 5)
+        sizes = {"way": 5, "shot": 1, "query": 15, "num_episodes": num_episodes}
+        return score_pool(z_CPD, pool.groups_C, squared_euclidean, draw, **sizes).mean
+
+    assert task.evaluate() == {"accuracy_5way": pytest.approx(expected("val", "episodes", 40), abs=1e-3)}
+    assert task.results({})[0].value == pytest.approx(expected("test", "fewshot", 50), abs=1e-3)
 
 
 def test_shots_leave_fewer_queries() -> None:
