@@ -296,15 +296,20 @@ def test_reload_without_a_monitor_takes_the_last(tmp_path: Path):
     assert not (tmp_path / "run" / "checkpoints" / "best.json").exists()
 
 
-def test_reload_refuses_weights_that_score_otherwise(tmp_path: Path):
+@pytest.mark.parametrize("bits", [b"\x01\x00", b"\x00\x40", b"\xff\xff"])
+def test_reload_refuses_weights_that_score_otherwise(tmp_path: Path, bits: bytes):
+    """One value a hundredth off, one far off, one not a number."""
     loop = toy.train(tmp_path / "run", toy.config(8))
     best = loop.checkpoints.best_step
     assert best is not None
     path = loop.checkpoints.path(best) / "weights.safetensors"
-    data = bytearray(path.read_bytes())
-    # The last tensor's last value; the file stays a valid one.
-    data[-1] ^= 0x40
-    path.write_bytes(bytes(data))
+    data = path.read_bytes()
+    # The upper half of the last tensor's last value; the file stays a valid one.
+    if bits == b"\xff\xff":
+        data = data[:-2] + bits
+    else:
+        data = data[:-2] + bytes(a ^ b for a, b in zip(data[-2:], bits, strict=True))
+    path.write_bytes(data)
     read_weights(path)
     with pytest.raises(RuntimeError, match=f"loss of step {best} was .* after a reload"):
         loop.reload()

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,10 +55,12 @@ def test_tensorboard_after_a_crash_shows_each_step_once(tmp_path: Path, step: in
 
 def test_trackers_are_closed_where_a_run_is_stopped(tmp_path: Path):
     """Else what they hold back in memory would be lost."""
+    threads = threading.active_count()
     settings = toy.config(12, log_every=1, trackers=["tensorboard"])
     with pytest.raises(Interrupted):
         toy.train(tmp_path / "run", settings, {5: interrupt})
     assert [step for step, _ in board(tmp_path / "run")["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert threading.active_count() == threads, "the writer's thread has ended"
 
 
 def test_trackio_holds_the_metrics_without_a_network(tmp_path: Path):

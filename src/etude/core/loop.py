@@ -290,7 +290,7 @@ class Loop:
             # Sums may be ordered otherwise on an accelerator, and with another number of threads or processes.
             exact = self.runtime.device.type == "cpu" and self.scored_here
             tolerance = 0.0 if exact else 1e-3 * max(1.0, abs(self.state.best))
-            if abs(again - self.state.best) > tolerance:
+            if not abs(again - self.state.best) <= tolerance:
                 raise RuntimeError(f"{name} of step {step} was {self.state.best}, and is {again} after a reload")
         return step
 
