@@ -117,4 +117,3 @@ def test_the_comparison_has_teeth(tmp_path: Path):
     one, other = (toy.train(tmp_path / name, toy.config(4, seed=seed)) for name, seed in (("a", 0), ("b", 1)))
     assert toy.metrics(one.run.path) != toy.metrics(other.run.path)
     assert not toy.same(one.checkpoints.load_resume(4), other.checkpoints.load_resume(4))
-

@@ -57,6 +57,7 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (("run", "protonet", "smoke", "--episodes.wya", "5"), ("no flag --episodes.wya", "--episodes.way")),
         (("run", "protonet", "smoke", "--episodes.way", "many"), ("--episodes.way", "many")),
         (("run", "protonet", "smoke", "--episodes.way", "0"), ("episodes.way must be at least 1",)),
+        (("run", "protonet", "smoke", "--optim.lr", "-1"), ("optim.lr must be above 0, not -1.0; `etude run",)),
         (("run", "protonet", "smoke", "--name"), ("--name needs a value",)),
         (("show", "protonet", "papre"), ("no preset 'papre'", "did you mean 'paper'?")),
         (("study", "protonet", "fewshots"), ("no experiment 'fewshots'", "did you mean 'fewshot'?")),
@@ -76,6 +77,12 @@ def test_faults_are_one_line(
     line = fault(capsys, *words)
     assert all(hint in line for hint in hints), line
     assert list(here.iterdir()) == []
+
+
+def test_a_run_that_cannot_begin_leaves_its_name_free(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fault(capsys, "run", "protonet", "smoke", "--name", "wide", "--episodes.way", "1000")
+    assert "1000 ways were asked for, and there are 128 classes" in line
+    assert not Path("runs/protonet/wide").exists()
 
 
 def test_a_name_is_taken_once(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

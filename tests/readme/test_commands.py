@@ -13,8 +13,8 @@ from etude.report import markdown
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", *sorted((ROOT / "src" / "etude" / "studies").glob("*/README.md"))]
 # Too long for a test, or in need of a network: their words are checked.
-LONG = ("demo", "study", "data get", "run protonet laptop", "predict protonet --support characters/")
-LONG += ("predict protonet --prototypes",)
+LONG = ("demo", "study", "data get", "run protonet laptop", "check protonet laptop")
+LONG += ("predict protonet --support characters/", "predict protonet --prototypes")
 
 
 def commands(path: Path) -> list[str]:

@@ -85,15 +85,11 @@ def _flags(kind: Any, prefix: str) -> Iterator[str]:
             yield from _flags(field.type, f"{name}.")
 
 
-def _one_line(box: str) -> str:
-    """The message in tyro's box, without its frame, advice and colours."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ").strip() for line in plain.splitlines()]
-    body: list[str] = []
-    for line in lines:
-        if line.startswith("╭") or not line:
-            continue
-        if line.startswith(("─", "╰")):
-            break
-        body.append(line)
-    return " ".join(body).rstrip(".") or "the command line could not be read"
+def _one_line(printed: str) -> str:
+    """The message in what tyro prints: below a title, between two rules, in a box or without one."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    lines = [line.strip("│ ") for line in plain.splitlines()]
+    rules = [number for number, line in enumerate(lines) if line and (line[0] == "╭" or set(line) <= set("-─╰╯"))]
+    first = rules[0] + 1 if rules else 0
+    last = rules[1] if len(rules) > 1 else len(lines)
+    return " ".join(line for line in lines[first:last] if line).rstrip(".") or "the command line could not be read"

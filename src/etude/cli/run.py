@@ -1,10 +1,12 @@
 """``etude run STUDY [PRESET] [--name NAME] [--flags]``: train a preset."""
 
+import shutil
 from pathlib import Path
 
 from etude.cli.flags import take
 from etude.cli.training import choose, default_name, run_to_end, say
 from etude.core.config import to_dict
+from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.runtime import world_size
 
@@ -23,7 +25,13 @@ def main(args: list[str]) -> int:
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     run = _shared_folder(path, record) if world_size() > 1 else RunFolder.create(path, record)
-    summary = run_to_end(chosen.study, run, chosen.config)
+    try:
+        summary = run_to_end(chosen.study, run, chosen.config)
+    except UserError:
+        # A run that could not even begin leaves its name free.
+        if world_size() == 1 and not run.checkpoints().steps() and not list(run.metrics()):
+            shutil.rmtree(path)
+        raise
     for row in summary["results"]:
         width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
         value = f"{row['value']:.2f}{width} {row['unit']}"

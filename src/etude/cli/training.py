@@ -45,7 +45,7 @@ def choose(args: list[str], prog: str) -> Choice:
     return Choice(study, name, preset.scale, config, differences(before, config))
 
 
-def run_to_end(study: Study, run: RunFolder, config: StudyConfig, *, quiet: bool = False) -> dict[str, Any]:
+def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, Any]:
     """Train a run from wherever it stands, evaluate it on the test split, and write what it leaves.
 
     Returns the summary. A run that has ended already is left as it is.
@@ -62,7 +62,7 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig, *, quiet: bool
         resumed_at = loop.resume()
         if runtime.is_main:
             run.write_environment(task.data_checksums(), processes=runtime.world, device=str(runtime.device))
-            if not quiet:
+            if sys.stderr.isatty():
                 start = f", from step {resumed_at}" if resumed_at else ""
                 say(f"{study.name} {run.record.preset} in {run.path}{start}")
         loop.train()
