@@ -63,6 +63,8 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (("study", "protonet", "fewshots"), ("no experiment 'fewshots'", "did you mean 'fewshot'?")),
         (("study", "protonet", "fewshot", "--jobs", "0"), ("--jobs must be at least 1",)),
         (("resume", "nowhere"), ("nowhere is not a run folder",)),
+        (("resume", "n" * 300), ("is not a run folder",)),
+        (("predict", "n" * 300), ("is no run folder, weights file or study",)),
         (("eval", "nowhere"), ("nowhere is not a run folder",)),
         (("export", "nowhere"), ("nowhere is not a run folder",)),
         (("predict", "nowhere"), ("'nowhere' is no run folder, weights file or study",)),

@@ -4,6 +4,7 @@ RUN is a run folder, a weights file, or a study's name for the weights that come
 """
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
         if weights is None:
             raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
         return study, weights, None
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - takes a name too long for the system
         run = RunFolder.open(path)
         summary = run.summary
         extra = summary["extra"] if summary else None
         return studies.load(run.record.study), chosen_weights(run), extra
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113
         _, header = read_weights(path)
         return studies.load(header.study), path, None
     raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")

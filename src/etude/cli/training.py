@@ -72,8 +72,9 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             run.figures.mkdir(exist_ok=True)
             with runtime.alone():
                 task.figures(run.figures, list(run.metrics()))
+            write_card(study, run, summary)
+            # Last: it says that the run has ended.
             run.write_summary(summary)
-            write_card(study, run)
         runtime.wait()
         return summary
     finally:

@@ -62,7 +62,8 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open an existing run's folder."""
-        if not (path / "config.yaml").exists():
+        # Unlike Path.exists, it takes a name too long for the system.
+        if not os.path.exists(path / "config.yaml"):  # noqa: PTH110
             raise UserError(f"{path} is not a run folder (it has no config.yaml): `etude run` makes one below runs/")
         run = cls(path)
         _ = run.record

@@ -1,6 +1,8 @@
 """The model card of a run: what it is, how it was made, what it scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -31,10 +33,10 @@ The interval is of this run's own measurement (95 %), not over seeds.
 """  # noqa: E501
 
 
-def write_card(study: Study, run: RunFolder) -> Path:
-    """Write ``model_card.md`` of a finished run."""
+def write_card(study: Study, run: RunFolder, summary: Mapping[str, Any]) -> Path:
+    """Write ``model_card.md`` of a run that ends with ``summary``."""
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    text = environment.from_string(_TEMPLATE).render(study=study, record=run.record, summary=run.summary)
+    text = environment.from_string(_TEMPLATE).render(study=study, record=run.record, summary=summary)
     path = run.path / "model_card.md"
     write_atomic(path, text)
     return path
