@@ -1,7 +1,7 @@
 """The results tables of README files, written from committed runs only.
 
-``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` and
-``<!-- end -->`` in each file; with ``--check`` it only says whether they are up to date.
+``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` (the comparison)
+or ``<!-- measured STUDY -->`` (numbers that nobody published) and ``<!-- end -->`` in each file; with ``--check`` it only says whether they are up to date.
 """
 
 import re
@@ -12,9 +12,10 @@ from pathlib import Path
 from etude import studies
 from etude.core.files import write_atomic
 from etude.core.reference import Comparison
-from etude.report.results import comparisons
+from etude.core.study import Study
+from etude.report.results import comparisons, summaries
 
-_PLACE = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (results|measured) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 
@@ -47,11 +48,27 @@ def table(rows: Sequence[Comparison]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured(study: Study) -> str:
+    """A Markdown table of what the committed runs measured beside the published numbers."""
+    published = {row.experiment for row in comparisons([study], [])}
+    lines = ["| experiment | cell | metric | ours | run; protocol |", "|---|---|---|---|---|"]
+    for name, summary in summaries(study, []).items():
+        for row in summary["results"]:
+            if row["experiment"] not in published:
+                width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
+                value = f"{row['value']:.2f}{width} {row['unit']}"
+                about = f"`{name}`; {row['split']}; {row['protocol']}"
+                lines.append(f"| {row['experiment']} | {row['cell']} | {row['metric']} | {value} | {about} |")
+    return "\n".join(lines) + "\n"
+
+
 def rewritten(text: str) -> str:
     """A README's text with its results tables made anew."""
 
     def fill(place: re.Match[str]) -> str:
-        return place[1] + "\n" + table(comparisons([studies.load(place[2])], [])) + "\n" + place[3]
+        study = studies.load(place[3])
+        body = table(comparisons([study], [])) if place[2] == "results" else measured(study)
+        return place[1] + "\n" + body + "\n" + place[4]
 
     return _PLACE.sub(fill, text)
 
