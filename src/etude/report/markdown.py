@@ -1,7 +1,8 @@
 """The results tables of README files, written from committed runs only.
 
 ``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` (the comparison)
-or ``<!-- measured STUDY -->`` (numbers that nobody published) and ``<!-- end -->`` in each file; with ``--check`` it only says whether they are up to date.
+or ``<!-- measured STUDY -->`` (numbers that nobody published) and ``<!-- end -->`` in each file; with ``--check`` it
+only says whether they are up to date.
 """
 
 import re
