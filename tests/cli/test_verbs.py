@@ -85,6 +85,11 @@ def test_a_run_that_cannot_begin_leaves_its_name_free(here: Path, capsys: pytest
     line = fault(capsys, "run", "protonet", "smoke", "--name", "wide", "--episodes.way", "1000")
     assert "1000 ways were asked for, and there are 128 classes" in line
     assert not Path("runs/protonet/wide").exists()
+    # What lay in a folder before is not the run's to remove.
+    Path("runs/protonet/mine").mkdir(parents=True)
+    Path("runs/protonet/mine/notes.txt").write_text("keep")
+    fault(capsys, "run", "protonet", "smoke", "--name", "mine", "--episodes.way", "1000")
+    assert Path("runs/protonet/mine/notes.txt").read_text() == "keep"
 
 
 def test_a_name_is_taken_once(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,12 +24,13 @@ def main(args: list[str]) -> int:
     chosen = choose(args, "etude run")
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
+    new = not path.exists()
     run = _shared_folder(path, record) if world_size() > 1 else RunFolder.create(path, record)
     try:
         summary = run_to_end(chosen.study, run, chosen.config)
     except UserError:
         # A run that could not even begin leaves its name free.
-        if world_size() == 1 and not run.checkpoints().steps() and not list(run.metrics()):
+        if new and world_size() == 1 and not run.checkpoints().steps() and not list(run.metrics()):
             shutil.rmtree(path)
         raise
     for row in summary["results"]:

@@ -14,9 +14,6 @@ from etude.core.files import read_json
 
 Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
-# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom; beyond, the normal one with Cornish and
-# Fisher's correction is near.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
