@@ -62,7 +62,7 @@ def engine():
 
 @pytest.fixture
 def item(tmp_path: Path) -> Callable[..., Item]:
-    def make(name: str, *words: str, after: str | None = None) -> Item:
+    def make(name: str, *words: str, after: tuple[str, ...] = ()) -> Item:
         path = tmp_path / "runs" / name
         return Item(name, path, lambda: ["run", *words, str(path)], after)
 
@@ -79,7 +79,7 @@ def states(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
 
 def test_every_run_ends_and_the_order_is_that_of_the_items(engine: Engine, item: Callable[..., Item]):
     said: list[str] = []
-    items = [item("c", after="a"), item("b"), item("a")]
+    items = [item("c", after=("a",)), item("b"), item("a")]
     outcomes = run_grid(items, engine, said.append)
     assert states(outcomes) == [("c", "ran"), ("b", "ran"), ("a", "ran")]
     assert sorted(said)[:3] == ["ran: a", "ran: b", "ran: c"]
@@ -93,7 +93,7 @@ def test_a_failed_run_is_named_and_stops_no_other(engine: Engine, item: Callable
 
 
 def test_what_follows_a_failure_waits(engine: Engine, item: Callable[..., Item]):
-    items = [item("a", "fail"), item("b", after="a"), item("c", after="b"), item("d")]
+    items = [item("a", "fail"), item("b", after=("a",)), item("c", after=("b",)), item("d")]
     outcomes = run_grid(items, engine, quiet)
     assert states(outcomes) == [("a", "failed"), ("b", "waits"), ("c", "waits"), ("d", "ran")]
     assert outcomes[1].reason == "a has not ended well"
@@ -102,9 +102,9 @@ def test_what_follows_a_failure_waits(engine: Engine, item: Callable[..., Item])
 
 
 def test_a_second_call_runs_only_what_is_missing(engine: Engine, item: Callable[..., Item]):
-    run_grid([item("a"), item("b", "fail"), item("c", after="b")], engine, quiet)
+    run_grid([item("a"), item("b", "fail"), item("c", after=("b",))], engine, quiet)
     engine.commands.clear()
-    outcomes = run_grid([item("a"), item("b"), item("c", after="b")], engine, quiet)
+    outcomes = run_grid([item("a"), item("b"), item("c", after=("b",))], engine, quiet)
     assert states(outcomes) == [("a", "done"), ("b", "ran"), ("c", "ran")]
     assert [command[-1].rsplit("/", 1)[1] for command in engine.commands] == ["b", "c"]
     assert states(run_grid([item("a"), item("b")], engine, quiet)) == [("a", "done"), ("b", "done")]
@@ -125,7 +125,7 @@ def test_the_words_are_asked_for_once_the_run_before_has_ended(engine: Engine, i
         seen.append(first.done)
         return ["run", str(first.path.parent / "b")]
 
-    run_grid([first, Item("b", first.path.parent / "b", flags, after="a")], engine, quiet)
+    run_grid([first, Item("b", first.path.parent / "b", flags, after=("a",))], engine, quiet)
     assert seen == [True]
 
 
@@ -152,7 +152,7 @@ def test_an_engine_that_breaks_is_a_failure_of_the_run(engine: Engine, item: Cal
 
 def test_a_run_that_follows_none_of_the_grid_is_our_fault(engine: Engine, item: Callable[..., Item]):
     """And must not spin for ever."""
-    for items in ([item("b", after="nowhere")], [item("a", after="b"), item("b", after="a")]):
+    for items in ([item("b", after=("nowhere",))], [item("a", after=("b",)), item("b", after=("a",))]):
         with pytest.raises(AssertionError, match="follow runs that are not in the grid"):
             run_grid(items, engine, quiet)
 

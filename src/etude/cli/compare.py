@@ -10,7 +10,7 @@ import tyro
 from etude import studies
 from etude.cli.flags import parse
 from etude.cli.table import show
-from etude.core.reference import Comparison
+from etude.report.reference import Comparison
 from etude.report.results import comparisons
 
 

@@ -17,7 +17,7 @@ from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
 
-HELP = """usage: etude predict RUN [INPUT ...] [--flags] [--json]
+HELP = """usage: etude predict [STUDY] RUN [INPUT ...] [--flags] [--json]
 
 RUN is a run folder, a weights file (.safetensors), or a study's name for the weights that come with it:
 `etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists a study's flags."""
@@ -43,6 +43,17 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
     raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")
 
 
+def _holds_weights(word: str, study: str) -> bool:
+    """Whether a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
+    path = Path(word)
+    if not (os.path.isfile(path / "config.yaml") or (path.suffix == ".safetensors" and os.path.isfile(path))):  # noqa: PTH113
+        return False
+    found, _, _ = find_weights(word)
+    if found.name != study:
+        raise UserError(f"{word} is of the study '{found.name}', not of '{study}': `etude predict {word}` alone does")
+    return True
+
+
 def main(args: list[str]) -> int:
     if not args or args[0] in {"-h", "--help"}:
         print(HELP)
@@ -51,6 +62,9 @@ def main(args: list[str]) -> int:
     as_json = switch(args, "--json")
     if "--help" in args and name in studies.NAMES:
         parse(studies.load(name).load_predict().Options, args, prog=f"etude predict {name}")
+    # `predict STUDY RUN INPUT...` says what `predict RUN INPUT...` says.
+    if name in studies.NAMES and args and _holds_weights(args[0], name):
+        name = args.pop(0)
     study, weights, extra = find_weights(name)
     module = study.load_predict()
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")

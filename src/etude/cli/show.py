@@ -10,7 +10,7 @@ from etude import studies
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.core.config import to_dict, to_yaml
-from etude.core.reference import read_reference
+from etude.report.reference import read_reference
 
 
 @dataclass(frozen=True)

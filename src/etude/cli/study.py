@@ -4,10 +4,10 @@ What is done is left, what was begun is resumed, what is missing runs. The exit 
 failed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,9 +16,9 @@ from etude.cli.compare import print_comparisons
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.cli.training import say
-from etude.core.config import as_flags
+from etude.core.config import as_flags, differences
 from etude.core.errors import UserError
-from etude.core.grid import Engine, Item, LocalEngine, fill, run_grid
+from etude.core.grid import Engine, Item, LocalEngine, Outcome, best_of, fill, run_grid
 from etude.core.run_folder import RunFolder
 from etude.core.study import Job, Study
 from etude.report.results import comparisons
@@ -38,6 +38,8 @@ class Options:
     """Runs at a time on this machine."""
     runs: Path = Path("runs")
     """Where the run folders go."""
+    set: tuple[str, ...] = ()
+    """Settings of every run, such as data.source=cifar10-jpeg; a job's own come after them."""
     json: bool = False
     """Print the outcomes as a JSON list."""
 
@@ -50,12 +52,14 @@ def main(args: list[str]) -> int:
     experiment = study.experiment(options.experiment)
     preset = options.preset or experiment.preset
     study.preset(preset)
-    items = grid_items(study, options.experiment, preset, options.seeds, options.runs)
+    grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
+    items = grid.items(options.seeds)
     engine: Engine = LocalEngine(options.jobs)
     try:
         outcomes = run_grid(items, engine, say)
     finally:
         engine.close()
+    grid.draw(outcomes)
     show(
         [
             {"run": o.item.name, "state": o.state, "status": o.status, "reason": o.reason, "folder": str(o.item.path)}
@@ -68,7 +72,9 @@ def main(args: list[str]) -> int:
         if rows:
             print()
             print_comparisons(rows)
-    failed = [o for o in outcomes if o.state in ("failed", "waits")]
+    # Of runs that another one chooses from, some may fail: a learning rate that diverges is no candidate.
+    chosen_from = {name for o in outcomes if o.state in ("done", "ran") for name in o.item.after}
+    failed = [o for o in outcomes if o.state in ("failed", "waits") and o.item.name not in chosen_from]
     for outcome in failed:
         say(f"etude: {outcome.state}: {outcome.item.name}: {outcome.reason} (log: {outcome.item.log})")
     if failed:
@@ -76,27 +82,77 @@ def main(args: list[str]) -> int:
     return 1 if failed else 0
 
 
-def grid_items(study: Study, experiment: str, preset: str, seeds: Sequence[int], runs: Path) -> list[Item]:
-    """The runs of an experiment, each with the folder it has or will have."""
-    items: list[Item] = []
-    for seed in seeds:
-
-        def folder(job: str, seed: int = seed) -> Path:
-            return runs / study.name / f"{experiment}-{preset}-{job}-seed{seed}"
-
-        for job in study.experiment(experiment).jobs(preset):
-            path = folder(job.name)
-            after = folder(job.after) if job.after else None
-            flags = _flags(study, preset, job, seed, path, after)
-            items.append(Item(path.name, path, flags, after.name if after else None))
-    return items
+def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` words as dotted settings, read as flags are."""
+    before = study.preset(preset).build()
+    flags: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set takes NAME=VALUE, such as seed=1, not '{word}'")
+        flags += as_flags({name: value == "true"} if value in ("true", "false") else {name: value})
+    after = parse(study.config, flags, prog="etude study --set", default=before)
+    return differences(before, after)
 
 
-def _flags(study: Study, preset: str, job: Job, seed: int, path: Path, after: Path | None) -> Callable[[], list[str]]:
-    def words() -> list[str]:
-        before = RunFolder.open(after) if after else None
-        settings = {name: fill(value, before) for name, value in job.overrides.items()} | {"seed": seed}
-        where = ["--name", path.name, "--runs", str(path.parents[1])]
-        return ["run", study.name, preset, *where, *as_flags(settings)]
+@dataclass(frozen=True)
+class Grid:
+    """The runs of an experiment."""
 
-    return words
+    study: Study
+    experiment: str
+    preset: str
+    settings: Mapping[str, Any]
+    """Of every run."""
+    runs: Path
+
+    @property
+    def name(self) -> str:
+        """What the names of all its runs begin with."""
+        parts = [f"{name.split('.')[-1]}={value}" for name, value in self.settings.items() if not _is_technical(name)]
+        return "-".join([self.experiment, self.preset, *parts]).replace("/", "_").replace(" ", "")
+
+    def folder(self, job: Job, seed: int) -> Path:
+        return self.runs / self.study.name / f"{self.name}-{job.name}-seed{seed if job.seed is None else job.seed}"
+
+    def items(self, seeds: Sequence[int]) -> list[Item]:
+        """The runs, each with the folder it has or will have."""
+        items: list[Item] = []
+        jobs = {job.name: job for job in self.study.experiment(self.experiment).jobs(self.preset)}
+        for seed in seeds:
+            for job in jobs.values():
+                path, after = self.folder(job, seed), [self.folder(jobs[name], seed) for name in job.after]
+                # A job with a seed of its own stands in every seed's list.
+                if all(item.path != path for item in items):
+                    words = self._words(job, seed if job.seed is None else job.seed, path, after)
+                    items.append(Item(path.name, path, words, tuple(folder.name for folder in after)))
+        return items
+
+    def _words(self, job: Job, seed: int, path: Path, after: Sequence[Path]) -> Callable[[], list[str]]:
+        def words() -> list[str]:
+            before = best_of(after)
+            own = {name: fill(value, before) for name, value in job.overrides.items()}
+            where = ["--name", path.name, "--runs", str(path.parents[1])]
+            return ["run", self.study.name, self.preset, *where, *as_flags({**self.settings, **own, "seed": seed})]
+
+        return words
+
+    def draw(self, outcomes: Sequence[Outcome]) -> None:
+        """The experiment's own picture, of one seed of every run that has ended, beside the run folders."""
+        experiment = self.study.experiment(self.experiment)
+        ended = {o.item.path for o in outcomes if o.state in ("done", "ran")}
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for job in experiment.jobs(self.preset):
+            prefix = self.folder(job, 0).name.rpartition("-seed")[0]
+            mine = sorted(path for path in ended if path.name.rpartition("-seed")[0] == prefix)
+            if job.seed is None and mine:
+                lines[job.name] = list(RunFolder.open(mine[0]).metrics())
+        if experiment.picture is not None and lines:
+            path = self.runs / self.study.name / f"{self.name}.png"
+            experiment.picture(path, f"{self.study.title}: {self.name}", lines)
+            say(f"picture: {path}")
+
+
+def _is_technical(name: str) -> bool:
+    """Whether a setting changes how a run is made and not what it is."""
+    return name in {"seed", "selected_run"} or name.startswith("loop.")

@@ -95,7 +95,9 @@ def _summary(run: RunFolder, task: Task, loop: Loop, step: int) -> dict[str, Any
         "step": step,
         "steps_trained": state.step,
         "stopped_early": state.stopped_early,
-        "validation": {"metric": task.monitor[0], "best": state.best} if task.monitor else None,
+        "validation": (
+            {"metric": task.monitor[0], "best": state.best, "direction": task.monitor[1]} if task.monitor else None
+        ),
         "results": [result.to_dict() for result in task.results(extra)],
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
         "train_seconds": round(state.seconds, 1),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from etude.core.run_folder import RunFolder
 
@@ -61,8 +61,8 @@ class Item:
     """The run's folder."""
     flags: Callable[[], Sequence[str]]
     """The words of ``etude`` for a new run; asked for once the run it waits for has ended."""
-    after: str | None = None
-    """The item that must end first."""
+    after: tuple[str, ...] = ()
+    """The items that must end first, one of them well."""
 
     @property
     def done(self) -> bool:
@@ -86,7 +86,7 @@ class Outcome:
 def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) -> list[Outcome]:
     """Run what is missing, in order of dependence.
 
-    A run that was begun is resumed; a run whose predecessor failed waits for the next call. No failure
+    A run that was begun is resumed; a run whose predecessors all failed waits for the next call. No failure
     stops the others.
 
     Returns:
@@ -98,12 +98,11 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
     while left or running:
         waiting = len(left)
         for item in list(left):
-            before = outcomes.get(item.after) if item.after else None
-            if item.after and before is None:
+            if any(name not in outcomes for name in item.after):
                 continue
             left.remove(item)
-            if before is not None and before.state in ("failed", "waits"):
-                outcomes[item.name] = Outcome(item, "waits", reason=f"{item.after} has not ended well")
+            if item.after and all(outcomes[name].state in ("failed", "waits") for name in item.after):
+                outcomes[item.name] = Outcome(item, "waits", reason=f"{', '.join(item.after)} has not ended well")
                 continue
             try:
                 words = ["resume", str(item.path)] if (item.path / "config.yaml").exists() else item.flags()
@@ -134,10 +133,26 @@ def _outcome(item: Item, future: Future[int]) -> Outcome:
 
 
 def fill(value: object, before: RunFolder | None) -> object:
-    """A job's setting with ``{after}`` and ``{after.best_step}`` filled in from the run it follows."""
+    """A job's setting with ``{after}`` and ``{after.NAME}`` filled in from the run it follows."""
     if not isinstance(value, str) or "{after" not in value:
         return value
     assert before is not None, "a job that says {after} names the job it follows"
     if value == "{after.best_step}":
         return before.checkpoints().best_step
+    if value.startswith("{after."):
+        place: Any = before.record.config
+        for part in value[len("{after.") : -1].split("."):
+            place = place[part]
+        return place
     return value.replace("{after}", str(before.path))
+
+
+def best_of(folders: Sequence[Path]) -> RunFolder | None:
+    """Of some runs the one that validated best; of one, that one. Runs that have not ended are passed over."""
+    ended = [run for run in map(RunFolder.open, filter(Path.is_dir, folders)) if run.summary is not None]
+
+    def score(run: RunFolder) -> float:
+        about = (run.summary or {})["validation"]
+        return about["best"] if about["direction"] == "max" else -about["best"]
+
+    return max(ended, key=score) if len(ended) > 1 else ended[0] if ended else None

@@ -193,7 +193,7 @@ class Loop:
                 if last or _due(state.step, config.eval_every):
                     self._refuse_non_finite()
                     validation = self.task.evaluate()
-                    rows |= {f"val/{name}": value for name, value in validation.items()}
+                    rows |= {name if "/" in name else f"val/{name}": value for name, value in validation.items()}
                     improved = self._judge(validation)
                 if rows and self.runtime.is_main:
                     self.run.append_metrics({"step": state.step, "seconds": round(state.seconds, 3)} | rows)

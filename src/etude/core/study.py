@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Metrics on the validation split, the same for the same weights."""
+        """Metrics on the validation split, the same for the same weights; a name with a slash is logged as it is."""
 
     def finish(self) -> dict[str, Any]:
         """What the weights carry beside the configuration, such as a threshold set on the validation split."""
@@ -87,8 +87,11 @@ class Job:
 
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    after: str | None = None
-    """Another job of the experiment that must end first; ``{after}`` in a setting is its run folder."""
+    after: tuple[str, ...] = ()
+    """Jobs of the experiment that must end first. ``{after}`` in a setting is the run folder of the one that validated
+    best, ``{after.optim.lr}`` its setting of that name, ``{after.best_step}`` its chosen step."""
+    seed: int | None = None
+    """A seed of its own: it runs once, whatever seeds are asked for."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Experiment:
     """The runs for a preset's name."""
     preset: str = "laptop"
     """The preset where the caller names no other."""
+    picture: Callable[[Path, str, Mapping[str, Sequence[Mapping[str, Any]]]], None] | None = None
+    """Draws the runs beside each other: the file, a title, and by job the lines of metrics.jsonl."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,19 @@
 """Users' image files, read as 8-bit arrays, and folders of them."""
 
 import contextlib
+import io
+import os
+import sys
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
 
 from etude.core.errors import UserError
 
@@ -20,34 +27,58 @@ _LONG_AND_THIN = "crop it to a shape nearer to a square"
 Mode = Literal["L", "RGB"]
 
 
-def read_image(path: Path | str, mode: Mode, max_pixels: int = 64_000_000) -> np.ndarray:
-    """An image file's pixels.
+class ImageError(UserError):
+    """A `UserError` about one file or folder; ``fault`` is what it says without the name and the fix."""
+
+    def __init__(self, path: Path, fault: str, fix: str) -> None:
+        super().__init__(f"{printable(path)} {fault}: {fix}")
+        self.fault = fault
+
+
+def printable(name: Path | str) -> str:
+    """A path or name on one line, whatever characters it has."""
+    return str(name) if str(name).isprintable() else ascii(str(name))
+
+
+def read_image(
+    source: Path | str | tuple[str, bytes], mode: Mode, max_pixels: int = 64_000_000, min_side: int | None = None
+) -> np.ndarray:
+    """An image's pixels.
 
     16-bit grey is scaled by its range (65,535 becomes 255); transparency lies over white; the camera's orientation
     is applied; of several frames or pages the first is read.
 
     Args:
-        path: a PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file.
+        source: a PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file, or a name and such a file's bytes.
         mode: ``L`` for grey, ``RGB`` for colour.
         max_pixels: a larger image is refused before it is decoded.
+        min_side: for a caller that shrinks the image to this many pixels. A large JPEG may then come at a half, a
+            quarter or an eighth of its size, much sooner, with both sides at least this long.
 
     Returns:
         uint8 ``[H, W]`` for ``L``, ``[H, W, 3]`` for ``RGB``.
 
     Raises:
-        UserError: one line that names the file, the fault and the fix.
+        ImageError: one line that names the file, the fault and the fix.
     """
-    path = Path(path)
-    _check_file(path)
+    name, body = source if isinstance(source, tuple) else (source, None)
+    path = Path(name)
+    if body is None:
+        _check_file(path)
+    elif not body:
+        raise _empty(path)
     # Pillow warns of bombs, odd metadata and odd palettes; the first is an error here, the others are not the user's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
+            stream = path.open("rb") if body is None else io.BytesIO(body)
+            with stream as file, Image.open(file, formats=_FORMATS) as opened:
                 width, height = opened.size
                 if width * height > max_pixels:
                     size = f"is {width} x {height} pixels, more than {max_pixels:,}"
-                    raise _fault(path, size, "make it smaller")
+                    raise ImageError(path, size, "make it smaller")
+                if min_side is not None:
+                    opened.draft(None, (min_side, min_side))
                 opened.load()
                 image = _upright(opened)
                 _check_depth(path, image)
@@ -55,15 +86,15 @@ def read_image(path: Path | str, mode: Mode, max_pixels: int = 64_000_000) -> np
         except UserError:
             raise
         except PermissionError as error:
-            raise _fault(path, "may not be read", "change its permissions") from error
+            raise ImageError(path, "may not be read", "change its permissions") from error
         except UnidentifiedImageError as error:
             fix = "check that it is an image, and convert it to PNG"
-            raise _fault(path, f"is not an image of a known format ({_WORDS})", fix) from error
+            raise ImageError(path, f"is not an image of a known format ({_WORDS})", fix) from error
         except Image.DecompressionBombError as error:
-            raise _fault(path, "has too many pixels", "make it smaller") from error
+            raise ImageError(path, "has too many pixels", "make it smaller") from error
         # Pillow's decoders answer broken bytes with nearly every kind of exception.
         except Exception as error:
-            raise _fault(path, "is damaged or cut short", "copy or save it again") from error
+            raise ImageError(path, "is damaged or cut short", "copy or save it again") from error
 
 
 def list_images(folder: Path | str) -> list[Path]:
@@ -73,9 +104,9 @@ def list_images(folder: Path | str) -> list[Path]:
         UserError: no such folder, or no image in it.
     """
     folder = Path(folder)
-    found = [entry for entry in _entries(folder) if entry.suffix[1:].lower() in EXTENSIONS and entry.is_file()]
+    found = [entry for entry in entries(folder) if entry.suffix[1:].lower() in EXTENSIONS and entry.is_file()]
     if not found:
-        raise _fault(folder, f"holds no image ({_WORDS})", "put images into it, or choose another folder")
+        raise ImageError(folder, f"holds no image ({_WORDS})", "put images into it, or choose another folder")
     return found
 
 
@@ -86,11 +117,31 @@ def class_folders(folder: Path | str) -> dict[str, list[Path]]:
         UserError: no such folder, no sub-folders, or a sub-folder without an image.
     """
     folder = Path(folder)
-    classes = [entry for entry in _entries(folder) if entry.is_dir()]
+    classes = [entry for entry in entries(folder) if entry.is_dir()]
     if not classes:
         layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
-        raise _fault(folder, "has no sub-folders", layout)
+        raise ImageError(folder, "has no sub-folders", layout)
     return {entry.name: list_images(entry) for entry in classes}
+
+
+def in_threads(work: Callable[[int], None], count: int, title: str) -> None:
+    """Call ``work`` with 0 .. count - 1 in some threads: Pillow decodes without holding the interpreter.
+
+    A bar with the time left is shown where stderr is a terminal. The first fault of ``work`` ends all of it.
+
+    Args:
+        work: reads one image.
+        count: how many calls.
+        title: stands before the bar.
+    """
+    shown = sys.stderr.isatty()
+    # Threads that enter and leave `catch_warnings` in turn would leave the filters of one of them in place.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            done = pool.map(work, range(count))
+            for _ in track(done, title, count, console=Console(stderr=True), transient=True, disable=not shown):
+                pass
 
 
 def to_square(image: np.ndarray, size: int, background: int) -> np.ndarray:
@@ -129,38 +180,34 @@ def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), method))
 
 
-def _named(path: Path) -> str:
-    """A path on one line, whatever characters it has."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
-def _fault(path: Path, fault: str, fix: str) -> UserError:
-    return UserError(f"{_named(path)} {fault}: {fix}")
+def _empty(path: Path) -> ImageError:
+    return ImageError(path, "is empty (0 bytes)", "copy or save it again")
 
 
 def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
-            raise _fault(path, "is a folder", "give an image file in it")
+            raise ImageError(path, "is a folder", "give an image file in it")
         if not path.exists():
-            raise _fault(path, "does not exist", "check the path")
+            raise ImageError(path, "does not exist", "check the path")
         if not path.is_file():
-            raise _fault(path, "is not a file", "give an image file")
+            raise ImageError(path, "is not a file", "give an image file")
         if path.stat().st_size == 0:
-            raise _fault(path, "is empty (0 bytes)", "copy or save it again")
+            raise _empty(path)
     except OSError as error:
-        raise _fault(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+        raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden files; `ImageError` where it cannot be listed."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError as error:
-        raise _fault(folder, "does not exist", "check the path") from error
+        raise ImageError(folder, "does not exist", "check the path") from error
     except NotADirectoryError as error:
-        raise _fault(folder, "is a file", "give the folder that holds the images") from error
+        raise ImageError(folder, "is a file", "give the folder that holds the images") from error
     except OSError as error:
-        raise _fault(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+        raise ImageError(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -180,7 +227,7 @@ def _check_depth(path: Path, image: Image.Image) -> None:
         return
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
-        raise _fault(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
+        raise ImageError(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
 
 
 def _eight_bits(image: Image.Image, mode: Mode) -> np.ndarray:

@@ -1,22 +1,24 @@
 """The results tables of README files, written from committed runs only.
 
-``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` (the comparison)
-or ``<!-- measured STUDY -->`` (numbers that nobody published) and ``<!-- end -->`` in each file; with ``--check`` it
-only says whether they are up to date.
+``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` (the comparison),
+``<!-- measured STUDY -->`` (numbers that nobody published) or ``<!-- table STUDY EXPERIMENT [VARIANT] -->`` (all splits
+and metrics of our runs, one line a cell) and ``<!-- end -->`` in each file; with ``--check`` it only says whether they
+are up to date.
 """
 
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from etude import studies
 from etude.core.files import write_atomic
-from etude.core.reference import Comparison
 from etude.core.study import Study
+from etude.report.reference import Comparison
 from etude.report.results import comparisons, summaries
 
-_PLACE = re.compile(r"(<!-- (results|measured) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n).*?(<!-- end -->)", re.DOTALL)
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 
@@ -63,13 +65,50 @@ def measured(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
+def pivot(study: Study, experiment: str, variant: str = "") -> str:
+    """A Markdown table of an experiment's committed runs: cells down, metrics of every split across, mean over seeds.
+
+    Args:
+        study: whose.
+        experiment: the table's name.
+        variant: only runs of this one, such as a data set; all where it is empty.
+    """
+    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for summary in summaries(study, []).values():
+        rows = [row for row in summary["results"] if row["experiment"] == experiment and row["metric"] != "error"]
+        for row in (row for row in rows if variant in ("", row["variant"])):
+            line = values.setdefault((row["cell"], row["variant"]), {})
+            line.setdefault((row["split"], row["metric"]), []).append(row["value"])
+        for line_name in {(row["cell"], row["variant"]) for row in rows}:
+            seeds.setdefault(line_name, []).append(summary["seed"])
+    columns = list(dict.fromkeys(name for line in values.values() for name in line))
+    heads = [f"{split} {metric.replace('_', ' ')}" for split, metric in columns]
+    lines = ["| cell | data | seeds | " + " | ".join(heads) + " |", "|---" * (3 + len(columns)) + "|"]
+    for (cell, data), line in values.items():
+        parts = [_mean(line.get(name, [])) for name in columns]
+        told = ", ".join(map(str, sorted(seeds[cell, data])))
+        lines.append(f"| {cell} | {data} | {told} | " + " | ".join(parts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" (s {statistics.stdev(values):.2f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
 def rewritten(text: str) -> str:
     """A README's text with its results tables made anew."""
 
     def fill(place: re.Match[str]) -> str:
         study = studies.load(place[3])
-        body = table(comparisons([study], [])) if place[2] == "results" else measured(study)
-        return place[1] + "\n" + body + "\n" + place[4]
+        if place[2] == "table":
+            body = pivot(study, place[4], place[5] or "")
+        else:
+            body = table(comparisons([study], [])) if place[2] == "results" else measured(study)
+        return place[1] + "\n" + body + "\n" + place[6]
 
     return _PLACE.sub(fill, text)
 

@@ -2,7 +2,7 @@
 
 import base64
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import jinja2
 
 from etude import __version__
 from etude.core.files import read_json, write_atomic
-from etude.core.reference import Comparison
 from etude.core.study import Study
+from etude.report.reference import Comparison
 from etude.report.results import committed, comparisons, summaries
 
 
@@ -40,6 +40,7 @@ def _section(study: Study, runs: Sequence[Path]) -> dict[str, Any]:
     return {
         "study": study,
         "comparisons": [_row(row) for row in comparisons([study], runs)],
+        "pictures": _pictures(folder / study.name for folder in [committed(), *runs]),
         "runs": [_run(study, name, summary, [committed(), *runs]) for name, summary in found.items()],
     }
 
@@ -62,8 +63,16 @@ def _run(study: Study, name: str, summary: dict[str, Any], folders: Sequence[Pat
         "name": name,
         "summary": summary,
         "environment": read_json(about) if about.exists() else None,
-        "pictures": [
-            {"name": picture.stem, "data": base64.b64encode(picture.read_bytes()).decode()}
-            for picture in sorted((folder / "figures").glob("*.png"))
-        ],
+        "pictures": _pictures([folder / "figures"]),
     }
+
+
+def _pictures(folders: Iterable[Path]) -> list[dict[str, str]]:
+    """The pictures of some folders by name; of two of one name the first."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for picture in sorted(folder.glob("*.png")):
+            found.setdefault(picture.stem, picture)
+    return [
+        {"name": name, "data": base64.b64encode(path.read_bytes()).decode()} for name, path in sorted(found.items())
+    ]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from etude.core.reference import Comparison, compare, read_reference, read_summaries
 from etude.core.study import Study
+from etude.report.reference import Comparison, compare, read_reference, read_summaries
 
 
 def committed() -> Path:

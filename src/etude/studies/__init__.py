@@ -5,7 +5,7 @@ import importlib
 from etude.core.errors import UserError, nearest
 from etude.core.study import Study
 
-NAMES = ("protonet",)
+NAMES = ("resnet", "protonet")
 
 
 def load(name: str) -> Study:

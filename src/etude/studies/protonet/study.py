@@ -196,7 +196,7 @@ def _fewshot(preset: str) -> tuple[Job, ...]:
             select |= {"loop.max_steps": 5000} if shot == 5 else {}
             again |= {"warm_start": True, "loop.max_steps": 3000 if shot == 5 else 6000}
         jobs.append(Job(f"s{shot}-select", select))
-        jobs.append(Job(f"s{shot}", again, after=f"s{shot}-select"))
+        jobs.append(Job(f"s{shot}", again, after=(f"s{shot}-select",)))
     return tuple(jobs)
 
 

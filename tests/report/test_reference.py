@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from etude.core.errors import UserError
-from etude.core.reference import Comparison, Published, compare, read_reference, read_summaries
+from etude.report.reference import Comparison, Published, compare, read_reference, read_summaries
 
 NUMBER = Published("fewshot", "w5s1", "accuracy", "test", 98.0, "Snell 2017", "600 episodes", "%")
 

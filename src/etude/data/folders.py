@@ -1,0 +1,578 @@
+"""Any folder of photos, one sub-folder a class, or a zip file of such a folder.
+
+The layouts that are read, each also below one folder around everything::
+
+    FOLDER/cat/1.jpg            FOLDER/train/cat/1.jpg
+    FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or valid, validation)
+                                FOLDER/test/cat/3.jpg
+
+Hidden files, other files beside the images, and images beside the class folders are passed over. Zip files are read
+in memory: nothing of them is ever written by the names they hold.
+
+Shapes: N images, H height, W width.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from etude.core.errors import UserError, nearest
+from etude.core.files import read_json, write_json
+from etude.data.cache import decoded, digest
+from etude.data.fetch import cache_place
+from etude.data.images import EXTENSIONS, ImageError, entries, in_threads, printable, read_image
+from etude.data.labelled import LabelledImages, mapped, stratified
+
+Fit = Literal["crop", "squash"]
+
+INDIAN_BIRDS = (
+    "Asian-Green-Bee-Eater", "Brown-Headed-Barbet", "Cattle-Egret", "Common-Kingfisher", "Common-Myna",
+    "Common-Rosefinch", "Common-Tailorbird", "Coppersmith-Barbet", "Forest-Wagtail", "Gray-Wagtail", "Hoopoe",
+    "House-Crow", "Indian-Grey-Hornbill", "Indian-Peacock", "Indian-Pitta", "Indian-Roller", "Jungle-Babbler",
+    "Northern-Lapwing", "Red-Wattled-Lapwing", "Ruddy-Shelduck", "Rufous-Treepie", "Sarus-Crane",
+    "White-Breasted-Kingfisher", "White-Breasted-Waterhen", "White-Wagtail",
+)  # fmt: skip
+"""The classes of the 25 Indian birds set."""
+ASSIGNMENT_SPECIES = (
+    "Cattle-Egret", "Coppersmith-Barbet", "Indian-Peacock", "Red-Wattled-Lapwing", "Ruddy-Shelduck",
+    "White-Breasted-Kingfisher", "White-Breasted-Waterhen",
+)  # fmt: skip
+"""The seven of them that the assignment uses."""
+
+_VERSION = 1
+_SPLIT_FORMAT = 1
+_LARGEST_SIDE = 4096
+_LARGEST_MEMBER = 1 << 29
+"""Bytes of a zip file's image before it is unpacked: 64 million pixels of 8 bytes."""
+_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LAYOUT = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """A folder's images, decoded.
+
+    Attributes:
+        images: all of them, by class, then by name; names are paths below the folder of the classes or splits.
+        part_N: which of ``train``, ``val``, ``test`` each image's folder says; empty where the layout has no splits.
+        skipped: names of images that could not be read.
+        digest: sha256 of names, classes and pixels, whatever holds the files.
+        path: the folder or zip file.
+    """
+
+    images: LabelledImages
+    part_N: tuple[str, ...]
+    skipped: tuple[str, ...]
+    digest: str
+    path: Path
+
+
+def class_key(name: str) -> str:
+    """A class name for comparing: without case, spaces, hyphens and underscores."""
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def find(name: str, fix: str = "give another with --data.folder") -> Path:
+    """A folder or file as given, or else below the folder that ETUDE_MIRROR names.
+
+    Args:
+        name: a path; ``~`` is the home folder.
+        fix: what the error says to do.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    places = []
+    with contextlib.suppress(RuntimeError):
+        places = [Path(name).expanduser()] if name else []
+    mirror = os.environ.get("ETUDE_MIRROR", "")
+    below = "ETUDE_MIRROR is not set to a folder"
+    if name and mirror and not mirror.startswith(("http://", "https://")):
+        places.append(Path(mirror).expanduser() / name)
+        below = f"nor below ETUDE_MIRROR as {printable(places[-1])}"
+    for place in places:
+        # A name may be too long for the system, or lie where one may not look.
+        with contextlib.suppress(OSError):
+            if place.exists():
+                return place
+    raise UserError(f"{printable(name) or 'an empty path'} does not exist here, and {below}: {fix}")
+
+
+# --- where the images lie ---
+
+
+class _Place(Protocol):
+    """A folder or a zip file; paths in it are written with ``/``, the whole is the empty path."""
+
+    mark: str
+    """What the place itself adds to the key of its decoded images."""
+
+    def list(self, at: str) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the images of a folder, sorted."""
+        ...
+
+    def stamp(self, at: str) -> str:
+        """What changes when an image does."""
+        ...
+
+    def image(self, at: str) -> Path | tuple[str, bytes]:
+        """An image for `read_image`."""
+        ...
+
+
+def _is_image(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in EXTENSIONS and "." in name
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+class _Disk:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # Sizes and times alone may be those of another folder, unpacked by the same program.
+        self.mark = ascii(str(root.resolve()))
+
+    def list(self, at: str) -> tuple[list[str], list[str]]:
+        folders: list[str] = []
+        images: list[str] = []
+        for entry in entries(self.root / at):
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:
+                fault = f"cannot be read ({error.strerror})"
+                raise ImageError(entry, fault, "check the path and its permissions") from error
+            if is_folder and not _is_hidden(entry.name):
+                folders.append(entry.name)
+            elif not is_folder and _is_image(entry.name):
+                images.append(entry.name)
+        return folders, images
+
+    def stamp(self, at: str) -> str:
+        # What cannot be read is found out, and said, when it is read.
+        with contextlib.suppress(OSError):
+            found = (self.root / at).stat()
+            return f"{found.st_size}:{found.st_mtime_ns}"
+        return ""
+
+    def image(self, at: str) -> Path | tuple[str, bytes]:
+        return self.root / at
+
+
+class _Zip:
+    mark = ""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
+        for member in archive.infolist():
+            parts = [part for part in member.filename.replace("\\", "/").split("/") if part]
+            # This passes over ".." too.
+            if not parts or any(_is_hidden(part) for part in parts):
+                continue
+            is_folder = member.is_dir()
+            if not is_folder and not _is_image(parts[-1]):
+                continue
+            for depth in range(len(parts) if is_folder else len(parts) - 1):
+                self._folders["/".join(parts[:depth])][0].add(parts[depth])
+                self._folders.setdefault("/".join(parts[: depth + 1]), (set(), set()))
+            if not is_folder:
+                self._folders["/".join(parts[:-1])][1].add(parts[-1])
+                self._members["/".join(parts)] = member
+
+    def list(self, at: str) -> tuple[list[str], list[str]]:
+        folders, images = self._folders[at]
+        return sorted(folders), sorted(images)
+
+    def stamp(self, at: str) -> str:
+        member = self._members[at]
+        return f"{member.file_size}:{member.CRC}"
+
+    def image(self, at: str) -> Path | tuple[str, bytes]:
+        member = self._members[at]
+        if member.file_size > _LARGEST_MEMBER:
+            raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
+        try:
+            return at, self._archive.read(member)
+        # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
+        except Exception as error:
+            raise ImageError(Path(at), f"cannot be unpacked ({printable(str(error))})", "pack it again") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[_Place]:
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+        is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(path, f"cannot be read ({error})", "check the path and its permissions") from error
+    if is_folder:
+        yield _Disk(path)
+        return
+    if not is_there:
+        raise ImageError(path, "does not exist", "give a folder or a zip file with --data.folder")
+    if not is_zip:
+        damaged = path.suffix.lower() == ".zip"
+        fault = "is no whole zip file" if damaged else "is neither a folder nor a zip file"
+        fix = "copy or pack it again" if damaged else "give a folder or a zip file with --data.folder"
+        raise ImageError(path, fault, fix)
+    with contextlib.ExitStack() as held:
+        try:
+            place = _Zip(held.enter_context(zipfile.ZipFile(path)))
+        # A broken list of contents is answered with many kinds of exception.
+        except Exception as error:
+            raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error
+        yield place
+
+
+# --- which images, of which class and split ---
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    """Below the folder of the classes or splits."""
+    at: str
+    """In the place."""
+    class_name: str
+    part: str
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _listed(place: _Place, path: Path) -> list[_File]:
+    """All images, by class, then by name."""
+    top = ""
+    while True:
+        folders, images = place.list(top)
+        parts = _split_folders(place, top, folders, path)
+        # One folder around everything.
+        if parts or len(folders) != 1 or images:
+            break
+        below, images_below = place.list(_joined(top, folders[0]))
+        if not below or images_below:
+            break
+        top = _joined(top, folders[0])
+    if not folders:
+        what = "holds images but no sub-folders" if images else "has no sub-folders"
+        raise ImageError(path / top, what, _LAYOUT)
+    files = []
+    for folder, part in (parts or {"": ""}).items():
+        class_names, _ = place.list(_joined(top, folder))
+        for class_name in class_names:
+            files += _class_files(place, path, top, folder, class_name, part)
+    class_names = sorted({file.class_name for file in files})
+    if len(class_names) < 2:
+        raise ImageError(path / top, f"has only one class, '{printable(class_names[0])}'", _LAYOUT)
+    for folder, part in parts.items():
+        held = {file.class_name for file in files if file.part == part}
+        missing = sorted(set(class_names) - held)
+        if missing:
+            shown, hint = printable(missing[0]), nearest(missing[0], held).partition(" (known")[0]
+            fault = f"has no class '{shown}', which another split has{hint}"
+            raise ImageError(path / top / folder, fault, "give every split the same class folders")
+    return sorted(files, key=lambda file: (file.class_name, file.name))
+
+
+def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> dict[str, str]:
+    """Folder to split, where the layout has splits: ``train`` holds folders and no images."""
+    named = {folder: _SPLIT_FOLDERS[folder.casefold()] for folder in folders if folder.casefold() in _SPLIT_FOLDERS}
+    contents = {folder: place.list(_joined(top, folder)) for folder in named}
+    of_classes = {folder for folder, (below, images) in contents.items() if below and not images}
+    if not of_classes:
+        return {}
+    if "train" not in {named[folder] for folder in of_classes}:
+        fix = "put the class folders of the training images into 'train'"
+        raise ImageError(path / top, f"has '{min(of_classes)}' but no 'train' with class folders in it", fix)
+    for folder, split in named.items():
+        twin = next((other for other in named if other != folder and named[other] == split), None)
+        if twin:
+            raise ImageError(path / top, f"has both '{folder}' and '{twin}'", "keep one of them")
+        if folder not in of_classes:
+            fix = "put its images into one folder a class, or move it elsewhere"
+            raise ImageError(path / top / folder, "has no class folders as 'train' does", fix)
+    return named
+
+
+def _class_files(place: _Place, path: Path, top: str, folder: str, class_name: str, part: str) -> list[_File]:
+    at = _joined(top, folder, class_name)
+    below, images = place.list(at)
+    for deeper in below:
+        if place.list(_joined(at, deeper))[1]:
+            fix = "move them up into the class folder, or elsewhere"
+            raise ImageError(path / at / deeper, "holds images below a class folder", fix)
+    if not images:
+        raise ImageError(path / at, f"holds no image ({', '.join(EXTENSIONS)})", "put images into it, or remove it")
+    for image in images:
+        try:
+            _joined(at, image).encode()
+        except UnicodeEncodeError as error:
+            raise ImageError(path / at / image, "has a name that is no Unicode text", "rename it") from error
+    return [_File(_joined(folder, class_name, image), _joined(at, image), class_name, part) for image in images]
+
+
+# --- pixels ---
+
+
+def read(
+    path: Path, *, size: int, fit: Fit = "crop", skip_corrupt: bool = False, max_pixels: int = 64_000_000
+) -> FolderImages:
+    """All images of a folder or zip file, decoded once into the cache.
+
+    They are resized by averaging where they shrink (a triangle as wide as the shrinking) and bilinearly where they
+    grow. Colours, orientation and odd formats are as in `read_image`.
+
+    Args:
+        path: the folder or zip file.
+        size: height and width in pixels, 1 to 4,096.
+        fit: ``crop`` takes the middle square, ``squash`` the whole picture.
+        skip_corrupt: leave out images that cannot be read, with a `UserWarning` that names them.
+        max_pixels: of one image before it is resized; a larger one counts as one that cannot be read.
+
+    Raises:
+        UserError: the layout is none of those above, or an image cannot be read.
+    """
+    if not 1 <= size <= _LARGEST_SIDE:
+        raise UserError(f"an image size of {size} is not possible: give 1 to {_LARGEST_SIDE} pixels")
+    with _opened(path) as place:
+        files = _listed(place, path)
+        images_NHWC, faults = _pixels(place, files, size, fit, max_pixels)
+    skipped = tuple(files[row].name for row in faults)
+    if faults:
+        _answer_faults(path, files, faults, skip_corrupt)
+        kept = [row for row in range(len(files)) if row not in faults]
+        images_NHWC, files = images_NHWC[kept], [files[row] for row in kept]
+    classes = sorted({file.class_name for file in files})
+    number = {class_name: label for label, class_name in enumerate(classes)}
+    labels_N = torch.tensor([number[file.class_name] for file in files], dtype=torch.int64)
+    images = LabelledImages(images_NHWC, labels_N, tuple(classes), tuple(file.name for file in files))
+    return FolderImages(images, tuple(file.part for file in files), skipped, _content(images), path)
+
+
+def _pixels(place: _Place, files: list[_File], size: int, fit: Fit, max_pixels: int) -> tuple[Tensor, dict[int, str]]:
+    """Images ``[N, size, size, 3]``, and what is wrong with the rows that could not be read."""
+    stamps = [f"{file.name} {place.stamp(file.at)}" for file in files]
+    key = digest(place.mark, str(size), fit, str(max_pixels), *stamps)
+    shape, end = (len(files), size, size, 3), len(files) * size * size * 3
+
+    def build(to: np.ndarray) -> None:
+        to_NHWC, read_N = to[:end].reshape(shape), to[end:]
+
+        def one(row: int) -> None:
+            with contextlib.suppress(ImageError):
+                to_NHWC[row] = _decode(place, files[row], size, fit, max_pixels)
+                read_N[row] = 1
+
+        in_threads(one, len(files), "decoding images")
+
+    # Behind the pixels one byte an image says whether it could be read: in one file they cannot disagree.
+    flat = mapped(decoded("folders", key, _VERSION, (end + len(files),), build))
+    images_NHWC, read_N = flat[:end].view(shape), flat[end:]
+    faults: dict[int, str] = {}
+    for row in torch.nonzero(read_N == 0).flatten().tolist():
+        # Once more: for the reason, and because permissions may have changed, which no stamp shows.
+        try:
+            images_NHWC[row] = torch.from_numpy(_decode(place, files[row], size, fit, max_pixels))
+        except ImageError as error:
+            faults[row] = error.fault
+    return images_NHWC, faults
+
+
+def _decode(place: _Place, file: _File, size: int, fit: Fit, max_pixels: int) -> np.ndarray:
+    """uint8 ``[size, size, 3]``."""
+    return fitted(read_image(place.image(file.at), "RGB", max_pixels, min_side=size), size, fit)
+
+
+def fitted(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
+    """An image as a square: its middle square, or all of it squashed, resized as `read` says.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        size: height and width of the result in pixels.
+        fit: ``crop`` or ``squash``.
+
+    Returns:
+        uint8 ``[size, size, 3]``.
+    """
+    height, width = image.shape[:2]
+    box = (0, 0, width, height)
+    if fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    # Pillow's bilinear filter widens with the shrinking.
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+def _answer_faults(path: Path, files: list[_File], faults: dict[int, str], skip_corrupt: bool) -> None:
+    """Raise or warn."""
+    described = [f"{printable(files[row].name)} {fault}" for row, fault in faults.items()]
+    number = f"{printable(path)}: {len(faults)} of {len(files)} images cannot be read"
+    if not skip_corrupt:
+        raise UserError(f"{number} ({_some(described)}): remove them, or leave them out with --data.skip-corrupt")
+    left = {(file.part, file.class_name) for row, file in enumerate(files) if row not in faults}
+    for file in files:
+        if (file.part, file.class_name) not in left:
+            where = printable(_joined(file.part, file.class_name))
+            fix = f"put other images into it, or remove the class ({_some(described)})"
+            raise UserError(f"{printable(path)}: none of the images of '{where}' can be read: {fix}")
+    warnings.warn(f"{number} and are left out: {_some(described, 50)}", UserWarning, stacklevel=3)
+
+
+def _some(parts: list[str], shown: int = _SHOWN) -> str:
+    more = f"; and {len(parts) - shown} more" if len(parts) > shown else ""
+    return "; ".join(parts[:shown]) + more
+
+
+def _content(images: LabelledImages) -> str:
+    whole = hashlib.sha256()
+    for name, label, image_HWC in zip(images.names, images.labels_N.tolist(), images.images_NHWC, strict=True):
+        whole.update(f"{len(name)}:{name}{images.classes[label]}".encode() + image_HWC.numpy().tobytes())
+    return whole.hexdigest()
+
+
+# --- splits ---
+
+
+def split(
+    folder_images: FolderImages, path_of_split_file: Path | None, *, val_share: float, test_share: float, seed: int
+) -> dict[str, Tensor]:
+    """Rows of ``train``, ``val`` and ``test``.
+
+    Splits that have a folder are taken as they are. The others are drawn class by class from the rest, once: a file
+    keeps which image is where, and is read when it is there, whatever the shares and the seed are then.
+
+    Args:
+        folder_images: what `read` returned.
+        path_of_split_file: JSON; by default one in the cache for this folder, these shares and this seed.
+        val_share: of the images that have no other split's folder, above 0; unused where there is a ``val`` folder.
+        test_share: the same of ``test``.
+        seed: of the draw.
+
+    Returns:
+        int64 rows of each split, ascending; every split has an image of every class.
+
+    Raises:
+        UserError: too few images, a share out of range, or a split file that is broken or another folder's.
+    """
+    parts = folder_images.part_N
+    rows = {
+        name: torch.tensor([row for row, part in enumerate(parts) if part == name], dtype=torch.int64)
+        for name in ("train", "val", "test")
+    }
+    drawn = {name: share for name, share in (("val", val_share), ("test", test_share)) if not len(rows[name])}
+    if drawn:
+        pool = torch.tensor([row for row, part in enumerate(parts) if part in ("", "train")], dtype=torch.int64)
+        rows |= _drawn(folder_images, path_of_split_file, pool, drawn, seed)
+    _check_classes(folder_images.images, rows)
+    return rows
+
+
+def _drawn(
+    folder_images: FolderImages, path: Path | None, pool: Tensor, shares: dict[str, float], seed: int
+) -> dict[str, Tensor]:
+    images = folder_images.images
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise UserError(f"a {name} share of {share} is not possible: give --data.{name}-share between 0 and 1")
+    left = 1 - sum(shares.values())
+    if left <= 1e-6:
+        whole = " + ".join(f"{share}" for share in shares.values())
+        fix = f"make --data.{'-share or --data.'.join(shares)}-share smaller"
+        raise UserError(f"val and test shares of {whole} leave nothing to train on: {fix}")
+    resolved = folder_images.path.resolve()
+    if path is None:
+        key = digest(ascii(str(resolved)), *(f"{name} {share!r}" for name, share in shares.items()), str(seed))
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", resolved.stem)[:100]
+        path = cache_place() / "splits" / f"{stem}-{key[:16]}.json"
+    names = ("train", *shares)
+    if path.exists():
+        return _from_file(path, folder_images, pool, names)
+    fewest = torch.bincount(images.labels_N[pool], minlength=len(images.classes))
+    label = int(fewest.argmin())
+    if fewest[label] < len(names):
+        have, class_name = _number_of(int(fewest[label])), printable(images.classes[label])
+        words = {2: "two", 3: "three"}[len(names)]
+        raise UserError(
+            f"class '{class_name}' has {have}: {words} are needed, one each for {', '.join(names)}; add some"
+        )
+    parts = stratified(images.labels_N[pool], (left, *shares.values()), seed)
+    rows = {name: pool[part] for name, part in zip(names, parts, strict=True)}
+    listed = {name: [images.names[row] for row in rows[name].tolist()] for name in names}
+    write_json(path, {"format": _SPLIT_FORMAT, "shares": shares, "seed": seed, "splits": listed})
+    return rows
+
+
+def _from_file(path: Path, folder_images: FolderImages, pool: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    listed = _read_split(path, names)
+    row = {folder_images.images.names[row]: row for row in pool.tolist()}
+    fix = "delete it to draw a new split, or name another with --data.split-file"
+    known: dict[str, str] = {}
+    for split_name, members in listed.items():
+        for member in members:
+            if member in known:
+                twice = split_name if known[member] == split_name else f"{known[member]} and {split_name}"
+                raise ImageError(path, f"lists {printable(member)} twice, in {twice}", fix)
+            known[member] = split_name
+    gone = [name for name in known if name not in row and name not in folder_images.skipped]
+    if gone:
+        where = printable(folder_images.path)
+        raise ImageError(path, f"lists {_number_of(len(gone))} that {where} lacks, such as {printable(gone[0])}", fix)
+    new = [name for name in row if name not in known]
+    if new:
+        where = printable(folder_images.path)
+        raise ImageError(path, f"lacks {_number_of(len(new))} of {where}, such as {printable(new[0])}", fix)
+    return {
+        name: torch.tensor(sorted(row[member] for member in members if member in row), dtype=torch.int64)
+        for name, members in listed.items()
+    }
+
+
+def _read_split(path: Path, names: tuple[str, ...]) -> dict[str, list[str]]:
+    fix = "delete it to draw a new split, or name another with --data.split-file"
+    try:
+        value: Any = read_json(path)
+    # Deeply nested brackets.
+    except (UserError, RecursionError) as error:
+        raise ImageError(path, "is no split file (it cannot be read as JSON)", fix) from error
+    if not isinstance(value, dict) or not isinstance(value.get("splits"), dict):
+        raise ImageError(path, "is no split file", fix)
+    if value.get("format") != _SPLIT_FORMAT:
+        raise ImageError(path, f"has another format than {_SPLIT_FORMAT}", fix)
+    listed = value["splits"]
+    if set(listed) != set(names):
+        has = printable(", ".join(sorted(listed))) or "none"
+        raise ImageError(path, f"has the splits {has}, where {', '.join(names)} are drawn", fix)
+    for members in listed.values():
+        if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+            raise ImageError(path, "is no split file", fix)
+    return {name: listed[name] for name in names}
+
+
+def _check_classes(images: LabelledImages, rows: dict[str, Tensor]) -> None:
+    for name, chosen in rows.items():
+        counts = torch.bincount(images.labels_N[chosen], minlength=len(images.classes))
+        if int(counts.min()) == 0:
+            class_name = printable(images.classes[int(counts.argmin())])
+            raise UserError(f"split '{name}' has no image of class '{class_name}': give it one, or remove the class")
+
+
+def _number_of(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -1,0 +1,43 @@
+"""Augmentation of whole batches on the device."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+def crop_and_flip(
+    images_NHWC: UInt8[Tensor, "n h w 3"],
+    fill_C: UInt8[Tensor, "3"],
+    generator: torch.Generator,
+    *,
+    pad: int,
+    flip: bool,
+) -> UInt8[Tensor, "n h w 3"]:
+    """Pad, cut out a window of the old size at random, and mirror every second picture (He et al. 2016, section 4.2).
+
+    Args:
+        images_NHWC: a batch; its memory is not changed.
+        fill_C: the colour of the padding: the training mean, which the network sees as zero.
+        generator: on the CPU, so that every device draws the same.
+        pad: pixels on each side.
+        flip: whether to mirror, with probability 1/2.
+    """
+    num, height, width, _ = images_NHWC.shape
+    device = images_NHWC.device
+    shift_2N = torch.randint(-pad, pad + 1, (2, num), generator=generator).to(device)
+    mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device) & flip
+    if not pad and not flip:
+        return images_NHWC
+    across_W = torch.arange(width, device=device)
+    columns_NW = torch.where(mirrored_N[:, None], width - 1 - across_W, across_W) + shift_2N[1, :, None]
+    rows_NH = torch.arange(height, device=device) + shift_2N[0, :, None]
+    inside_NHW = _within(rows_NH, height)[:, :, None] & _within(columns_NW, width)[:, None, :]
+    # One index into all pixels of the batch: a copy of three bytes each.
+    pixel_NHW = rows_NH.clamp(0, height - 1)[:, :, None] * width + columns_NW.clamp(0, width - 1)[:, None, :]
+    pixel_NHW = pixel_NHW + (torch.arange(num, device=device) * (height * width))[:, None, None]
+    cut_NHWC = images_NHWC.reshape(-1, 3)[pixel_NHW]
+    return torch.where(inside_NHW[..., None], cut_NHWC, fill_C)
+
+
+def _within(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)

@@ -1,0 +1,140 @@
+r"""Grad-CAM: where the network looks for a class (Selvaraju et al. 2017).
+
+With the feature maps $A_k$ of a layer and the score $s$ of a class, the map is
+$\max(0, \sum_k \overline{\partial s / \partial A_k} A_k)$, stretched to [0, 1]; the bar is the mean over pixels. Here
+the maps of the last stage's 2n convolutions are averaged, and stretched to [0, 1] again.
+
+`package_cam` asks the grad-cam package. `batched_cam` computes the same on the device: the pass back ends where the
+last stage begins, and nothing is copied to the CPU; it is for whole sets.
+
+Shape suffixes as in model.py; L layers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.core.errors import UserError
+from etude.studies.resnet.model import Block, ResNet
+
+
+class _Logits(nn.Module):
+    """The network as the package wants it: pictures to logits alone."""
+
+    def __init__(self, model: ResNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.model(x_NCHW)[0]
+
+
+def target_layers(model: ResNet) -> list[nn.Module]:
+    """The convolutions of the last stage, 2n of them."""
+    blocks: Sequence[Block] = list(model.stages[-1])  # pyright: ignore[reportArgumentType, reportAssignmentType]
+    return [conv for block in blocks for conv in (block.conv1, block.conv2)]
+
+
+def package_cam(
+    model: ResNet, x_NCHW: Float[Tensor, "n 3 h w"], classes_N: Int[Tensor, " n"]
+) -> Float[np.ndarray, "n h w"]:
+    """Maps in [0, 1] for one class of each picture, by the grad-cam package.
+
+    Args:
+        model: left in evaluation mode, without gradients.
+        x_NCHW: what `ResNet.prepare` gives.
+        classes_N: the class of each picture that is asked for.
+    """
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as error:
+        raise UserError(f"the grad-cam package cannot be imported ({error}): `pip install grad-cam`") from error
+    # The package differentiates by the parameters as well, and keeps their gradients.
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad(), GradCAM(_Logits(model), target_layers(model)) as cam:
+            return cam(x_NCHW, [ClassifierOutputTarget(int(number)) for number in classes_N])
+    finally:
+        model.zero_grad(set_to_none=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def batched_cam(
+    model: ResNet, x_NCHW: Float[Tensor, "n 3 h w"], classes_N: Int[Tensor, " n"]
+) -> Float[Tensor, "n h w"]:
+    """What `package_cam` gives, as a tensor on the device; parameters need no gradients."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        y_NCHW = functional.relu(model.norm(model.conv(x_NCHW)))
+        for stage in list(model.stages)[:-1]:
+            for block in stage:  # pyright: ignore[reportGeneralTypeIssues]
+                y_NCHW = block(y_NCHW)
+    layers: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda _, __, out: layers.append(out)) for layer in target_layers(model)]
+    try:
+        with torch.enable_grad():
+            y_NCHW = y_NCHW.detach().requires_grad_()
+            for block in model.stages[-1]:  # pyright: ignore[reportGeneralTypeIssues]
+                y_NCHW = block(y_NCHW)
+            logits_NR = model.linear(y_NCHW.mean((2, 3)))
+            # Pictures do not meet in evaluation mode, so one pass back serves them all.
+            score = logits_NR.gather(1, classes_N[:, None]).sum()
+            gradients = torch.autograd.grad(score, layers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    with torch.no_grad():
+        maps = [
+            _stretch((gradient.mean((2, 3), keepdim=True) * layer).sum(1).relu())
+            for gradient, layer in zip(gradients, layers, strict=True)
+        ]
+        small_NHW = torch.stack(maps).mean(0)
+        large_N1HW = functional.interpolate(small_NHW[:, None], x_NCHW.shape[2:], mode="bilinear")
+        return _stretch(large_N1HW[:, 0])
+
+
+def _stretch(maps_NHW: Tensor) -> Tensor:
+    """Each map to [0, 1]; one that is the same everywhere to 0."""
+    low = maps_NHW.amin((1, 2), keepdim=True)
+    # The package's own guard against a division by zero.
+    return (maps_NHW - low) / (1e-7 + (maps_NHW - low).amax((1, 2), keepdim=True))
+
+
+def class_means(
+    model: ResNet, images_NHWC: Tensor, labels_N: Tensor, num_classes: int, batch: int = 256
+) -> tuple[Float[Tensor, "r h w"], Int[Tensor, " r"]]:
+    """The mean map of every class over the pictures of it that were recognised, on the device.
+
+    Returns:
+        The maps ``[R, H, W]``, zero for a class of which none was recognised, and how many pictures each is of.
+    """
+    height, width = images_NHWC.shape[1:3]
+    sums = torch.zeros(num_classes, height, width, device=images_NHWC.device)
+    counts = torch.zeros(num_classes, dtype=torch.long, device=images_NHWC.device)
+    for images, labels in zip(images_NHWC.split(batch), labels_N.split(batch), strict=True):
+        x_NCHW = model.prepare(images)
+        with torch.no_grad():
+            right = model.eval()(x_NCHW)[0].argmax(1) == labels
+        if not right.any():
+            continue
+        sums.index_add_(0, labels[right], batched_cam(model, x_NCHW[right], labels[right]))
+        counts += labels[right].bincount(minlength=num_classes)
+    return sums / counts.clamp(min=1)[:, None, None], counts
+
+
+def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """A map as a heat map over its picture: uint8 ``[H, W, 3]``."""
+    import matplotlib as mpl
+
+    heat_HWC = mpl.colormaps["jet"](cam_HW)[..., :3] * 255
+    return (strength * heat_HWC + (1 - strength) * image_HWC).round().astype(np.uint8)

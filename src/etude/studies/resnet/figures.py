@@ -1,0 +1,203 @@
+"""The pictures of a run: curves, confusion matrix, gates over time, Grad-CAM sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from etude.core.loop import rows_of
+from etude.data.folders import ASSIGNMENT_SPECIES, class_key
+from etude.report.figures import PALETTE, curves, figure
+from etude.studies.resnet.cam import class_means, overlay, package_cam
+
+if TYPE_CHECKING:
+    from etude.studies.resnet.task import ResNetTask
+
+_SHEET_CLASSES = 7
+_EACH = 5
+
+
+def draw(task: ResNetTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a run into ``folder``."""
+    learning_curves(folder / "curves.png", metrics)
+    test = task.pictures.splits["test"]
+    confusion(folder / "confusion.png", test.labels_N, task.logits(test).argmax(1), task.pictures.classes)
+    if task.gates:
+        gate_history(folder / "gates.png", list(task.gates), metrics)
+    cam_sheet(folder / "grad-cam.png", task)
+    cam_means(folder / "grad-cam-means.png", task)
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Loss, error, accuracy and F1 of the validation split and of a fixed part of the training split."""
+
+    def lines(name: str, of: Any = float) -> dict[str, tuple[list[int], list[float]]]:
+        found = {"train": rows_of(metrics, f"fit/{name}"), "val": rows_of(metrics, f"val/{name}")}
+        return {legend: (steps, [of(value) for value in values]) for legend, (steps, values) in found.items()}
+
+    f1 = {f"{split} {kind}": rows_of(metrics, f"{key}/{kind}_f1")
+          for split, key in (("train", "fit"), ("val", "val")) for kind in ("macro", "micro")}  # fmt: skip
+    curves(
+        path,
+        [
+            ("Loss", "cross-entropy", lines("loss")),
+            ("Error", "error, %", lines("accuracy", lambda value: 100 - value)),
+            ("Accuracy", "accuracy, %", lines("accuracy")),
+            ("F1", "F1, %", f1),
+        ],
+    )
+
+
+def confusion(path: Path, truth_N: Tensor, taken_N: Tensor, classes: Sequence[str]) -> None:
+    """The confusion matrix of the test split, each row in per cent of its class."""
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(truth_N.cpu(), taken_N.cpu(), labels=range(len(classes)))
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 1.6 + 0.42 * len(classes)
+    with figure(path, side + 0.8, side) as drawn:
+        ax = drawn.subplots()
+        shown = ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        ax.grid(visible=False)
+        ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(classes)), classes)
+        ax.set(xlabel="taken for", ylabel="is", title="Test pictures, % of each class")
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.5:
+                colour = "white" if value > 50 else "black"
+                ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        drawn.colorbar(shown, ax=ax, shrink=0.8)
+
+
+def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> None:
+    """For each batch-instance norm, the histogram of its gates over time: 1 is batch, 0 is instance normalisation."""
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    with figure(path, 2.1 * columns + 0.8, 1.7 * rows + 0.5) as drawn:
+        axes = drawn.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+        shown = None
+        for ax in axes[len(names) :]:
+            ax.set_axis_off()
+        for ax, name in zip(axes, names, strict=False):
+            steps, bins = [], 0
+            while rows_of(metrics, f"gates/{name}/{bins}")[0]:
+                bins += 1
+            table = np.array([rows_of(metrics, f"gates/{name}/{number}")[1] for number in range(bins)])
+            steps = rows_of(metrics, f"gates/{name}/0")[0]
+            shown = ax.imshow(
+                table, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis",
+                extent=(0, max(steps), 0, 1), interpolation="nearest",
+            )  # fmt: skip
+            ax.grid(visible=False)
+            ax.set_title(name.replace("stages.", "stage "), fontsize=8)
+        drawn.supxlabel("step", fontsize=9)
+        drawn.supylabel("gate", fontsize=9)
+        if shown is not None:
+            drawn.colorbar(shown, ax=axes, shrink=0.7, label="share of the channels")
+
+
+def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:
+    """The classes of a sheet: those asked for, else the assignment's seven species where they are, else the first."""
+    index = {class_key(name): number for number, name in enumerate(classes)}
+    chosen = [index[class_key(name)] for name in asked or ASSIGNMENT_SPECIES if class_key(name) in index]
+    return chosen if asked or len(chosen) == len(ASSIGNMENT_SPECIES) else list(range(min(_SHEET_CLASSES, len(classes))))
+
+
+def cam_sheet(path: Path, task: ResNetTask) -> None:
+    """Of each class five validation pictures that were recognised and five that were not, with what the network saw.
+
+    The map is of the class that the picture is of, whatever it was taken for. The pictures are the first in the order
+    of the split.
+    """
+    val, names = task.pictures.splits["val"], task.pictures.classes
+    taken_N = task.logits(val).argmax(1)
+    classes = sheet_classes(names, task.config.cam_classes)
+    chosen: list[list[int]] = []
+    for number in classes:
+        of_class = val.labels_N == number
+        right, wrong = (
+            (of_class & mask).nonzero().flatten()[:_EACH].tolist() for mask in (taken_N == number, taken_N != number)
+        )
+        chosen.append(right + [-1] * (_EACH - len(right)) + wrong + [-1] * (_EACH - len(wrong)))
+    rows = [row for line in chosen for row in line if row >= 0]
+    images = val.images_NHWC[rows]
+    maps = dict(zip(rows, package_cam(task.model, task.model.prepare(images), val.labels_N[rows]), strict=True))
+    with figure(path, 1.05 * 2 * _EACH + 1.2, 1.22 * len(classes) + 0.6) as drawn:
+        axes = drawn.subplots(len(classes), 2 * _EACH, squeeze=False)
+        for line, (number, members) in enumerate(zip(classes, chosen, strict=True)):
+            for column, row in enumerate(members):
+                ax = axes[line, column]
+                ax.set(xticks=[], yticks=[])
+                ax.grid(visible=False)
+                if row < 0:
+                    ax.spines[:].set_visible(False)
+                    continue
+                right = column < _EACH
+                ax.imshow(overlay(val.images_NHWC[row].cpu().numpy(), maps[row]))
+                ax.spines[:].set_visible(True)
+                ax.spines[:].set(color=PALETTE[2] if right else PALETTE[1], linewidth=1.5)
+                if not right:
+                    ax.set_xlabel(_short(names[int(taken_N[row])], 16), fontsize=7, labelpad=1)
+            axes[line, 0].set_ylabel(_short(names[number], 14), fontsize=8)
+        drawn.suptitle(
+            "Grad-CAM of the true class, validation pictures: five recognised (green), five taken for what is written",
+            fontsize=9,
+        )
+
+
+def cam_means(path: Path, task: ResNetTask) -> None:
+    """The mean map of each class over its recognised test pictures."""
+    test, names = task.pictures.splits["test"], task.pictures.classes
+    maps, counts = class_means(task.model, test.images_NHWC, test.labels_N, len(names))
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    with figure(path, 1.6 * columns + 0.6, 1.8 * rows + 0.4) as drawn:
+        axes = drawn.subplots(rows, columns, squeeze=False).flatten()
+        for ax in axes:
+            ax.set_axis_off()
+        shown = None
+        for ax, name, mean, count in zip(axes, names, maps.cpu().numpy(), counts.tolist(), strict=False):
+            shown = ax.imshow(mean, cmap="jet", vmin=0, vmax=1)
+            ax.set_title(f"{_short(name, 18)} ({count})", fontsize=7)
+        drawn.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
+        drawn.colorbar(shown, ax=axes, shrink=0.7)
+
+
+def _short(name: str, length: int) -> str:
+    words = name.replace("-", " ").replace("_", " ").title() if name.isupper() else name.replace("-", " ")
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Validation error, accuracy and macro F1, and training loss, of several runs beside each other.
+
+    Args:
+        path: the picture's file.
+        title: over it.
+        runs: by legend, the lines of each metrics.jsonl.
+    """
+    panels = [
+        ("Training loss", "cross-entropy", "fit/loss", False),
+        ("Validation error", "error, %", "val/accuracy", True),
+        ("Validation accuracy", "accuracy, %", "val/accuracy", False),
+        ("Validation macro F1", "F1, %", "val/macro_f1", False),
+    ]
+    with figure(path, 4.0 * len(panels), 3.6) as drawn:
+        axes = drawn.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (heading, label, name, turned) in zip(axes, panels, strict=True):
+            for number, (legend, metrics) in enumerate(runs.items()):
+                steps, values = rows_of(metrics, name)
+                last = max(steps, default=1)
+                style = "--" if legend == "bn-torch" else "-"
+                shown = [100 - value if turned else value for value in values]
+                # Runs of other batch sizes take other numbers of steps for the same pictures.
+                ax.plot(
+                    [step / last for step in steps], shown, style, label=legend, color=PALETTE[number % len(PALETTE)]
+                )
+            ax.set(title=heading, xlabel="share of the training", ylabel=label)
+        axes[-1].legend(fontsize=8)
+        drawn.suptitle(title, fontsize=10)

@@ -1,0 +1,120 @@
+"""Classify your own pictures with a trained residual network.
+
+The network, its norm and n are read from the weights. Shape suffixes as in model.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
+from etude.core.errors import UserError
+from etude.core.files import one_line_faults, write_atomic
+from etude.data.folders import fitted
+from etude.data.images import list_images, read_image
+from etude.studies.resnet.cam import overlay, package_cam
+from etude.studies.resnet.study import ResNetConfig
+from etude.studies.resnet.task import build_model
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures to classify, or folders of pictures."""
+    output: Path | None = None
+    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
+    indices: bool = False
+    """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
+    cam: Path | None = None
+    """A folder for what the network looked at: each picture under the Grad-CAM of the class it was taken for."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one picture was taken for."""
+
+    image: str
+    label: str
+    index: int
+    probability: float
+    probabilities: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+    """Classify the inputs; the order of the answers is theirs.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        extra: what the run's summary adds where the file is a checkpoint.
+        options: the inputs and where answers go.
+
+    Raises:
+        UserError: a missing or broken picture, folder or weights file, in one line; no file is written then.
+    """
+    if not options.inputs:
+        raise UserError("no pictures to classify: name some, or a folder of them")
+    tensors, header = read_weights(weights, study="resnet")
+    config = from_dict(ResNetConfig, header.config, origin=str(weights))
+    model = build_model(config.model)
+    load_weights({"model": model}, tensors, weights)
+    model.eval().to(memory_format=torch.channels_last)
+    about = header.extra or extra or {}
+    classes = list(about.get("classes", [f"class {number}" for number in range(config.model.num_classes)]))
+    paths = [path for given in options.inputs for path in (list_images(given) if given.is_dir() else [given])]
+    _refuse_clashes(paths, options.cam)
+    answers: list[Prediction] = []
+    maps: list[tuple[Path, np.ndarray]] = []
+    for batch, images_NHWC in _batches(paths, config, options.max_pixels):
+        x_NCHW = model.prepare(images_NHWC)
+        with torch.no_grad():
+            probability_NR = model(x_NCHW)[0].softmax(-1)
+        taken_N = probability_NR.argmax(-1)
+        for path, probability_R, taken in zip(batch, probability_NR.tolist(), taken_N.tolist(), strict=True):
+            table = dict(zip(classes, probability_R, strict=True))
+            answers.append(Prediction(str(path), classes[taken], taken, probability_R[taken], table))
+        if options.cam is not None:
+            cams_NHW = package_cam(model, x_NCHW, taken_N)
+            shown = (overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
+            maps += zip(batch, shown, strict=True)
+    if options.output is not None:
+        lines = [str(answer.index) if options.indices else answer.label for answer in answers]
+        write_atomic(options.output, "".join(f"{line}\n" for line in lines))
+    if options.cam is not None:
+        with one_line_faults(options.cam):
+            options.cam.mkdir(parents=True, exist_ok=True)
+            for path, image in maps:
+                Image.fromarray(image).save(options.cam / f"{path.stem}-cam.png")
+    return answers
+
+
+def _batches(paths: list[Path], config: ResNetConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:
+    size, fit = config.data.size, config.data.fit
+    for start in range(0, len(paths), _BATCH):
+        batch = paths[start : start + _BATCH]
+        images = [fitted(read_image(path, "RGB", max_pixels, min_side=size), size, fit) for path in batch]
+        yield batch, torch.from_numpy(np.stack(images))
+
+
+def _refuse_clashes(paths: list[Path], folder: Path | None) -> None:
+    """Two pictures of one name would write one overlay."""
+    if folder is None:
+        return
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"{other} and {path} would both write {path.stem}-cam.png: give other names, or one at a time"
+            )

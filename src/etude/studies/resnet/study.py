@@ -1,0 +1,371 @@
+"""Residual networks: presets and experiments."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.core.config import LoopConfig, StudyConfig
+from etude.core.study import Experiment, Job, Preset, Study
+
+Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
+# In the order of the published table.
+NORMS = ("bn-torch", "bn", "in", "bin", "ln", "gn", "none")
+BATCH_NORMS = ("bn-torch", "bn", "bin")
+
+
+def _require(holds: bool, name: str, wanted: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    n: int = 3
+    """Blocks a stage: the network has 6n + 2 layers."""
+    num_classes: int = 10
+    """r, the classes of the data."""
+    norm: str = "bn"
+    """bn-torch (PyTorch's own batch norm), bn, in, bin, ln, gn, none, or path/to/file.py:Name of a module that is made
+    with a number of channels and maps [N, C, H, W] to the same shape."""
+    groups: int = 8
+    """Groups of gn."""
+    shortcut: Literal["pad", "projection"] = "pad"
+    """Where the shape changes: pad has no parameters, as published; projection is a 1x1 convolution."""
+    width: int = 16
+    """Filters of the first stage."""
+
+    def __post_init__(self) -> None:
+        for name in ("n", "groups", "width"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    source: Source = "cifar10"
+    """cifar10; cifar10-jpeg, lossy copies of it (cifar10_jpeg.npz); folder, your own pictures; generated, the embedded
+    twin."""
+    folder: str = ""
+    """With source folder: a folder or zip file with one sub-folder a class, or with train and val folders of those;
+    looked for here and in ETUDE_MIRROR."""
+    size: int = 32
+    """Height and width in pixels; CIFAR-10 has 32."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How pictures of other shapes become square: their middle, or all of it with its proportions changed."""
+    val_share: float = 0.2
+    """Of a folder without val, the share of the training pictures that validates; of CIFAR-10 always 5,000."""
+    test_share: float = 0.2
+    """Of a folder without test, the share that tests."""
+    split_seed: int = 0
+    """Draws these shares."""
+    split_file: str = ""
+    """Where the split is kept; a file in the cache where none is named."""
+    skip_corrupt: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 1, "data.size", "at least 1", self.size)
+        for name in ("val_share", "test_share"):
+            share = getattr(self, name)
+            _require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
+        _require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
+        _require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
+        if self.source.startswith("cifar10"):
+            _require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    pad: int = 4
+    """Pixels added on each side before a window of the old size is cut out at random; 0: none."""
+    flip: bool = True
+    """Mirror every second picture."""
+
+    def __post_init__(self) -> None:
+        _require(self.pad >= 0, "augment.pad", "0 or more", self.pad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    algorithm: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.1
+    """Learning rate at the start."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 1e-4
+    """Added to the gradient; gates have none."""
+    gate_lr: float = 10.0
+    """The learning rate of bin's gates, as a multiple."""
+    schedule: Literal["constant", "step", "linear", "cosine"] = "step"
+    """step: a tenth after one half and again after three quarters of the steps; linear and cosine: down to zero."""
+    warmup: int = 0
+    """Steps over which the rate rises from zero."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        _require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        _require(self.gate_lr > 0, "optim.gate_lr", "above 0", self.gate_lr)
+        _require(self.warmup >= 0, "optim.warmup", "0 or more", self.warmup)
+
+    def rate(self, step: int, max_steps: int) -> float:
+        """The learning rate of a step, from 0."""
+        import math
+
+        done = step / max_steps
+        shape = {
+            "constant": 1.0,
+            "step": 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01,
+            "linear": 1 - done,
+            "cosine": (1 + math.cos(math.pi * done)) / 2,
+        }[self.schedule]
+        return self.lr * shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    size: int = 128
+    """Pictures of one optimiser step, over all processes."""
+    parts: int = 1
+    """Equal parts whose gradients are added up, each normalised on its own; at least as many as processes."""
+    evaluation: int = 500
+    """Pictures at a time where nothing is learned."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "parts", "evaluation"):
+            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
+        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(StudyConfig):
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The pictures."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What training does to the pictures."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How many pictures at a time."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser and its schedule."""
+    curve_images: int = 2000
+    """Training pictures, always the same, that each evaluation scores beside the validation split."""
+    cam_classes: tuple[str, ...] = ()
+    """The classes of the Grad-CAM sheets; where none is named, the assignment's seven species or the first seven."""
+    table: str = "run"
+    """The published table that the run's numbers belong to: norms, batch-size, best, depth, norms-tuned; run: none."""
+
+    def __post_init__(self) -> None:
+        _require(self.curve_images >= 1, "curve_images", "at least 1", self.curve_images)
+        each = self.batch.size // self.batch.parts
+        if self.model.norm in BATCH_NORMS and each < 2:
+            raise ValueError(
+                f"{self.model.norm} over a batch of {each} has nothing to average over: raise --batch.size, "
+                "or take --model.norm gn"
+            )
+
+
+def paper() -> ResNetConfig:
+    """He et al. 2016, section 4.2: CIFAR-10, 20 layers, 64,000 steps of 128, a tenth of the rate at 32,000 and 48,000.
+
+    Trained on 45,000 pictures, chosen on 5,000, as the paper's own schedule was. The other depths:
+    ``etude study resnet depth``.
+
+    Command: ``etude run resnet paper``.
+    Cost: 164 epochs; three hours on two idle CPU cores, minutes on an accelerator.
+    Expected: 8.75 % error in the paper, 8.27 in the best-known reproduction.
+    """
+    return ResNetConfig(
+        loop=LoopConfig(max_steps=64_000, log_every=100, eval_every=1000, save_every=1000),
+        table="depth",
+    )
+
+
+def course() -> ResNetConfig:
+    """The assignment's setting: 25 Indian bird species at 256x256, n = 2, SGD at 1e-4, batch 32, 50 epochs of 30,000.
+
+    The set is had with a (free) account only: give its folder with ``--data.folder``. Where it has no test folder,
+    a fifth of the training pictures tests. No augmentation is reported.
+
+    Command: ``etude run resnet course --data.folder Birds_25``, or ``etude study resnet norms --preset course``.
+    Cost: 46,875 steps of 32 pictures of 256x256; an accelerator.
+    Expected: 62.87 % of the test pictures right with our batch norm, as a course report has it.
+    """
+    return ResNetConfig(
+        model=ModelConfig(n=2, num_classes=25),
+        data=DataConfig(source="folder", folder="Birds_25", size=256),
+        augment=AugmentConfig(pad=0, flip=False),
+        batch=BatchConfig(size=32, evaluation=64),
+        optim=OptimConfig(lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant"),
+        loop=LoopConfig(max_steps=46_875, log_every=100, eval_every=937, save_every=937),
+        table="norms",
+    )
+
+
+def laptop() -> ResNetConfig:
+    """The paper's recipe on CIFAR-10 in a quarter of its length: 40 epochs, the same batch, rate and drops.
+
+    Command: ``etude run resnet laptop``.
+    Cost: 14,040 steps of 128 pictures of 32x32; about 40 minutes on two idle CPU cores.
+    Expected: 90 to 91 % right.
+    """
+    return ResNetConfig(
+        loop=LoopConfig(
+            max_steps=14_040,
+            log_every=50,
+            eval_every=702,
+            save_every=702,
+        ),
+        table="depth",
+    )
+
+
+def birds() -> ResNetConfig:
+    """Real photographs on two CPU cores: six species, 811 photographs at 64x64, n = 2, batch 32, 50 epochs.
+
+    The folder is any of yours with one sub-folder a class; give its number of classes with ``--model.num-classes``.
+
+    Command: ``etude run resnet birds``; all norms: ``etude study resnet norms``.
+    Cost: 750 steps of 32 pictures of 64x64; about two minutes on two idle CPU cores.
+    """
+    return ResNetConfig(
+        model=ModelConfig(n=2, num_classes=6),
+        data=DataConfig(source="folder", folder="birds6_224.zip", size=64),
+        augment=AugmentConfig(pad=8),
+        batch=BatchConfig(size=32, evaluation=100),
+        optim=OptimConfig(lr=0.05, schedule="cosine", weight_decay=5e-4),
+        loop=LoopConfig(max_steps=750, log_every=15, eval_every=30, save_every=150),
+        curve_images=160,
+        table="norms",
+    )
+
+
+def mini() -> ResNetConfig:
+    """CIFAR-10 in minutes on two CPU cores, for comparisons of many runs: n = 1 (8 layers), 3 epochs, cosine schedule.
+
+    Command: ``etude run resnet mini``; norms with tuned rates: ``etude study resnet norms-tuned --seeds 0 1 2``.
+    Cost: 1,053 steps of 128 pictures of 32x32; about a minute and a half on two idle CPU cores.
+    """
+    return ResNetConfig(
+        model=ModelConfig(n=1),
+        optim=OptimConfig(schedule="cosine"),
+        loop=LoopConfig(max_steps=1053, log_every=39, eval_every=351, save_every=351),
+        table="norms",
+    )
+
+
+def smoke() -> ResNetConfig:
+    """Seconds, on the embedded twin of the data. Its numbers say only that the parts work.
+
+    Command: ``etude run resnet smoke``.
+    """
+    return ResNetConfig(
+        model=ModelConfig(n=1, num_classes=4, norm="bin", width=8),
+        data=DataConfig(source="generated", size=32),
+        augment=AugmentConfig(pad=2),
+        batch=BatchConfig(size=32, evaluation=100),
+        optim=OptimConfig(schedule="linear"),
+        loop=LoopConfig(max_steps=60, log_every=5, eval_every=20, save_every=20, device="cpu"),
+        curve_images=100,
+    )
+
+
+# Pictures that the presets train on: an epoch of an experiment is so many, whatever the batch.
+_TRAINED_ON = {"course": 30_000, "birds": 487, "mini": 45_000, "laptop": 45_000, "paper": 45_000, "smoke": 240}
+
+
+def _norms(preset: str) -> tuple[Job, ...]:
+    return tuple(Job(norm, {"model.norm": norm, "table": "norms"}) for norm in NORMS)
+
+
+def _batch_size(preset: str) -> tuple[Job, ...]:
+    """Batches of 8 and 128 for the same number of epochs, stopped early on validation (Wu and He 2018, section 4.1).
+
+    The learning rate stays, as in the assignment.
+    """
+    jobs: list[Job] = []
+    for norm in ("bn", "gn"):
+        for size in (8, 128):
+            epoch = max(1, _TRAINED_ON.get(preset, 45_000) // size)
+            settings: dict[str, Any] = {"model.norm": norm, "batch.size": size, "table": "batch-size"}
+            settings |= {"loop.max_steps": 50 * epoch, "loop.eval_every": epoch, "loop.save_every": 10 * epoch}
+            settings |= {"loop.patience": 10, "loop.log_every": epoch}
+            jobs.append(Job(f"{norm}-{size}", settings))
+    return tuple(jobs)
+
+
+def _best(preset: str) -> tuple[Job, ...]:
+    """The best network of the course report: layer norm, Adam at 1e-4, batch 16, 110 epochs."""
+    epoch = max(1, _TRAINED_ON.get(preset, 45_000) // 16)
+    settings: dict[str, Any] = {"model.norm": "ln", "optim.algorithm": "adam", "optim.lr": 1e-4, "batch.size": 16}
+    settings |= {"optim.schedule": "constant", "loop.max_steps": 110 * epoch, "loop.eval_every": 2 * epoch}
+    return (Job("ln", settings | {"table": "best"}),)
+
+
+def _depth(preset: str) -> tuple[Job, ...]:
+    return tuple(Job(f"n{n}", {"model.n": n, "table": "depth"}) for n in (3, 5, 7, 9))
+
+
+TUNED_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def _tuned(preset: str) -> tuple[Job, ...]:
+    """For each norm, one run a learning rate, and then the rate that validated best with the seeds asked for.
+
+    The runs that choose have a seed of their own, so that the reported ones had no part in the choice.
+    """
+    jobs: list[Job] = []
+    for norm in NORMS:
+        chosen: dict[str, Any] = {"model.norm": norm}
+        rates = [Job(f"{norm}-lr{lr:g}", chosen | {"optim.lr": lr, "table": "run"}, seed=100) for lr in TUNED_RATES]
+        jobs += rates
+        settings = chosen | {"table": "norms-tuned", "optim.lr": "{after.optim.lr}"}
+        jobs.append(Job(norm, settings, after=tuple(job.name for job in rates)))
+    return tuple(jobs)
+
+
+def _compared(path: Path, title: str, runs: Any) -> None:
+    _import("figures").compared(path, title, runs)
+
+
+def _example() -> list[str]:
+    from etude.data.cifar10 import sample_folder
+
+    return ["resnet", str(sample_folder())]
+
+
+STUDY = Study(
+    name="resnet",
+    title="Residual networks and six normalisations",
+    about="residual networks of 6n + 2 layers with six normalisations, and what they look at (He et al. 2016)",
+    config=ResNetConfig,
+    presets={
+        "paper": Preset(paper, "full"),
+        "course": Preset(course, "full"),
+        "laptop": Preset(laptop, "laptop"),
+        "birds": Preset(birds, "laptop"),
+        "mini": Preset(mini, "laptop"),
+        "smoke": Preset(smoke, "smoke"),
+    },
+    experiments={
+        "norms": Experiment("PyTorch's batch norm, ours, and the five other norms", _norms, "birds", _compared),
+        "batch-size": Experiment("batch and group norm at batches of 8 and 128", _batch_size, "birds", _compared),
+        "best": Experiment("the best network of the course report", _best, "course"),
+        "depth": Experiment("20, 32, 44 and 56 layers on CIFAR-10", _depth, "laptop", _compared),
+        "norms-tuned": Experiment(
+            "the norms, each at the learning rate that validation chooses", _tuned, "mini", _compared
+        ),
+    },
+    load_task=lambda: _import("task").ResNetTask,
+    load_predict=lambda: _import("predict"),
+    folder=Path(__file__).parent,
+    reads_data=("cifar10",),
+    example=_example,
+)
+
+
+def _import(module: str) -> Any:
+    import importlib
+
+    return importlib.import_module(f"etude.studies.resnet.{module}")

@@ -1,0 +1,215 @@
+"""Residual networks: the training step, the evaluation, the pictures.
+
+Shape suffixes as in model.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data.labelled import LabelledImages
+from etude.nn.norms import make_norm
+from etude.studies.resnet import pictures
+from etude.studies.resnet.augment import crop_and_flip
+from etude.studies.resnet.model import ResNet, gates
+from etude.studies.resnet.study import ModelConfig, ResNetConfig
+
+GATE_BINS = 10
+
+
+def build_model(config: ModelConfig) -> ResNet:
+    """The network of a configuration."""
+    options = {"num_groups": config.groups} if config.norm == "gn" else {}
+    return ResNet(
+        config.n,
+        config.num_classes,
+        partial(make_norm, config.norm, **options),
+        shortcut=config.shortcut,
+        width=config.width,
+    )
+
+
+def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
+    """SGD or Adam; the gates of batch-instance norms in a group of their own, without decay (Nam and Kim 2018)."""
+    own = {id(norm.gate) for norm in gates(model).values()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if id(p) not in own], "factor": 1.0},
+        {
+            "params": [p for p in model.parameters() if id(p) in own],
+            "factor": config.gate_lr,
+            "weight_decay": 0.0,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.algorithm == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+
+class ResNetTask(Task):
+    """Classification of pictures as section 4.2 of He et al. 2016 trains it."""
+
+    def __init__(self, config: ResNetConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self.model = build_model(config.model)
+        self.modules = {"model": self.model}
+        self.shared_model = runtime.prepare(self.model, channels_last=True)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.shared_optimizer = runtime.prepare_optimizer(self.optimizer)
+        self.optimizers = {config.optim.algorithm: self.optimizer}
+        self.gates = gates(self.model)
+        self.monitor = ("accuracy", "max")
+        self._pictures: pictures.Pictures | None = None
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def pictures(self) -> pictures.Pictures:
+        """The data set, read once, on the device."""
+        if self._pictures is None:
+            device = self.runtime.device
+            read = pictures.load(self.config.data, self.config.model.num_classes)
+            splits = {
+                split: replace(part, images_NHWC=part.images_NHWC.to(device), labels_N=part.labels_N.to(device))
+                for split, part in read.splits.items()
+            }
+            self._pictures = pictures.Pictures(splits, read.classes, read.about, read.checksums)
+            if len(splits["train"]) < self.config.batch.size:
+                raise UserError(
+                    f"a batch of {self.config.batch.size} is larger than the {len(splits['train'])} training pictures: "
+                    "give a smaller --batch.size"
+                )
+        return self._pictures
+
+    def batch_rows(self, step: int) -> Tensor:
+        """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        count, size = len(self.pictures.splits["train"]), self.config.batch.size
+        epoch, place = divmod(step, count // size)
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
+            self._order = (epoch, order.to(self.runtime.device))
+        return self._order[1][place * size : (place + 1) * size]
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, train = self.config, self.pictures.splits["train"]
+        if step == 0:
+            self.model.set_statistics(train.images_NHWC)
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["factor"]
+        rows, parts = self.batch_rows(step), config.batch.parts
+        fill = self.model.mean.round().to(torch.uint8)
+        totals = torch.zeros(2, device=self.runtime.device)
+        for part in self.runtime.parts(parts, self.shared_model):
+            mine = rows[part::parts]
+            draw = self.runtime.generator("train/augment", step, part)
+            images = crop_and_flip(
+                train.images_NHWC[mine], fill, draw, pad=config.augment.pad, flip=config.augment.flip
+            )
+            logits, _ = self.shared_model(self.model.prepare(images))
+            labels = train.labels_N[mine]
+            loss = functional.cross_entropy(logits.float(), labels)
+            self.runtime.backward(loss, parts)
+            totals += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
+        self.shared_optimizer.step()
+        self.optimizer.zero_grad()
+        for norm in self.gates.values():
+            norm.clamp_gate()
+        # The mean over the parts of all processes, once the loop has taken the mean over processes.
+        loss, accuracy = totals * self.runtime.world / parts
+        return {"loss": loss, "accuracy": accuracy * 100}
+
+    @torch.no_grad()
+    def logits(self, images: LabelledImages) -> Tensor:
+        """Logits of whole splits in evaluation mode, the work shared by the processes: float32 ``[N, R]``."""
+        self.model.eval()
+        mine = images.images_NHWC[self.runtime.share(len(images))]
+        size = self.config.batch.evaluation
+        rows = []
+        for part in mine.split(size):
+            # A last batch of another size would be compiled anew.
+            short = size - len(part) if self.runtime.compile else 0
+            padded = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
+            rows.append(self.model(self.model.prepare(padded))[0].float()[: len(part)])
+        found = torch.cat(rows) if rows else self.model.linear.weight.new_zeros(0, self.config.model.num_classes)
+        return self.runtime.gather(found, len(images))
+
+    def score(self, images: LabelledImages) -> dict[str, float]:
+        """Loss, and accuracy, micro and macro F1 in per cent."""
+        from sklearn.metrics import f1_score
+
+        logits = self.logits(images)
+        truth, taken = images.labels_N.cpu().numpy(), logits.argmax(1).cpu().numpy()
+        every = range(self.config.model.num_classes)
+        return {
+            "loss": functional.cross_entropy(logits.double(), images.labels_N).item(),
+            "accuracy": float((truth == taken).mean() * 100),
+            # With one label a picture, micro F1 is the accuracy; the assignment asks for both.
+            "micro_f1": float(f1_score(truth, taken, labels=every, average="micro", zero_division=0) * 100),
+            "macro_f1": float(f1_score(truth, taken, labels=every, average="macro", zero_division=0) * 100),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        train = self.pictures.splits["train"]
+        chosen = torch.randperm(len(train), generator=self.runtime.generator("curve", 0))[: self.config.curve_images]
+        on_train = self.score(train.take(chosen.to(self.runtime.device)))
+        rows = self.score(self.pictures.splits["val"]) | {f"fit/{name}": value for name, value in on_train.items()}
+        for name, norm in self.gates.items():
+            share = norm.gate.detach().float().cpu().histc(GATE_BINS, 0, 1) / norm.num_channels
+            rows |= {f"gates/{name}/{number}": value for number, value in enumerate(share.tolist())}
+        return rows
+
+    def finish(self) -> dict[str, Any]:
+        return {"classes": list(self.pictures.classes), "pictures": self.pictures.about}
+
+    def cell(self) -> str:
+        """The place in the published table that the run belongs to."""
+        norm, config = self.config.model.norm, self.config
+        return {
+            "norms": norm,
+            "norms-tuned": norm,
+            "batch-size": f"{norm}_{config.batch.size}",
+            "depth": f"l{self.model.num_layers}",
+            "best": "best",
+        }.get(config.table, f"l{self.model.num_layers}-{norm}")
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config, found = self.config, self.pictures
+        sgd = f"{config.optim.algorithm.upper()} lr {config.optim.lr:g} {config.optim.schedule}"
+        epochs = config.loop.max_steps * config.batch.size / len(found.splits["train"])
+        protocol = (
+            f"{found.about}; n = {config.model.n}, {config.model.norm}; {sgd}, batch {config.batch.size}, "
+            f"up to {epochs:.0f} epochs of {len(found.splits['train']):,}, chosen on validation"
+        )
+        rows: list[Result] = []
+        for split, images in found.splits.items():
+            scores = self.score(images)
+            share = scores["accuracy"] / 100
+            width = 196 * math.sqrt(share * (1 - share) / len(images))
+            scores["error"] = 100 - scores["accuracy"]
+            for metric, value in scores.items():
+                unit = "" if metric == "loss" else "%"
+                interval = width if metric in ("accuracy", "error", "micro_f1") else None
+                rows.append(
+                    Result(config.table, self.cell(), metric, split, value, protocol, interval, unit, found.about)
+                )
+        return rows
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.resnet import figures
+
+        figures.draw(self, folder, metrics)
+
+    def data_checksums(self) -> dict[str, str]:
+        return dict(self.pictures.checksums)
