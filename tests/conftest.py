@@ -49,6 +49,26 @@ def real_omniglot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETUDE_MIRROR", _MIRROR)
 
 
+def _in_mirror(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = Path(_MIRROR) / name
+    if not path.is_file():
+        pytest.skip(f"no mirror of {name}: set ETUDE_MIRROR")
+    monkeypatch.setenv("ETUDE_MIRROR", _MIRROR)
+    return path
+
+
+@pytest.fixture
+def real_birds(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """811 photos of six bird species, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("birds6_224.zip", monkeypatch)
+
+
+@pytest.fixture
+def real_cifar(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 as JPEG copies, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("cifar10_jpeg.npz", monkeypatch)
+
+
 @pytest.fixture
 def root() -> Path:
     """The checkout."""

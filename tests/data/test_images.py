@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.data.images import EXTENSIONS, class_folders, list_images, read_image, to_square
+from etude.data.images import EXTENSIONS, ImageError, class_folders, in_threads, list_images, read_image, to_square
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 SIDES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -345,6 +346,92 @@ def test_a_name_with_control_characters_stays_on_one_line(tmp_path: Path) -> Non
 def test_a_file_name_is_taken_as_text_too(tmp_path: Path) -> None:
     path = save(tmp_path / "grey.png", np.full((2, 2), 9, np.uint8))
     assert (read_image(str(path), "L") == 9).all()
+
+
+# --- bytes in memory, JPEGs at less than their size ---
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_bytes_are_read_as_the_file_is(tmp_path: Path, extension: str, mode: str) -> None:
+    path = tmp_path / f"picture.{extension}"
+    path.write_bytes(PICTURES[extension])
+    np.testing.assert_array_equal(read_image(("any", PICTURES[extension]), mode), read_image(path, mode))
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"hello", "is not an image of a known format"),
+        (PICTURES["png"][:100], "is damaged or cut short"),
+        (png(9_000, 9_000), "is 9000 x 9000 pixels, more than 64,000,000"),
+    ],
+)
+def test_broken_bytes_are_refused_by_their_name(body: bytes, fault: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(("birds/owl\n.png", body), "RGB")
+    assert str(caught.value).startswith(r"'birds/owl\n.png' " + fault)
+    assert caught.value.fault.startswith(fault)
+    assert str(caught.value).isprintable()
+
+
+def jpeg(image: np.ndarray, **options: object) -> bytes:
+    to = io.BytesIO()
+    Image.fromarray(image).save(to, "jpeg", quality=95, **options)
+    return to.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("min_side", "expected"), [(None, (200, 320)), (101, (200, 320)), (100, (100, 160)), (30, (50, 80)), (1, (25, 40))]
+)
+def test_a_jpeg_comes_smaller_but_never_too_small(min_side: int | None, expected: tuple[int, int]) -> None:
+    slope = np.add.outer(np.arange(200), np.arange(320)).astype(np.float64)
+    image = np.stack([slope / 3, 255 - slope / 3, np.full_like(slope, 90)], -1).astype(np.uint8)
+    read = read_image(("slope.jpg", jpeg(image)), "RGB", min_side=min_side)
+    assert read.shape == (*expected, 3)
+    factor = 200 // expected[0]
+    mean = image.reshape(expected[0], factor, expected[1], factor, 3).mean((1, 3))
+    np.testing.assert_allclose(read, mean, atol=4)
+
+
+def test_a_smaller_jpeg_is_turned_upright_all_the_same() -> None:
+    image = np.zeros((160, 320, 3), np.uint8)
+    image[:, :160] = 255
+    exif = Image.Exif()
+    # The camera was turned: the left half is above.
+    exif[274] = 6
+    read = read_image(("turned.jpg", jpeg(image, exif=exif)), "RGB", min_side=80)
+    assert read.shape == (160, 80, 3)
+    assert read[:70].min() > 240
+    assert read[90:].max() < 15
+
+
+def test_other_formats_come_whole(tmp_path: Path) -> None:
+    path = save(tmp_path / "grey.png", np.zeros((64, 64), np.uint8))
+    assert read_image(path, "L", min_side=8).shape == (64, 64)
+
+
+def test_threads_do_all_work_and_leave_the_warnings_as_they_were() -> None:
+    before = list(warnings.filters)
+    done: list[int] = []
+
+    def work(row: int) -> None:
+        read_image(("any.png", PICTURES["png"]), "L")
+        done.append(row)
+
+    in_threads(work, 100, "reading")
+    assert sorted(done) == list(range(100))
+    assert list(warnings.filters) == before
+
+
+def test_a_fault_in_a_thread_is_the_caller_s() -> None:
+    def work(row: int) -> None:
+        if row == 3:
+            read_image(("broken.png", b"x"), "L")
+
+    with pytest.raises(ImageError, match=r"broken\.png is not an image"):
+        in_threads(work, 50, "reading")
 
 
 # --- huge files ---

@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -114,25 +114,6 @@ def find(name: str, fix: str = "give another with --data.folder") -> Path:
 # --- where the images lie ---
 
 
-class _Place(Protocol):
-    """A folder or a zip file; paths in it are written with ``/``, the whole is the empty path."""
-
-    mark: str
-    """What the place itself adds to the key of its decoded images."""
-
-    def list(self, at: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the images of a folder, sorted."""
-        ...
-
-    def stamp(self, at: str) -> str:
-        """What changes when an image does."""
-        ...
-
-    def image(self, at: str) -> Path | tuple[str, bytes]:
-        """An image for `read_image`."""
-        ...
-
-
 def _is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in EXTENSIONS and "." in name
 
@@ -142,12 +123,18 @@ def _is_hidden(name: str) -> bool:
 
 
 class _Disk:
+    """A folder; paths in it are written with ``/``, and the folder itself is the empty path.
+
+    ``mark`` is what it adds to the key of its decoded images.
+    """
+
     def __init__(self, root: Path) -> None:
         self.root = root
         # Sizes and times alone may be those of another folder, unpacked by the same program.
         self.mark = ascii(str(root.resolve()))
 
-    def list(self, at: str) -> tuple[list[str], list[str]]:
+    def contents(self, at: str) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the images of a folder, sorted."""
         folders: list[str] = []
         images: list[str] = []
         for entry in entries(self.root / at):
@@ -163,6 +150,7 @@ class _Disk:
         return folders, images
 
     def stamp(self, at: str) -> str:
+        """What changes when an image does."""
         # What cannot be read is found out, and said, when it is read.
         with contextlib.suppress(OSError):
             found = (self.root / at).stat()
@@ -170,10 +158,13 @@ class _Disk:
         return ""
 
     def image(self, at: str) -> Path | tuple[str, bytes]:
+        """An image for `read_image`."""
         return self.root / at
 
 
 class _Zip:
+    """A zip file, asked as a `_Disk` is."""
+
     mark = ""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
@@ -195,7 +186,7 @@ class _Zip:
                 self._folders["/".join(parts[:-1])][1].add(parts[-1])
                 self._members["/".join(parts)] = member
 
-    def list(self, at: str) -> tuple[list[str], list[str]]:
+    def contents(self, at: str) -> tuple[list[str], list[str]]:
         folders, images = self._folders[at]
         return sorted(folders), sorted(images)
 
@@ -211,7 +202,11 @@ class _Zip:
             return at, self._archive.read(member)
         # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
         except Exception as error:
-            raise ImageError(Path(at), f"cannot be unpacked ({printable(str(error))})", "pack it again") from error
+            reason = printable(str(error)) or type(error).__name__
+            raise ImageError(Path(at), f"cannot be unpacked ({reason})", "pack it again") from error
+
+
+_Place = _Disk | _Zip
 
 
 @contextlib.contextmanager
@@ -261,12 +256,12 @@ def _listed(place: _Place, path: Path) -> list[_File]:
     """All images, by class, then by name."""
     top = ""
     while True:
-        folders, images = place.list(top)
+        folders, images = place.contents(top)
         parts = _split_folders(place, top, folders, path)
         # One folder around everything.
         if parts or len(folders) != 1 or images:
             break
-        below, images_below = place.list(_joined(top, folders[0]))
+        below, images_below = place.contents(_joined(top, folders[0]))
         if not below or images_below:
             break
         top = _joined(top, folders[0])
@@ -275,7 +270,7 @@ def _listed(place: _Place, path: Path) -> list[_File]:
         raise ImageError(path / top, what, _LAYOUT)
     files = []
     for folder, part in (parts or {"": ""}).items():
-        class_names, _ = place.list(_joined(top, folder))
+        class_names, _ = place.contents(_joined(top, folder))
         for class_name in class_names:
             files += _class_files(place, path, top, folder, class_name, part)
     class_names = sorted({file.class_name for file in files})
@@ -294,7 +289,7 @@ def _listed(place: _Place, path: Path) -> list[_File]:
 def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> dict[str, str]:
     """Folder to split, where the layout has splits: ``train`` holds folders and no images."""
     named = {folder: _SPLIT_FOLDERS[folder.casefold()] for folder in folders if folder.casefold() in _SPLIT_FOLDERS}
-    contents = {folder: place.list(_joined(top, folder)) for folder in named}
+    contents = {folder: place.contents(_joined(top, folder)) for folder in named}
     of_classes = {folder for folder, (below, images) in contents.items() if below and not images}
     if not of_classes:
         return {}
@@ -313,9 +308,9 @@ def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> d
 
 def _class_files(place: _Place, path: Path, top: str, folder: str, class_name: str, part: str) -> list[_File]:
     at = _joined(top, folder, class_name)
-    below, images = place.list(at)
+    below, images = place.contents(at)
     for deeper in below:
-        if place.list(_joined(at, deeper))[1]:
+        if place.contents(_joined(at, deeper))[1]:
             fix = "move them up into the class folder, or elsewhere"
             raise ImageError(path / at / deeper, "holds images below a class folder", fix)
     if not images:
@@ -503,7 +498,11 @@ def _drawn(
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", resolved.stem)[:100]
         path = cache_place() / "splits" / f"{stem}-{key[:16]}.json"
     names = ("train", *shares)
-    if path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror})", "name another with --data.split-file") from error
+    if is_there:
         return _from_file(path, folder_images, pool, names)
     fewest = torch.bincount(images.labels_N[pool], minlength=len(images.classes))
     label = int(fewest.argmin())

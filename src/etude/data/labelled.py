@@ -77,7 +77,7 @@ def _counts(total: int, shares: Sequence[float]) -> list[int]:
     # Floating point puts 0.7 * 10 below 7: what is a whole number but for that is one.
     quotas = [round(total * share, 6) for share in shares]
     counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda part: counts[part] - quotas[part])
+    by_remainder = sorted(range(len(shares)), key=lambda part: round(counts[part] - quotas[part], 6))
     for part in by_remainder[: total - sum(counts)]:
         counts[part] += 1
     for part, share in enumerate(shares):

@@ -41,14 +41,22 @@ def pool_sum(table_NC: Tensor, pool: Pool, groups: int) -> Tensor:
     if pool == "layer":
         return table_NC.sum(1, keepdim=True)
     if pool == "group":
-        return table_NC @ _same_group(table_NC, groups)
+        num_images, channels = table_NC.shape
+        if torch.compiler.is_compiling() and table_NC.device.type == "cpu":
+            return _pool_groups_compiled(table_NC, channels // groups)
+        sum_NG1 = table_NC.view(num_images, groups, channels // groups).sum(2, keepdim=True)
+        return sum_NG1.expand(-1, -1, channels // groups).reshape(num_images, channels)
     return table_NC
 
 
-def _same_group(table_NC: Tensor, groups: int) -> Tensor:
-    """``[C, C]``: 1 where two channels share a group."""
-    group_C = torch.arange(table_NC.shape[1], device=table_NC.device) // (table_NC.shape[1] // groups)
-    return (group_C[:, None] == group_C).to(table_NC.dtype)
+def _pool_groups_compiled(table_NC: Tensor, size: int) -> Tensor:
+    """As a matrix product, because the compiler would repeat a sum that it can look into for every pixel.
+
+    In double precision, which neither autocast nor a lower precision of matrix products touches.
+    """
+    group_C = torch.arange(table_NC.shape[1], device=table_NC.device) // size
+    same_CC = (group_C[:, None] == group_C).double()
+    return (table_NC.double() @ same_CC).to(table_NC.dtype)
 
 
 def pool_count(shape: torch.Size, pool: Pool, groups: int) -> int:
@@ -125,11 +133,13 @@ class _Normalize(torch.autograd.Function):
         count = pool_count(x.shape, pool, groups)
         mean = pool_sum(x.sum((2, 3)), pool, groups) / count
         centred = x - _maps(mean)
-        y, squares_NC = _product(centred, centred)
-        variance = pool_sum(squares_NC, pool, groups) / count
+        if pool == "layer" and _in_rows(centred):
+            variance = _squares_in_rows(centred) / count
+        else:
+            variance = pool_sum(_squares(centred), pool, groups) / count
         rate = (variance + eps).rsqrt()
         scale = rate if weight_C is None else rate * weight_C
-        y = _affine(y, centred, scale, bias_C)
+        y = _affine(centred, scale, bias_C)
         ctx.save_for_backward(centred, rate, scale, weight_C)
         ctx.pool, ctx.groups, ctx.count, ctx.dtype, ctx.biased = pool, groups, count, x_NCHW.dtype, bias_C is not None
         ctx.mark_non_differentiable(mean, variance)
@@ -140,14 +150,12 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, dy_NCHW: Tensor, *_: Any) -> tuple[Any, ...]:
         centred, rate, scale, weight_C = ctx.saved_tensors
         dy = dy_NCHW.to(centred.dtype)
-        sum_NC = dy.sum((2, 3))
-        dx, product_NC = _product(dy, centred)
-        inner_NC = product_NC * rate
-        g_sum, g_inner = (sum_NC, inner_NC) if weight_C is None else (sum_NC * weight_C, inner_NC * weight_C)
-        shift = pool_sum(g_sum, ctx.pool, ctx.groups) * rate / -ctx.count
-        by_centred = pool_sum(g_inner, ctx.pool, ctx.groups) * rate.square() / -ctx.count
-        dx = _affine(dx, dy, scale, shift).addcmul_(centred, _maps(by_centred))
-        d_weight = None if weight_C is None else inner_NC.sum(0)
+        sum_NC, product_NC = dy.sum((2, 3)), (dy * centred).sum((2, 3))
+        share = 1 / -ctx.count if weight_C is None else weight_C / -ctx.count
+        shift = pool_sum(sum_NC * share, ctx.pool, ctx.groups) * rate
+        by_centred = pool_sum(product_NC * share, ctx.pool, ctx.groups) * rate.pow(3)
+        dx = _affine(dy, scale, shift).addcmul_(centred, _maps(by_centred))
+        d_weight = None if weight_C is None else (product_NC * rate).sum(0)
         return dx.to(ctx.dtype), d_weight, sum_NC.sum(0) if ctx.biased else None, None, None, None
 
 
@@ -157,20 +165,37 @@ def _accumulator(x: Tensor) -> torch.dtype:
 
 def _maps(table: Tensor) -> Tensor:
     """A table as a factor of feature maps."""
-    return table[..., None, None]
+    return table.view(*table.shape, 1, 1)
 
 
-def _product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """A tensor of the shape of the maps whose values are of no use, and the sum over each map of ``a * b``."""
-    product = a * b
-    return product, product.sum((2, 3))
+# Which of several ways to the same value PyTorch's kernels are quickest at depends on the layout; a compiler fuses the
+# plainest one.
 
 
-def _affine(out: Tensor, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-    """``x * scale + shift`` with tables, in the memory of ``out``."""
+def _in_rows(x_NCHW: Tensor) -> bool:
+    """Whether each image is one row in memory, channels last."""
+    return not torch.compiler.is_compiling() and x_NCHW.is_contiguous(memory_format=torch.channels_last)
+
+
+def _squares_in_rows(x_NCHW: Tensor) -> Tensor:
+    """The sum of the squares of each image, ``[N, 1]``."""
+    return torch.linalg.vector_norm(x_NCHW.permute(0, 2, 3, 1).flatten(1), dim=1, keepdim=True).square()
+
+
+def _squares(x_NCHW: Tensor) -> Tensor:
+    """The sum of the squares of each map, ``[N, C]``."""
+    if x_NCHW.is_contiguous() and not torch.compiler.is_compiling():
+        return torch.linalg.vector_norm(x_NCHW, dim=(2, 3)).square()
+    return x_NCHW.square().sum((2, 3))
+
+
+def _affine(x_NCHW: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    """``x * scale + shift`` with tables."""
     if shift is None:
-        return torch.mul(x, _maps(scale), out=out)
-    return torch.addcmul(_maps(shift), x, _maps(scale), out=out)
+        return x_NCHW * _maps(scale)
+    if x_NCHW.is_contiguous() and not torch.compiler.is_compiling():
+        return (x_NCHW * _maps(scale)).add_(_maps(shift))
+    return torch.addcmul(_maps(shift), x_NCHW, _maps(scale))
 
 
 class Norm(nn.Module):
@@ -441,8 +466,7 @@ class _BatchInstance(torch.autograd.Function):
         pixels = x.shape[2] * x.shape[3]
         mean_NC = x.sum((2, 3)) / pixels
         centred = x - _maps(mean_NC)
-        y, squares_NC = _product(centred, centred)
-        variance_NC = squares_NC / pixels
+        variance_NC = _squares(centred) / pixels
         tracked = running_mean_C is not None and running_var_C is not None
         mean_C = running_mean_C if tracked else mean_NC.mean(0)
         delta_NC = mean_NC - mean_C
@@ -454,7 +478,7 @@ class _BatchInstance(torch.autograd.Function):
             scale_NC, shift_NC = scale_NC * weight_C, shift_NC * weight_C
         if bias_C is not None:
             shift_NC = shift_NC + bias_C
-        y = _affine(y, centred, scale_NC, shift_NC)
+        y = _affine(centred, scale_NC, shift_NC)
         ctx.save_for_backward(centred, delta_NC, rate_NC, rate_C, scale_NC, weight_C, gate_C)
         ctx.pixels, ctx.tracked, ctx.dtype, ctx.biased = pixels, tracked, x_NCHW.dtype, bias_C is not None
         # An input that is returned as it is would become an output with a history.
@@ -467,8 +491,7 @@ class _BatchInstance(torch.autograd.Function):
     def backward(ctx: Any, dy_NCHW: Tensor, *_: Any) -> tuple[Any, ...]:
         centred, delta_NC, rate_NC, rate_C, scale_NC, weight_C, gate_C = ctx.saved_tensors
         dy = dy_NCHW.to(centred.dtype)
-        sum_NC = dy.sum((2, 3))
-        dx, product_NC = _product(dy, centred)
+        sum_NC, product_NC = dy.sum((2, 3)), (dy * centred).sum((2, 3))
         # Sums of the gradient with the two normalised maps.
         instance_NC = product_NC * rate_NC
         batch_NC = (product_NC + delta_NC * sum_NC) * rate_C
@@ -482,7 +505,7 @@ class _BatchInstance(torch.autograd.Function):
             pull_C = by_batch_C * rate_C.square() * batch_NC.sum(0) / count
             by_centred_NC = by_centred_NC - pull_C
             shift_NC = shift_NC - by_batch_C * rate_C * sum_NC.sum(0) / count - pull_C * delta_NC
-        dx = _affine(dx, dy, scale_NC, shift_NC).addcmul_(centred, _maps(by_centred_NC))
+        dx = _affine(dy, scale_NC, shift_NC).addcmul_(centred, _maps(by_centred_NC))
         d_gate = (batch_NC - instance_NC).sum(0)
         d_weight = None
         if weight_C is not None:

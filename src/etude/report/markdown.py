@@ -1,9 +1,9 @@
 """The results tables of README files, written from committed runs only.
 
-``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY -->`` (the comparison),
-``<!-- measured STUDY -->`` (numbers that nobody published) or ``<!-- table STUDY EXPERIMENT [VARIANT] -->`` (all splits
-and metrics of our runs, one line a cell) and ``<!-- end -->`` in each file; with ``--check`` it only says whether they
-are up to date.
+``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY [run] -->`` (the comparison,
+or what of it was run), ``<!-- measured STUDY -->`` (numbers that nobody published) or ``<!-- table STUDY EXPERIMENT
+[VARIANT] -->`` (all splits and metrics of our runs, one line a cell) and ``<!-- end -->`` in each file; with ``--check``
+it only says whether they are up to date.
 """
 
 import re
@@ -107,7 +107,8 @@ def rewritten(text: str) -> str:
         if place[2] == "table":
             body = pivot(study, place[4], place[5] or "")
         else:
-            body = table(comparisons([study], [])) if place[2] == "results" else measured(study)
+            rows = [row for row in comparisons([study], []) if place[4] != "run" or row.ours is not None]
+            body = table(rows) if place[2] == "results" else measured(study)
         return place[1] + "\n" + body + "\n" + place[6]
 
     return _PLACE.sub(fill, text)

@@ -22,7 +22,7 @@ from etude.core.errors import UserError
 from etude.studies.resnet.model import Block, ResNet
 
 
-class _Logits(nn.Module):
+class LogitsOnly(nn.Module):
     """The network as the package wants it: pictures to logits alone."""
 
     def __init__(self, model: ResNet) -> None:
@@ -59,7 +59,7 @@ def package_cam(
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad(), GradCAM(_Logits(model), target_layers(model)) as cam:
+        with torch.enable_grad(), GradCAM(LogitsOnly(model), target_layers(model)) as cam:
             return cam(x_NCHW, [ClassifierOutputTarget(int(number)) for number in classes_N])
     finally:
         model.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str
                 extent=(0, max(steps), 0, 1), interpolation="nearest",
             )  # fmt: skip
             ax.grid(visible=False)
-            ax.set_title(name.replace("stages.", "stage "), fontsize=8)
+            ax.set_title(_layer(name), fontsize=8)
         drawn.supxlabel("step", fontsize=9)
         drawn.supylabel("gate", fontsize=9)
         if shown is not None:
@@ -141,8 +142,8 @@ def cam_sheet(path: Path, task: ResNetTask) -> None:
                 ax.spines[:].set_visible(True)
                 ax.spines[:].set(color=PALETTE[2] if right else PALETTE[1], linewidth=1.5)
                 if not right:
-                    ax.set_xlabel(_short(names[int(taken_N[row])], 16), fontsize=7, labelpad=1)
-            axes[line, 0].set_ylabel(_short(names[number], 14), fontsize=8)
+                    ax.set_xlabel(_short(names[int(taken_N[row])], 20), fontsize=6.5, labelpad=1)
+            axes[line, 0].set_ylabel(_short(names[number], 20), fontsize=7)
         drawn.suptitle(
             "Grad-CAM of the true class, validation pictures: five recognised (green), five taken for what is written",
             fontsize=9,
@@ -165,6 +166,14 @@ def cam_means(path: Path, task: ResNetTask) -> None:
             ax.set_title(f"{_short(name, 18)} ({count})", fontsize=7)
         drawn.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
         drawn.colorbar(shown, ax=axes, shrink=0.7)
+
+
+def _layer(name: str) -> str:
+    """``stages.0.1.norm2`` as the intermediates are named, from 1: ``stage1.block2.norm2``."""
+    found = re.match(r"stages\.(\d+)\.(\d+)\.", name)
+    if found is None:
+        return "stem" if name == "norm" else name
+    return f"stage{int(found[1]) + 1}.block{int(found[2]) + 1}.{name[found.end() :]}"
 
 
 def _short(name: str, length: int) -> str:

@@ -266,7 +266,7 @@ def smoke() -> ResNetConfig:
         augment=AugmentConfig(pad=2),
         batch=BatchConfig(size=32, evaluation=100),
         optim=OptimConfig(schedule="linear"),
-        loop=LoopConfig(max_steps=60, log_every=5, eval_every=20, save_every=20, device="cpu"),
+        loop=LoopConfig(max_steps=100, log_every=10, eval_every=25, save_every=25, device="cpu"),
         curve_images=100,
     )
 

@@ -1,0 +1,313 @@
+"""Residual networks: training beside torchvision's folder pipeline, Grad-CAM beside a loop over the grad-cam package.
+
+Command: ``uv run --extra bench python benchmarks/resnet.py``. The protocol is in benchmarks/README.md.
+"""
+
+import dataclasses
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from etude.core.config import LoopConfig, override
+from etude.core.errors import UserError
+from etude.core.files import write_json
+from etude.core.run_folder import environment
+from etude.core.runtime import Runtime
+from etude.data import folders
+from etude.data.shapes import shapes
+from etude.studies.resnet.cam import LogitsOnly, batched_cam, package_cam, target_layers
+from etude.studies.resnet.study import DataConfig, birds
+from etude.studies.resnet.task import ResNetTask, build_model, build_optimizer
+
+try:
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from torchvision import datasets, transforms
+except ImportError:
+    sys.exit("torchvision or grad-cam is not installed: `uv run --extra bench python benchmarks/resnet.py`")
+
+PIPELINE_BAR, CAM_BAR = 1.5, 2.0
+# Where the maps of two ways of computing them differ by more, they are not the same maps.
+CAM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: str = "birds6_224.zip"
+    """A folder or zip file of photographs, one sub-folder a class."""
+    size: int = 64
+    """Height and width of the network's pictures."""
+    json: Path | None = None
+    """Where to write every measurement."""
+    quick: bool = False
+    """Seconds, on generated pictures: shows that all sides run and agree; its speeds mean nothing."""
+    threads: int = torch.get_num_threads()
+    """Threads of all sides."""
+    repeats: int | None = None
+    """Blocks of each side; 5, or 1 when quick."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One timed stretch of work."""
+
+    images: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.images / self.seconds
+
+
+Side = Callable[[int], Block]
+
+
+def interleave(sides: dict[str, Side], repeats: int, *, warm_up: bool) -> dict[str, list[Block]]:
+    """Run the sides in turn, A B A B, after one turn that is not counted."""
+    for run in sides.values() if warm_up else ():
+        run(repeats)
+    blocks: dict[str, list[Block]] = {name: [] for name in sides}
+    for repeat in range(repeats):
+        for name, run in sides.items():
+            blocks[name].append(run(repeat))
+    return blocks
+
+
+def median_rate(blocks: Sequence[Block]) -> float:
+    return statistics.median(block.rate for block in blocks)
+
+
+def unpacked(options: Options, to: Path) -> Path:
+    """The photographs as a folder of class folders, which is what torchvision reads."""
+    if options.quick:
+        found = shapes(6, 24, size=options.size * 2, seed=0)
+        for image_HWC, label, name in zip(found.images_NHWC, found.labels_N.tolist(), found.names, strict=True):
+            path = to / found.classes[label] / f"{name.replace('/', '-')}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image_HWC.numpy()).save(path, quality=90)
+        return to
+    path = folders.find(options.folder)
+    if path.is_dir():
+        return path
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(to)
+    # One folder around everything is passed over, as etude does.
+    while len(below := [entry for entry in to.iterdir() if entry.is_dir()]) == 1:
+        to = below[0]
+    return to
+
+
+# Training
+
+
+def pipeline_sides(task: ResNetTask, train_folder: Path, count: int) -> dict[str, Side]:
+    """etude's training step, and the same network fed by ImageFolder and DataLoader."""
+    config = task.config
+    steps = iter(range(10**9))
+
+    def etude(repeat: int) -> Block:
+        start = time.perf_counter()
+        for step in (next(steps) for _ in range(count)):
+            task.train_step(step)["loss"].item()
+        return Block(count * config.batch.size, time.perf_counter() - start)
+
+    size = config.data.size
+    usual = transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.RandomCrop(size, padding=config.augment.pad),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        ]
+    )
+    photographs = datasets.ImageFolder(train_folder, usual)
+
+    def torchvision(workers: int) -> Side:
+        model = build_model(config.model).to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(model, config.optim)
+        loader = DataLoader(
+            photographs, config.batch.size, shuffle=True, drop_last=True, num_workers=workers,
+            persistent_workers=workers > 0,
+        )  # fmt: skip
+
+        def run(repeat: int) -> Block:
+            done, start = 0, time.perf_counter()
+            while done < count:
+                for x_NCHW, labels_N in loader:
+                    logits, _ = model.train()(x_NCHW.contiguous(memory_format=torch.channels_last))
+                    loss = functional.cross_entropy(logits, labels_N)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    loss.item()
+                    done += 1
+                    # Whole epochs, so that what workers have fetched ahead is used.
+            return Block(done * config.batch.size, time.perf_counter() - start)
+
+        return run
+
+    cores = os.cpu_count() or 1
+    return {
+        "etude": etude,
+        "torchvision, loaded in the process": torchvision(0),
+        f"torchvision, {cores} workers": torchvision(cores),
+    }
+
+
+# Grad-CAM
+
+
+def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side], float]:
+    """Maps of the true class by etude in batches, by the package in a loop, and by the package in batches.
+
+    Returns the sides, and the largest difference between etude's maps and the package's.
+    """
+    images = task.pictures.splits["train"].take(list(range(min(count, len(task.pictures.splits["train"])))))
+    model, num = task.model.eval(), len(images)
+
+    def etude(repeat: int) -> Block:
+        start = time.perf_counter()
+        for part, labels in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
+            batched_cam(model, model.prepare(part), labels)
+        return Block(num, time.perf_counter() - start)
+
+    def loop(repeat: int) -> Block:
+        start = time.perf_counter()
+        with GradCAM(LogitsOnly(model), target_layers(model)) as cam:
+            for image_HWC, label in zip(images.images_NHWC, images.labels_N.tolist(), strict=True):
+                cam(model.prepare(image_HWC[None]), [ClassifierOutputTarget(label)])
+        return Block(num, time.perf_counter() - start)
+
+    def batches(repeat: int) -> Block:
+        start = time.perf_counter()
+        for part, labels in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
+            package_cam(model, model.prepare(part), labels)
+        return Block(num, time.perf_counter() - start)
+
+    some = images.take(list(range(min(16, num))))
+    x_NCHW = model.prepare(some.images_NHWC)
+    ours = batched_cam(model, x_NCHW, some.labels_N)
+    theirs = torch.from_numpy(package_cam(model, x_NCHW, some.labels_N))
+    difference = (ours - theirs).abs().max().item()
+    sides = {"etude": etude, "grad-cam, one picture at a time": loop, f"grad-cam, batches of {batch}": batches}
+    return sides, difference
+
+
+def speed_table(title: str, blocks: dict[str, list[Block]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("side")
+    for heading in ("median images/s", "best images/s", "etude is"):
+        table.add_column(heading, justify="right")
+    for name, row in blocks.items():
+        median, best = median_rate(row), max(block.rate for block in row)
+        lead = "" if name == "etude" else f"{median_rate(blocks['etude']) / median:.2f}x"
+        table.add_row(name, f"{median:,.1f}", f"{best:,.1f}", lead)
+    return table
+
+
+def main(options: Options) -> int:
+    """Measure, print, and return 1 if the two sides' maps are not the same."""
+    repeats = options.repeats or (1 if options.quick else 5)
+    torch.set_num_threads(options.threads)
+    # The package asks PyTorch's zip reader nothing; its imports warn of their own.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    console = Console(soft_wrap=True)
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = unpacked(options, Path(temporary) / "photographs")
+        classes = sum(entry.is_dir() for entry in folder.iterdir())
+        preset = birds()
+        config = dataclasses.replace(
+            override(preset, {"model.num_classes": classes}),
+            data=DataConfig(source="folder", folder=str(folder), size=options.size),
+            loop=LoopConfig(max_steps=10**9, device="cpu"),
+        )
+        task = ResNetTask(config, Runtime(config.loop, config.seed))
+        train = task.pictures.splits["train"]
+        train_folder = Path(temporary) / "train"
+        # torchvision gets the very files that etude trains on.
+        for name in train.names:
+            place = train_folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to((folder / name).resolve())
+        about = environment() | {
+            "torchvision": metadata.version("torchvision"),
+            "grad-cam": metadata.version("grad-cam"),
+            "load_average": load,
+        }
+        console.print(
+            f"{'generated pictures' if options.quick else options.folder}: {len(train)} training photographs, "
+            f"{classes} classes, {options.size} px, n = {config.model.n}, batch {config.batch.size}; "
+            f"{about['processor']}, {about['cores']} cores, {torch.get_num_threads()} threads, load {load[0]:.1f}; "
+            f"torch {torch.__version__}, torchvision {about['torchvision']}, grad-cam {about['grad-cam']}, "
+            f"etude at {about['commit']}; interleaved repeats: {repeats}"
+        )
+        steps = 2 if options.quick else len(train) // config.batch.size
+        pipeline = interleave(pipeline_sides(task, train_folder, steps), repeats, warm_up=not options.quick)
+        console.print(speed_table("Training: decoding, augmentation, forward, backward, step", pipeline))
+        sides, difference = cam_sides(task, 8 if options.quick else 128, 32)
+        cams = interleave(sides, repeats, warm_up=not options.quick)
+        console.print(speed_table("Grad-CAM of the last 2n convolutions", cams))
+
+    peers = [median_rate(row) for name, row in pipeline.items() if name != "etude"]
+    bars = {
+        "training against the faster of the torchvision sides": (
+            median_rate(pipeline["etude"]) / max(peers),
+            PIPELINE_BAR,
+        ),
+        "Grad-CAM against the loop over the package": (
+            median_rate(cams["etude"]) / median_rate(cams["grad-cam, one picture at a time"]),
+            CAM_BAR,
+        ),
+    }
+    agree = difference <= CAM_TOLERANCE and math.isfinite(difference)
+    console.print(f"{'agree' if agree else 'DISAGREE'}: largest difference of a map's value {difference:.1e}")
+    for name, (lead, bar) in bars.items():
+        verdict = "not judged (quick)" if options.quick else "pass" if lead >= bar else "FAIL"
+        console.print(f"{verdict}: {name}: {lead:.2f}x, bar {bar:g}x")
+    if options.json is not None:
+        write_json(
+            options.json,
+            {
+                "benchmark": "resnet",
+                "quick": options.quick,
+                "environment": about,
+                "repeats": repeats,
+                "blocks": {
+                    table: {side: [dataclasses.asdict(block) for block in row] for side, row in blocks.items()}
+                    for table, blocks in (("training", pipeline), ("grad-cam", cams))
+                },
+                "agreement": {"difference": difference, "holds": agree},
+                "bars": {
+                    name: {"lead": lead, "bar": bar, "judged": not options.quick, "pass": lead >= bar}
+                    for name, (lead, bar) in bars.items()
+                },
+            },
+        )
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Options, description=__doc__)))
+    except UserError as error:
+        sys.exit(f"benchmarks/resnet.py: {error}")
