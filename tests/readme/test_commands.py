@@ -15,6 +15,7 @@ READMES = [ROOT / "README.md", *sorted((ROOT / "src" / "etude" / "studies").glob
 # Too long for a test, or in need of a network: their words are checked.
 LONG = ("demo", "study", "data get", "run protonet laptop", "check protonet laptop")
 LONG += ("predict protonet --support characters/", "predict protonet --prototypes")
+LONG += ("run resnet laptop", "run resnet birds", "predict resnet photograph.jpg", "predict resnet runs/")
 
 
 def commands(path: Path) -> list[str]:
@@ -27,7 +28,8 @@ def commands(path: Path) -> list[str]:
 def test_commands(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src").symlink_to(ROOT / "src")
-    (tmp_path / "runs" / "protonet").mkdir(parents=True)
+    for study in studies.NAMES:
+        (tmp_path / "runs" / study).mkdir(parents=True)
     found = [line.removeprefix("uv run etude ") for line in commands(path) if line.startswith("uv run etude ")]
     assert found
     # The run comes before what uses it, whatever the order on the page.

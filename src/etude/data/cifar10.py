@@ -134,7 +134,8 @@ def _read_jpegs(path: Path, split: Split) -> tuple[list[bytes], np.ndarray]:
     """The files' bytes and uint8 labels ``[N]``."""
     fix = "copy it again"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a file open that it opened itself and could not read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             bytes_B, offsets, labels_N = (arrays[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
             classes = tuple(map(str, arrays["classes"].tolist()))
     # A broken archive is answered with many kinds of exception.
@@ -170,3 +171,8 @@ def _decode_jpegs(path: Path, jpegs: list[bytes], labels_N: np.ndarray, to_NHWC:
 
     to_N[:] = labels_N
     in_threads(one, len(jpegs), "decoding CIFAR-10")
+
+
+def sample_folder() -> Path:
+    """Ten test pictures that come with the package, the first of each class, from the lossy copies."""
+    return Path(__file__).parent / "samples" / "cifar10"

@@ -202,8 +202,8 @@ class _Zip:
             return at, self._archive.read(member)
         # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
         except Exception as error:
-            reason = printable(str(error)) or type(error).__name__
-            raise ImageError(Path(at), f"cannot be unpacked ({reason})", "pack it again") from error
+            fault = "needs a password" if member.flag_bits & 1 else "cannot be unpacked"
+            raise ImageError(Path(at), fault, "pack it again") from error
 
 
 _Place = _Disk | _Zip

@@ -1,9 +1,11 @@
 """The results tables of README files, written from committed runs only.
 
-``python -m etude.report.markdown FILE...`` rewrites what stands between ``<!-- results STUDY [run] -->`` (the comparison,
-or what of it was run), ``<!-- measured STUDY -->`` (numbers that nobody published) or ``<!-- table STUDY EXPERIMENT
-[VARIANT] -->`` (all splits and metrics of our runs, one line a cell) and ``<!-- end -->`` in each file; with ``--check``
-it only says whether they are up to date.
+``python -m etude.report.markdown FILE...`` rewrites what stands between one of these marks and ``<!-- end -->``; with
+``--check`` it only says whether it is up to date.
+
+- ``<!-- results STUDY [run] -->``: the comparison with the published numbers, or what of it was run.
+- ``<!-- measured STUDY -->``: numbers that nobody published.
+- ``<!-- table STUDY EXPERIMENT [VARIANT] -->``: all splits and metrics of our runs, one line a cell.
 """
 
 import re
