@@ -57,9 +57,9 @@ def test_pictures_are_the_same_for_ever() -> None:
 
 
 def test_two_thousand_pictures_take_about_a_second() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     shapes(10, 200, 32, 0)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 4
 
 
 def features(num_classes: int, num_each: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,8 @@ class Options:
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
-    before = {(row["experiment"], row["cell"], row["metric"]): row["value"] for row in summary["results"]}
+    keys = ("experiment", "cell", "metric", "split")
+    before = {tuple(row[key] for key in keys): row["value"] for row in summary["results"]}
     rows = [
         {
             "experiment": result.experiment,
@@ -32,7 +33,7 @@ def main(args: list[str]) -> int:
             "value": result.value,
             "half_width": result.half_width,
             "unit": result.unit,
-            "in_summary": before.get((result.experiment, result.cell, result.metric)),
+            "in_summary": before.get(tuple(getattr(result, key) for key in keys)),
             "protocol": result.protocol,
         }
         for result in task.results(summary["extra"])

@@ -48,6 +48,8 @@ def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude study", description=__doc__ or "")
     if options.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {options.jobs}")
+    if not options.seeds:
+        raise UserError("--seeds names no seed: give one or more, such as --seeds 0 1 2")
     study = studies.load(options.study)
     experiment = study.experiment(options.experiment)
     preset = options.preset or experiment.preset
@@ -89,9 +91,11 @@ def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise UserError(f"--set takes NAME=VALUE, such as seed=1, not '{word}'")
+            raise UserError(f"--set takes NAME=VALUE, such as optim.lr=0.01, not '{word}'")
+        if name == "seed":
+            raise UserError(f"--set {word}: the seeds of a grid are given with --seeds")
         flags += as_flags({name: value == "true"} if value in ("true", "false") else {name: value})
-    after = parse(study.config, flags, prog="etude study --set", default=before)
+    after = parse(study.config, flags, prog=f"etude run {study.name} {preset}", default=before)
     return differences(before, after)
 
 

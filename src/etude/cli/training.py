@@ -11,7 +11,7 @@ import torch
 
 from etude import studies
 from etude.cli.flags import parse
-from etude.core.checkpoint import WeightsHeader, load_weights, read_weights
+from etude.core.checkpoint import WeightsHeader, load_weights, read_weights, refuse_other_network
 from etude.core.config import Scale, StudyConfig, differences
 from etude.core.errors import UserError
 from etude.core.loop import Loop
@@ -138,7 +138,8 @@ def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
         raise UserError(f"{path} has not ended: `etude resume {path}` goes on")
     task = study.task(config, Runtime(config.loop, config.seed))
     weights = chosen_weights(run)
-    tensors, _ = read_weights(weights, study=study.name)
+    tensors, header = read_weights(weights, study=study.name)
+    refuse_other_network(header, run.record.config, weights)
     load_weights(task.modules, tensors, weights)
     return study, run, summary, task
 

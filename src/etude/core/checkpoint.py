@@ -109,6 +109,24 @@ def load_weights(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
             raise UserError(f"{origin} does not fit the network '{name}': {reason}") from error
 
 
+def refuse_other_network(header: WeightsHeader, config: Mapping[str, Any], origin: Path) -> None:
+    """Refuse weights whose network had other settings than ``config`` says: keys and shapes alone do not always tell.
+
+    Args:
+        header: of the weights file.
+        config: the configuration of the network that they are for.
+        origin: the weights file.
+    """
+    was, now = header.config.get("model", {}), config.get("model", {})
+    for name in was.keys() & now.keys():
+        # A user's own part may lie elsewhere now.
+        if was[name] != now[name] and ".py:" not in f"{was[name]}{now[name]}":
+            raise UserError(
+                f"{origin} was trained with model.{name} {was[name]}, and config.yaml says {now[name]}: "
+                "put that back, or train a new run"
+            )
+
+
 class Checkpoints:
     """The folder ``checkpoints/`` of a run: the newest few, and the best by a validation metric."""
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from torch import Tensor
 
 from etude.core import randomness
-from etude.core.checkpoint import Checkpoints, WeightsHeader
+from etude.core.checkpoint import Checkpoints, WeightsHeader, refuse_other_network
 from etude.core.config import LoopConfig
 from etude.core.errors import Interrupted, UserError
 from etude.core.run_folder import RunFolder
@@ -151,7 +151,8 @@ class Loop:
                 self.run.rewind_metrics(0)
             return 0
         resume = self.checkpoints.load_resume(step)
-        self.checkpoints.load_weights(step, self.task.modules, self.header.study)
+        header = self.checkpoints.load_weights(step, self.task.modules, self.header.study)
+        refuse_other_network(header, self.header.config, self.checkpoints.path(step))
         for name, optimizer in self.task.optimizers.items():
             optimizer.load_state_dict(resume["optimizers"][name])
         self.task.load_extra_state(resume["task"])

@@ -99,16 +99,16 @@ def find(name: str, fix: str = "give another with --data.folder") -> Path:
     with contextlib.suppress(RuntimeError):
         places = [Path(name).expanduser()] if name else []
     mirror = os.environ.get("ETUDE_MIRROR", "")
-    below = "ETUDE_MIRROR is not set to a folder"
+    fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
     if name and mirror and not mirror.startswith(("http://", "https://")):
         places.append(Path(mirror).expanduser() / name)
-        below = f"nor below ETUDE_MIRROR as {printable(places[-1])}"
+        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
     for place in places:
         # A name may be too long for the system, or lie where one may not look.
         with contextlib.suppress(OSError):
             if place.exists():
                 return place
-    raise UserError(f"{printable(name) or 'an empty path'} does not exist here, and {below}: {fix}")
+    raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
 
 
 # --- where the images lie ---

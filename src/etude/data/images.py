@@ -124,6 +124,18 @@ def class_folders(folder: Path | str) -> dict[str, list[Path]]:
     return {entry.name: list_images(entry) for entry in classes}
 
 
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden files; `ImageError` where it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError as error:
+        raise ImageError(folder, "does not exist", "check the path") from error
+    except NotADirectoryError as error:
+        raise ImageError(folder, "is a file", "give the folder that holds the images") from error
+    except OSError as error:
+        raise ImageError(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+
+
 def in_threads(work: Callable[[int], None], count: int, title: str) -> None:
     """Call ``work`` with 0 .. count - 1 in some threads: Pillow decodes without holding the interpreter.
 
@@ -196,18 +208,6 @@ def _check_file(path: Path) -> None:
             raise _empty(path)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
-
-
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files; `ImageError` where it cannot be listed."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError as error:
-        raise ImageError(folder, "does not exist", "check the path") from error
-    except NotADirectoryError as error:
-        raise ImageError(folder, "is a file", "give the folder that holds the images") from error
-    except OSError as error:
-        raise ImageError(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

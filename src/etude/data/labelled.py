@@ -41,7 +41,7 @@ class LabelledImages:
 
     def take(self, rows_N: Tensor | Sequence[int]) -> "LabelledImages":
         """A copy of some images, in the order of their rows; the classes stay."""
-        rows = [int(row) for row in rows_N]
+        rows = rows_N.tolist() if isinstance(rows_N, Tensor) else list(rows_N)
         index = torch.tensor(rows, dtype=torch.int64)
         names = tuple(self.names[row] for row in rows)
         return LabelledImages(self.images_NHWC[index], self.labels_N[index], self.classes, names)

@@ -11,14 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from etude.core.loop import rows_of
-from etude.data.folders import ASSIGNMENT_SPECIES, class_key
 from etude.report.figures import PALETTE, curves, figure
 from etude.studies.resnet.cam import class_means, overlay, package_cam
+from etude.studies.resnet.pictures import sheet_classes
 
 if TYPE_CHECKING:
     from etude.studies.resnet.task import ResNetTask
 
-_SHEET_CLASSES = 7
 _EACH = 5
 
 
@@ -99,13 +98,6 @@ def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str
         drawn.supylabel("gate", fontsize=9)
         if shown is not None:
             drawn.colorbar(shown, ax=axes, shrink=0.7, label="share of the channels")
-
-
-def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:
-    """The classes of a sheet: those asked for, else the assignment's seven species where they are, else the first."""
-    index = {class_key(name): number for number, name in enumerate(classes)}
-    chosen = [index[class_key(name)] for name in asked or ASSIGNMENT_SPECIES if class_key(name) in index]
-    return chosen if asked or len(chosen) == len(ASSIGNMENT_SPECIES) else list(range(min(_SHEET_CLASSES, len(classes))))
 
 
 def cam_sheet(path: Path, task: ResNetTask) -> None:

@@ -1,10 +1,10 @@
 """The pictures that a configuration names, split into train, val and test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, nearest
 from etude.data import cifar10, folders
 from etude.data.labelled import LabelledImages
 from etude.data.shapes import CLASSES, shapes
@@ -12,6 +12,7 @@ from etude.studies.resnet.study import DataConfig
 
 # Of the embedded twin, pictures a class.
 _TWIN = {"train": 60, "val": 25, "test": 50}
+_SHEET_CLASSES = 7
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def _load(config: DataConfig, num_classes: int) -> Pictures:
         )
         splits = {split: read.images.take(chosen) for split, chosen in rows.items()}
         keys = {folders.class_key(name) for name in read.images.classes}
-        name = "indian-birds" if keys == {folders.class_key(name) for name in folders.INDIAN_BIRDS} else path.stem
+        indian = keys == {folders.class_key(name) for name in folders.INDIAN_BIRDS}
+        name = "indian-birds" if indian else path.absolute().stem
         return Pictures(splits, read.images.classes, f"{name}, {config.size} px", {name: read.digest})
     jpeg = config.source == "cifar10-jpeg"
     read_split = cifar10.load_jpeg if jpeg else cifar10.load
@@ -73,3 +75,19 @@ def _load(config: DataConfig, num_classes: int) -> Pictures:
     splits = {"train": train.take(train_rows), "val": train.take(val_rows), "test": test}
     name = "CIFAR-10 as lossy JPEG copies (median 30.5 dB)" if jpeg else "CIFAR-10"
     return Pictures(splits, train.classes, name, cifar10.checksums(jpeg=jpeg))
+
+
+def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:
+    """The classes of a Grad-CAM sheet: those asked for, else the assignment's seven species, else the first seven.
+
+    Raises:
+        UserError: a class is asked for that there is none of.
+    """
+    index = {folders.class_key(name): number for number, name in enumerate(classes)}
+    for name in asked:
+        if folders.class_key(name) not in index:
+            raise UserError(f"--cam-classes: the pictures have no class '{name}'{nearest(name, classes)}")
+    chosen = [index[key] for key in map(folders.class_key, asked or folders.ASSIGNMENT_SPECIES) if key in index]
+    if asked or len(chosen) == len(folders.ASSIGNMENT_SPECIES):
+        return chosen
+    return list(range(min(_SHEET_CLASSES, len(classes))))

@@ -3,6 +3,7 @@
 The network, its norm and n are read from the weights. Shape suffixes as in model.py.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,10 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     model.eval().to(memory_format=torch.channels_last)
     about = header.extra or extra or {}
     classes = list(about.get("classes", [f"class {number}" for number in range(config.model.num_classes)]))
-    paths = [path for given in options.inputs for path in (list_images(given) if given.is_dir() else [given])]
+    if len(classes) != config.model.num_classes:
+        raise UserError(f"{weights} names {len(classes)} classes, and its network has {config.model.num_classes}")
+    # Unlike Path.is_dir, it takes a name too long for the system.
+    paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
     _refuse_clashes(paths, options.cam)
     answers: list[Prediction] = []
     maps: list[tuple[Path, np.ndarray]] = []
@@ -88,14 +92,14 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             cams_NHW = package_cam(model, x_NCHW, taken_N)
             shown = (overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
             maps += zip(batch, shown, strict=True)
-    if options.output is not None:
-        lines = [str(answer.index) if options.indices else answer.label for answer in answers]
-        write_atomic(options.output, "".join(f"{line}\n" for line in lines))
     if options.cam is not None:
         with one_line_faults(options.cam):
             options.cam.mkdir(parents=True, exist_ok=True)
             for path, image in maps:
                 Image.fromarray(image).save(options.cam / f"{path.stem}-cam.png")
+    if options.output is not None:
+        lines = [str(answer.index) if options.indices else answer.label for answer in answers]
+        write_atomic(options.output, "".join(f"{line}\n" for line in lines))
     return answers
 
 

@@ -64,7 +64,8 @@ class DataConfig:
     """Leave unreadable pictures out instead of stopping."""
 
     def __post_init__(self) -> None:
-        _require(self.size >= 1, "data.size", "at least 1", self.size)
+        # The maps are halved twice, and some norms take a variance of each.
+        _require(self.size >= 5, "data.size", "at least 5", self.size)
         for name in ("val_share", "test_share"):
             share = getattr(self, name)
             _require(0 < share < 1, f"data.{name}", "between 0 and 1", share)

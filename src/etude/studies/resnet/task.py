@@ -80,6 +80,8 @@ class ResNetTask(Task):
         if self._pictures is None:
             device = self.runtime.device
             read = pictures.load(self.config.data, self.config.model.num_classes)
+            # A class that the sheets cannot show is said before training, not after it.
+            pictures.sheet_classes(read.classes, self.config.cam_classes)
             splits = {
                 split: replace(part, images_NHWC=part.images_NHWC.to(device), labels_N=part.labels_N.to(device))
                 for split, part in read.splits.items()
@@ -137,7 +139,7 @@ class ResNetTask(Task):
         mine = images.images_NHWC[self.runtime.share(len(images))]
         size = self.config.batch.evaluation
         rows = []
-        for part in mine.split(size):
+        for part in mine.split(size) if len(mine) else ():
             # A last batch of another size would be compiled anew.
             short = size - len(part) if self.runtime.compile else 0
             padded = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
