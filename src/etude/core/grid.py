@@ -149,7 +149,7 @@ def fill(value: object, before: RunFolder | None) -> object:
 
 def best_of(folders: Sequence[Path]) -> RunFolder | None:
     """Of some runs the one that validated best; of one, that one. Runs that have not ended are passed over."""
-    ended = [run for run in map(RunFolder.open, filter(Path.is_dir, folders)) if run.summary is not None]
+    ended = [RunFolder.open(path) for path in folders if (path / "summary.json").exists()]
 
     def score(run: RunFolder) -> float:
         about = (run.summary or {})["validation"]

@@ -168,8 +168,8 @@ def _maps(table: Tensor) -> Tensor:
     return table.view(*table.shape, 1, 1)
 
 
-# Which of several ways to the same value PyTorch's kernels are quickest at depends on the layout; a compiler fuses the
-# plainest one.
+# Which of several ways to the same value PyTorch's kernels are quickest at depends on the layout. The compiler fuses
+# the plainest one, and gives its result the layout of the first factor.
 
 
 def _in_rows(x_NCHW: Tensor) -> bool:
@@ -193,7 +193,9 @@ def _affine(x_NCHW: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
     """``x * scale + shift`` with tables."""
     if shift is None:
         return x_NCHW * _maps(scale)
-    if x_NCHW.is_contiguous() and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        return x_NCHW * _maps(scale) + _maps(shift)
+    if x_NCHW.is_contiguous():
         return (x_NCHW * _maps(scale)).add_(_maps(shift))
     return torch.addcmul(_maps(shift), x_NCHW, _maps(scale))
 
@@ -237,7 +239,7 @@ class Norm(nn.Module):
     def check_count(self, x_NCHW: Tensor, pool: Pool) -> None:
         """Refuse variances of fewer than two values; an empty batch has none, unless they are the batch's."""
         count = pool_count(x_NCHW.shape, pool, self.groups)
-        if count < 2 and (pool == "batch" or x_NCHW.shape[0] > 0):
+        if count < 2 and (pool == "batch" or count == 0 or x_NCHW.shape[0] > 0):
             raise ValueError(
                 f"{type(self).__name__} of {list(x_NCHW.shape)} would take a variance of {count} value(s): "
                 "give more images or larger maps, or use another norm"
@@ -340,8 +342,7 @@ class BatchNorm(_RunningNorm):
             shift_C = -self.running_mean * scale_C
             if self.bias is not None:
                 shift_C = shift_C + self.bias
-            x = x_NCHW.to(_accumulator(x_NCHW))
-            return torch.addcmul(_maps(shift_C), x, _maps(scale_C)).to(x_NCHW.dtype)
+            return _affine(x_NCHW.to(_accumulator(x_NCHW)), scale_C, shift_C).to(x_NCHW.dtype)
         self.check_count(x_NCHW, "batch")
         y_NCHW, mean_1C, variance_1C = normalize(x_NCHW, self.weight, self.bias, pool="batch", eps=self.eps)
         self.track(mean_1C[0], variance_1C[0], pool_count(x_NCHW.shape, "batch", 1))
@@ -540,7 +541,7 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
         return kind(num_channels, **options)
     shape = (2, num_channels, 4, 4)
     try:
-        norm = kind(num_channels)
+        norm = kind(num_channels, **options)
         with torch.no_grad():
             answer: Any = norm.eval()(torch.zeros(shape))
         norm.train()

@@ -20,7 +20,7 @@ from etude.core.study import Study
 from etude.report.reference import Comparison
 from etude.report.results import comparisons, summaries
 
-_PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n).*?(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 

@@ -16,7 +16,10 @@ from etude.core.runtime import Runtime
 from etude.studies.resnet.study import ResNetConfig, smoke
 from etude.studies.resnet.task import ResNetTask
 
-TINY = ["--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2", "--data.size", "16", "--curve-images", "20"]
+TINY = [
+    *("--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2"),
+    *("--data.size", "16", "--curve-images", "20"),
+]
 
 
 def settings(**changes: Any) -> ResNetConfig:
@@ -42,6 +45,12 @@ def picture(seed: int, height: int = 24, width: int = 24, value: int | None = No
     return Image.fromarray((middle + draw.integers(-40, 40, (height, width, 3))).clip(0, 255).astype(np.uint8))
 
 
+def pixels(path: Path | str) -> np.ndarray:
+    """What a file holds, colours as they are."""
+    with Image.open(path) as image:
+        return np.array(image)
+
+
 def class_folders(root: Path, counts: Mapping[str, int], split: str = "") -> Path:
     """A folder with one sub-folder a class, of so many pictures each."""
     for number, (name, count) in enumerate(counts.items()):
@@ -59,7 +68,7 @@ def zipped(folder: Path, to: Path) -> Path:
     return to
 
 
-def bomb(width: int = 60_000, height: int = 60_000) -> bytes:
+def bomb(width: int, height: int) -> bytes:
     """A small PNG file that claims to be a huge picture."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -98,8 +107,15 @@ ODD: Mapping[str, Callable[[Path], None]] = {
 }
 """Pictures that are not square 8-bit colour."""
 
+
+def _cut(path: Path) -> None:
+    picture(1).save(path)
+    path.write_bytes(path.read_bytes()[:300])
+
+
 BROKEN: Mapping[str, tuple[Callable[[Path], object], str]] = {
-    "bomb.png": (lambda path: path.write_bytes(bomb()), "60000 x 60000 pixels"),
+    "bomb.png": (lambda path: path.write_bytes(bomb(60_000, 60_000)), "has too many pixels"),
+    "large.png": (lambda path: path.write_bytes(bomb(9000, 9000)), "is 9000 x 9000 pixels, more than 64,000,000"),
     "cut.png": (
         lambda path: (picture(1).save(path), path.write_bytes(path.read_bytes()[:300])),
         "damaged or cut short",

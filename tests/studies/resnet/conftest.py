@@ -19,14 +19,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "resnet" / "tiny"
 
 
-@pytest.fixture(scope="session")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another, of the preset's own batch-instance norm."""
-    runs = tmp_path_factory.mktemp("gated")
-    assert cli.main(["run", "resnet", "smoke", "--name", "tiny", "--runs", str(runs), *common.TINY]) == 0
-    return runs / "resnet" / "tiny"
-
-
 class Answer(NamedTuple):
     status: int
     out: str

@@ -11,6 +11,7 @@ Shape suffixes as in model.py; L layers.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ class LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.model(x_NCHW)[0]
+        # Not the compiled one: its backward pass runs once only, and hooks see nothing of it.
+        return self.model.forward(x_NCHW)[0]
 
 
 def target_layers(model: ResNet) -> list[nn.Module]:
@@ -58,10 +60,14 @@ def package_cam(
     frozen = [p for p in model.parameters() if not p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
+    targets: list[Any] = [ClassifierOutputTarget(int(number)) for number in classes_N]
+    # Not as a context, which would print that a class is out of range and go on.
+    cam = GradCAM(LogitsOnly(model), target_layers(model))
     try:
-        with torch.enable_grad(), GradCAM(LogitsOnly(model), target_layers(model)) as cam:
-            return cam(x_NCHW, [ClassifierOutputTarget(int(number)) for number in classes_N])
+        with torch.enable_grad():
+            return cam(x_NCHW, targets)
     finally:
+        cam.activations_and_grads.release()
         model.zero_grad(set_to_none=True)
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -79,7 +85,11 @@ def batched_cam(
             for block in stage:  # pyright: ignore[reportGeneralTypeIssues]
                 y_NCHW = block(y_NCHW)
     layers: list[Tensor] = []
-    hooks = [layer.register_forward_hook(lambda _, __, out: layers.append(out)) for layer in target_layers(model)]
+
+    def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        layers.append(output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in target_layers(model)]
     try:
         with torch.enable_grad():
             y_NCHW = y_NCHW.detach().requires_grad_()
@@ -124,7 +134,7 @@ def class_means(
     for images, labels in zip(images_NHWC.split(batch), labels_N.split(batch), strict=True):
         x_NCHW = model.prepare(images)
         with torch.no_grad():
-            right = model.eval()(x_NCHW)[0].argmax(1) == labels
+            right = model.eval().forward(x_NCHW)[0].argmax(1) == labels
         if not right.any():
             continue
         sums.index_add_(0, labels[right], batched_cam(model, x_NCHW[right], labels[right]))

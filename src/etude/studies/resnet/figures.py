@@ -157,7 +157,8 @@ def cam_means(path: Path, task: ResNetTask) -> None:
             shown = ax.imshow(mean, cmap="jet", vmin=0, vmax=1)
             ax.set_title(f"{_short(name, 18)} ({count})", fontsize=7)
         drawn.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
-        drawn.colorbar(shown, ax=axes, shrink=0.7)
+        if shown is not None:
+            drawn.colorbar(shown, ax=axes, shrink=0.7)
 
 
 def _layer(name: str) -> str:
