@@ -9,7 +9,7 @@ $$y = \gamma_c \hat x + \beta_c, \qquad \hat x = \frac{x - \mu}{\sqrt{\sigma^2 +
 |---|---|---|
 | `BatchNorm` | N, H, W | Ioffe and Szegedy 2015, algorithm 1 |
 | `InstanceNorm` | H, W | Ulyanov et al. 2016, equation 3 |
-| `BatchInstanceNorm` | both of the above, $\hat x = \rho_c \hat x_B + (1 - \rho_c) \hat x_I$ | Nam and Kim 2018, equation 3 |
+| `BatchInstanceNorm` | both: $\hat x = \rho_c \hat x_B + (1 - \rho_c) \hat x_I$ | Nam and Kim 2018, equation 3 |
 | `LayerNorm` | C, H, W | Ba et al. 2016, equation 3 |
 | `GroupNorm` | H, W and the channels of a group | Wu and He 2018, equation 7 |
 | `NoNorm` | nothing | |
@@ -119,7 +119,7 @@ def normalize(
 
 
 class _Normalize(torch.autograd.Function):
-    r"""With $m$ values a group and $g = \gamma \dot y$, $\dot x = r (g - \overline{g} - \hat x \, \overline{g \hat x})$.
+    r"""With $g = \gamma \dot y$, the gradient is $\dot x = r (g - \overline{g} - \hat x \, \overline{g \hat x})$.
 
     The bars are means over the group, $r = (\sigma^2 + \epsilon)^{-1/2}$; so $\dot x$ is a scale of $\dot y$, a scale
     of $x - \mu$ and a shift, each a table.
@@ -441,6 +441,7 @@ def batch_instance_normalize(
     Returns:
         The normalised maps, and the mean and (biased) variance of the batch that were used, ``[C]`` each.
     """
+    assert (running_mean_C is None) == (running_var_C is None), "a running mean goes with a running variance"
     return _BatchInstance.apply(x_NCHW, weight_C, bias_C, gate_C, running_mean_C, running_var_C, eps)  # pyright: ignore[reportReturnType]
 
 
@@ -468,10 +469,9 @@ class _BatchInstance(torch.autograd.Function):
         mean_NC = x.sum((2, 3)) / pixels
         centred = x - _maps(mean_NC)
         variance_NC = _squares(centred) / pixels
-        tracked = running_mean_C is not None and running_var_C is not None
-        mean_C = running_mean_C if tracked else mean_NC.mean(0)
+        mean_C = mean_NC.mean(0) if running_mean_C is None else running_mean_C
         delta_NC = mean_NC - mean_C
-        variance_C = running_var_C if tracked else (variance_NC + delta_NC.square()).mean(0)
+        variance_C = (variance_NC + delta_NC.square()).mean(0) if running_var_C is None else running_var_C
         rate_NC, rate_C = (variance_NC + eps).rsqrt(), (variance_C + eps).rsqrt()
         scale_NC = gate_C * rate_C + (1 - gate_C) * rate_NC
         shift_NC = gate_C * rate_C * delta_NC
@@ -481,7 +481,8 @@ class _BatchInstance(torch.autograd.Function):
             shift_NC = shift_NC + bias_C
         y = _affine(centred, scale_NC, shift_NC)
         ctx.save_for_backward(centred, delta_NC, rate_NC, rate_C, scale_NC, weight_C, gate_C)
-        ctx.pixels, ctx.tracked, ctx.dtype, ctx.biased = pixels, tracked, x_NCHW.dtype, bias_C is not None
+        ctx.pixels, ctx.dtype, ctx.biased = pixels, x_NCHW.dtype, bias_C is not None
+        ctx.tracked = running_mean_C is not None
         # An input that is returned as it is would become an output with a history.
         mean_C, variance_C = mean_C.clone(), variance_C.clone()
         ctx.mark_non_differentiable(mean_C, variance_C)

@@ -178,6 +178,22 @@ def test_a_fault_leaves_no_hooks_either() -> None:
 
 
 @pytest.mark.parametrize("cam", [batched_cam, package_cam])
+def test_a_compiled_network_is_looked_into_by_its_own_forward(cam: Any) -> None:
+    """Hooks see nothing of what the compiler made, and its backward pass runs once only."""
+    model = network()
+    expected = cam(model, pictures(model), CLASSES)
+
+    def compiled(*_: Any) -> None:
+        raise AssertionError("the compiled network was called")
+
+    # Where torch.compile puts it.
+    model._compiled_call_impl = compiled
+    with pytest.raises(AssertionError, match="compiled network was called"):
+        model(pictures(model))
+    np.testing.assert_allclose(np.asarray(cam(model, pictures(model), CLASSES)), np.asarray(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("cam", [batched_cam, package_cam])
 def test_a_map_that_is_the_same_everywhere_is_zero(cam: Any) -> None:
     """A class that no layer speaks for: no value is negative infinity or not a number."""
     model = network()
