@@ -21,6 +21,8 @@ from etude.report.reference import Comparison
 from etude.report.results import comparisons, summaries
 
 _PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
+# With one label an item, the error and micro F1 say what the accuracy says.
+_SAID_TWICE = ("error", "micro_f1")
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 
@@ -78,7 +80,7 @@ def pivot(study: Study, experiment: str, variant: str = "") -> str:
     values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
     seeds: dict[tuple[str, str], list[int]] = {}
     for summary in summaries(study, []).values():
-        rows = [row for row in summary["results"] if row["experiment"] == experiment and row["metric"] != "error"]
+        rows = [row for row in summary["results"] if row["experiment"] == experiment and row["metric"] not in _SAID_TWICE]
         for row in (row for row in rows if variant in ("", row["variant"])):
             line = values.setdefault((row["cell"], row["variant"]), {})
             line.setdefault((row["split"], row["metric"]), []).append(row["value"])
