@@ -24,6 +24,7 @@ from etude.core.checkpoint import (
     load_weights,
     read_resume,
     read_weights,
+    refuse_other_network,
     save_weights,
 )
 from etude.core.errors import UserError
@@ -455,3 +456,19 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, checkpoints: 
         assert refused > 25
         assert there.newest() == 40
         assert toy.same(there.load_resume(40), resume)
+
+
+def test_weights_of_another_network_are_refused_though_they_fit():
+    def header(**model: object) -> WeightsHeader:
+        return WeightsHeader("toy", {"seed": 1, "model": model}, {})
+
+    config = {"seed": 2, "model": {"norm": "ln", "n": 2, "new": 1}}
+    said = fault_of(lambda: refuse_other_network(header(norm="gn", n=2), config, Path("w.safetensors")))
+    assert said == (
+        "w.safetensors was trained with model.norm gn, and config.yaml says ln: put that back, or train a new run"
+    )
+    # Settings that came with a newer etude, other settings than the network's, and a user's own part in a new place.
+    for fine in (header(norm="ln", n=2), header(norm="ln", gone=3), header(norm="old/mine.py:Norm", n=2)):
+        refuse_other_network(fine, config, Path("w.safetensors"))
+    refuse_other_network(WeightsHeader("toy", {"seed": 1}, {}), config, Path("w.safetensors"))
+    refuse_other_network(header(norm="ln"), {"seed": 1}, Path("w.safetensors"))

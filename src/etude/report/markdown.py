@@ -80,7 +80,8 @@ def pivot(study: Study, experiment: str, variant: str = "") -> str:
     values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
     seeds: dict[tuple[str, str], list[int]] = {}
     for summary in summaries(study, []).values():
-        rows = [row for row in summary["results"] if row["experiment"] == experiment and row["metric"] not in _SAID_TWICE]
+        rows = [row for row in summary["results"] if row["experiment"] == experiment]
+        rows = [row for row in rows if row["metric"] not in _SAID_TWICE]
         for row in (row for row in rows if variant in ("", row["variant"])):
             line = values.setdefault((row["cell"], row["variant"]), {})
             line.setdefault((row["split"], row["metric"]), []).append(row["value"])

@@ -122,12 +122,19 @@ def test_inputs_keep_their_order(finished: Path, pictures: Path, rows: Callable)
         assert row["probability"] == pytest.approx(expected[Path(row["image"]).name]["probability"], abs=1e-5)
 
 
-def test_more_pictures_than_a_batch(finished: Path, pictures: Path, rows: Callable, monkeypatch: Any) -> None:
-    expected = rows(finished, pictures)
+def test_more_pictures_than_a_batch(
+    finished: Path, pictures: Path, rows: Callable, monkeypatch: Any, tmp_path: Path
+) -> None:
+    expected = rows(finished, pictures, "--cam", tmp_path / "one")
     monkeypatch.setattr("etude.studies.resnet.predict._BATCH", 4)
-    found = rows(finished, pictures)
+    found = rows(finished, pictures, "--cam", tmp_path / "two")
     assert names_of(found) == names_of(expected)
     assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in expected], abs=1e-5)
+    overlays = [sorted((tmp_path / folder).iterdir()) for folder in ("one", "two")]
+    assert len(overlays[0]) == 6
+    for one, two in zip(*overlays, strict=True):
+        assert one.name == two.name
+        assert abs(pixels(one).astype(int) - pixels(two).astype(int)).max() <= 2
 
 
 def test_one_line_a_picture_in_a_file(finished: Path, pictures: Path, rows: Callable, tmp_path: Path) -> None:
