@@ -261,6 +261,7 @@ def test_missing_inputs_are_one_line(finished: Path, refused: Callable, tmp_path
         (("file.txt",), "not an image of a known format"),
         (("x.png", "--cam", "file.txt"), "cannot write file.txt"),
         (("x.png", "--output", "empty"), "cannot write empty"),
+        (("x.png", "--output", "."), "cannot write . "),
         (("x.png", "--output", "file.txt/out.txt"), "cannot write file.txt/out.txt"),
         (("x.png", "--max-pixels", "100"), "24 x 24 pixels, more than 100"),
         (("x.png", "--cams", "c"), "no flag --cams; did you mean '--cam'?"),
