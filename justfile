@@ -27,6 +27,8 @@ golden:
 # Speed beside the peers; wants an idle machine.
 bench:
     uv run --extra bench python benchmarks/protonet.py
+    uv run python benchmarks/norms.py
+    uv run --extra bench python benchmarks/resnet.py
 
 demo:
     uv run etude demo

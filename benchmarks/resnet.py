@@ -33,7 +33,7 @@ from etude.core.runtime import Runtime
 from etude.data import folders
 from etude.data.shapes import shapes
 from etude.studies.resnet.cam import LogitsOnly, batched_cam, package_cam, target_layers
-from etude.studies.resnet.study import DataConfig, birds
+from etude.studies.resnet.study import DataConfig, ResNetConfig, birds
 from etude.studies.resnet.task import ResNetTask, build_model, build_optimizer
 
 try:
@@ -46,6 +46,7 @@ except ImportError:
 PIPELINE_BAR, CAM_BAR = 1.5, 2.0
 # Where the maps of two ways of computing them differ by more, they are not the same maps.
 CAM_TOLERANCE = 1e-3
+ETUDE, COMPILED, USUAL = "etude", "etude --loop.compile", "torchvision"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Options:
     """Seconds, on generated pictures: shows that all sides run and agree; its speeds mean nothing."""
     threads: int = torch.get_num_threads()
     """Threads of all sides."""
+    compile: bool = True
+    """Also measure both sides compiled; wants a C++ compiler."""
     repeats: int | None = None
     """Blocks of each side; 5, or 1 when quick."""
 
@@ -117,17 +120,23 @@ def unpacked(options: Options, to: Path) -> Path:
 # Training
 
 
-def pipeline_sides(task: ResNetTask, train_folder: Path, count: int) -> dict[str, Side]:
-    """etude's training step, and the same network fed by ImageFolder and DataLoader."""
-    config = task.config
+def etude_side(task: ResNetTask, count: int) -> Side:
+    """The training step as the loop calls it."""
     steps = iter(range(10**9))
 
-    def etude(repeat: int) -> Block:
+    def run(repeat: int) -> Block:
         start = time.perf_counter()
         for step in (next(steps) for _ in range(count)):
             task.train_step(step)["loss"].item()
-        return Block(count * config.batch.size, time.perf_counter() - start)
+        return Block(count * task.config.batch.size, time.perf_counter() - start)
 
+    return run
+
+
+def torchvision_side(
+    config: ResNetConfig, train_folder: Path, count: int, *, workers: int, channels_last: bool, compiled: bool
+) -> Side:
+    """The same network in a loop around ImageFolder and DataLoader."""
     size = config.data.size
     usual = transforms.Compose(
         [
@@ -139,38 +148,56 @@ def pipeline_sides(task: ResNetTask, train_folder: Path, count: int) -> dict[str
             transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
         ]
     )
-    photographs = datasets.ImageFolder(train_folder, usual)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = build_model(config.model).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    if compiled:
+        model.compile()
+    optimizer = build_optimizer(model, config.optim)
+    loader = DataLoader(
+        datasets.ImageFolder(train_folder, usual), config.batch.size, shuffle=True, drop_last=True,
+        num_workers=workers, persistent_workers=workers > 0,
+    )  # fmt: skip
 
-    def torchvision(workers: int) -> Side:
-        model = build_model(config.model).to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(model, config.optim)
-        loader = DataLoader(
-            photographs, config.batch.size, shuffle=True, drop_last=True, num_workers=workers,
-            persistent_workers=workers > 0,
-        )  # fmt: skip
+    def run(repeat: int) -> Block:
+        done, start = 0, time.perf_counter()
+        while done < count:
+            # Whole epochs, so that what workers have fetched ahead is used.
+            for x_NCHW, labels_N in loader:
+                logits, _ = model.train()(x_NCHW.contiguous(memory_format=layout))
+                loss = functional.cross_entropy(logits, labels_N)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                done += 1
+        return Block(done * config.batch.size, time.perf_counter() - start)
 
-        def run(repeat: int) -> Block:
-            done, start = 0, time.perf_counter()
-            while done < count:
-                for x_NCHW, labels_N in loader:
-                    logits, _ = model.train()(x_NCHW.contiguous(memory_format=torch.channels_last))
-                    loss = functional.cross_entropy(logits, labels_N)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    loss.item()
-                    done += 1
-                    # Whole epochs, so that what workers have fetched ahead is used.
-            return Block(done * config.batch.size, time.perf_counter() - start)
+    return run
 
-        return run
 
-    cores = os.cpu_count() or 1
-    return {
-        "etude": etude,
-        "torchvision, loaded in the process": torchvision(0),
-        f"torchvision, {cores} workers": torchvision(cores),
+def pipeline_sides(config: ResNetConfig, train_folder: Path, count: int, *, compiles: bool) -> dict[str, Side]:
+    """etude, and torchvision in the usual form and with what etude does around it, step by step."""
+    workers = os.cpu_count() or 1
+
+    def etude(compiled: bool) -> Side:
+        loop = dataclasses.replace(config.loop, compile=compiled)
+        changed = dataclasses.replace(config, loop=loop)
+        return etude_side(ResNetTask(changed, Runtime(loop, config.seed)), count)
+
+    def peer(workers: int = workers, *, channels_last: bool = True, compiled: bool = False) -> Side:
+        return torchvision_side(
+            config, train_folder, count, workers=workers, channels_last=channels_last, compiled=compiled
+        )
+
+    sides = {
+        ETUDE: etude(compiled=False),
+        f"{USUAL}, {workers} workers": peer(channels_last=False),
+        f"{USUAL}, no worker": peer(0, channels_last=False),
+        "torchvision, channels last": peer(),
     }
+    if compiles:
+        sides |= {COMPILED: etude(compiled=True), "torchvision, channels last, compiled": peer(compiled=True)}
+    return sides
 
 
 # Grad-CAM
@@ -213,14 +240,15 @@ def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side]
 
 
 def speed_table(title: str, blocks: dict[str, list[Block]]) -> Table:
+    ours = [name for name in (ETUDE, COMPILED) if name in blocks]
     table = Table(title=title, title_justify="left")
     table.add_column("side")
-    for heading in ("median images/s", "best images/s", "etude is"):
+    for heading in ("median images/s", "best images/s", *(f"{name} is" for name in ours)):
         table.add_column(heading, justify="right")
     for name, row in blocks.items():
         median, best = median_rate(row), max(block.rate for block in row)
-        lead = "" if name == "etude" else f"{median_rate(blocks['etude']) / median:.2f}x"
-        table.add_row(name, f"{median:,.1f}", f"{best:,.1f}", lead)
+        leads = ["" if name == our else f"{median_rate(blocks[our]) / median:.2f}x" for our in ours]
+        table.add_row(name, f"{median:,.1f}", f"{best:,.1f}", *leads)
     return table
 
 
@@ -262,18 +290,22 @@ def main(options: Options) -> int:
             f"etude at {about['commit']}; interleaved repeats: {repeats}"
         )
         steps = 2 if options.quick else len(train) // config.batch.size
-        pipeline = interleave(pipeline_sides(task, train_folder, steps), repeats, warm_up=not options.quick)
+        pipeline = interleave(
+            pipeline_sides(config, train_folder, steps, compiles=options.compile and not options.quick),
+            repeats,
+            warm_up=not options.quick,
+        )
         console.print(speed_table("Training: decoding, augmentation, forward, backward, step", pipeline))
         sides, difference = cam_sides(task, 8 if options.quick else 128, 32)
         cams = interleave(sides, repeats, warm_up=not options.quick)
         console.print(speed_table("Grad-CAM of the last 2n convolutions", cams))
 
-    peers = [median_rate(row) for name, row in pipeline.items() if name != "etude"]
+    usual = max(
+        median_rate(row) for name, row in pipeline.items() if name.startswith(f"{USUAL}, ") and "worker" in name
+    )
+    best = COMPILED if COMPILED in pipeline else ETUDE
     bars = {
-        "training against the faster of the torchvision sides": (
-            median_rate(pipeline["etude"]) / max(peers),
-            PIPELINE_BAR,
-        ),
+        f"training, {best} against torchvision's usual form": (median_rate(pipeline[best]) / usual, PIPELINE_BAR),
         "Grad-CAM against the loop over the package": (
             median_rate(cams["etude"]) / median_rate(cams["grad-cam, one picture at a time"]),
             CAM_BAR,

@@ -89,7 +89,7 @@ def grid(experiment: str, preset: str = "smoke", **changes: Any) -> Grid:
 
 def test_names_tell_the_experiment_the_preset_and_what_was_set() -> None:
     items = grid("norms", model__n=2, data__folder="a/b c", loop__max_steps=3).items([0])
-    assert [item.name for item in items] == [f"norms-smoke-n=2-folder=a_bc-{norm}-seed0" for norm in NORMS]
+    assert [item.name for item in items] == [f"norms-smoke-n=2-folder=a_bc-max_steps=3-{norm}-seed0" for norm in NORMS]
     assert [item.path for item in items] == [Path("runs/resnet") / item.name for item in items]
     assert all(item.after == () for item in items)
 
@@ -204,7 +204,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert all(Path(row["folder"]).name == row["run"] for row in rows)
-    prefix = f"{words[0]}-smoke-norm=none-size=8-curve_images=8-"
+    prefix = f"{words[0]}-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8-"
     assert all(row["run"].startswith(prefix) for row in rows)
     return status, {row["run"].removeprefix(prefix): row["state"] for row in rows}, printed.err
 
@@ -233,7 +233,7 @@ def test_a_rate_that_fails_is_no_failure_where_another_was_chosen(
         assert (config["optim"]["lr"], config["seed"], config["table"]) == (RATES[best], seed, "norms")
     # One picture, beside the runs.
     (picture,) = folder.glob("*.png")
-    assert picture.name == "tuned-smoke-norm=none-size=8-curve_images=8.png"
+    assert picture.name == "tuned-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8.png"
     assert f"picture: {picture}" in said
     (log,) = folder.glob("*wild-seed100.log")
     assert "not finite" in log.read_text()
@@ -258,7 +258,7 @@ def test_a_choice_among_failures_waits_and_the_grid_has_failed(
     }  # fmt: skip
     assert status == 1
     assert "3 of 4 runs have not ended well" in said
-    assert "waits: hopeless-smoke-norm=none-size=8-curve_images=8-chosen-seed0" in said
+    assert "waits: hopeless-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8-chosen-seed0" in said
 
 
 def test_the_picture_is_of_the_runs_that_are_asked_for(

@@ -83,7 +83,7 @@ def test_every_run_ends_and_the_order_is_that_of_the_items(engine: Engine, item:
     outcomes = run_grid(items, engine, said.append)
     assert states(outcomes) == [("c", "ran"), ("b", "ran"), ("a", "ran")]
     assert sorted(said)[:3] == ["ran: a", "ran: b", "ran: c"]
-    assert said.index("ran: a") < said.index(f"starts: c (log: {items[0].log})")
+    assert said.index("ran: a") < said.index(f"queued: c (log: {items[0].log})")
 
 
 def test_a_failed_run_is_named_and_stops_no_other(engine: Engine, item: Callable[..., Item]):

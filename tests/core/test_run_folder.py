@@ -257,3 +257,9 @@ def test_a_stop_on_a_full_disk_is_one_line(tmp_path: Path):
         with pytest.raises(UserError, match="no room to write"):
             loop.train()
     assert loop.checkpoints.newest() == 6
+
+
+def test_a_name_too_long_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give a shorter one as --name"):
+        RunFolder.create(tmp_path / ("x" * 251), RunRecord("protonet", "smoke", "smoke", {}, {}))
+    assert not list(tmp_path.iterdir())

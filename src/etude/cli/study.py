@@ -16,7 +16,7 @@ from etude.cli.compare import print_comparisons
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.cli.training import say
-from etude.core.config import as_flags, differences
+from etude.core.config import as_flags, differences, naming
 from etude.core.errors import UserError
 from etude.core.grid import Engine, Item, LocalEngine, Outcome, best_of, fill, run_grid
 from etude.core.run_folder import RunFolder
@@ -113,8 +113,7 @@ class Grid:
     @property
     def name(self) -> str:
         """What the names of all its runs begin with."""
-        parts = [f"{name.split('.')[-1]}={value}" for name, value in self.settings.items() if not _is_technical(name)]
-        return "-".join([self.experiment, self.preset, *parts]).replace("/", "_").replace(" ", "")
+        return "-".join([self.experiment, self.preset, *naming(self.settings)]).replace("/", "_").replace(" ", "")
 
     def folder(self, job: Job, seed: int) -> Path:
         return self.runs / self.study.name / f"{self.name}-{job.name}-seed{seed if job.seed is None else job.seed}"
@@ -155,8 +154,3 @@ class Grid:
             path = self.runs / self.study.name / f"{self.name}.png"
             experiment.picture(path, f"{self.study.title}: {self.name}", lines)
             say(f"picture: {path}")
-
-
-def _is_technical(name: str) -> bool:
-    """Whether a setting changes how a run is made and not what it is."""
-    return name in {"seed", "selected_run"} or name.startswith("loop.")

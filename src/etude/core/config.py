@@ -155,6 +155,16 @@ def differences(before: Any, after: Any) -> dict[str, Any]:
     return {name: value for name, value in new.items() if old.get(name) != value}
 
 
+# How a run is made and watched, and not what it learns.
+_TECHNICAL = ("log_every", "save_every", "save_minutes", "keep", "device", "compile", "trackers")
+
+
+def naming(overrides: Mapping[str, object]) -> list[str]:
+    """The settings that a run's name tells: ``["shot=5"]``."""
+    silent = {"seed", "selected_run", *(f"loop.{name}" for name in _TECHNICAL)}
+    return [f"{name.split('.')[-1]}={value}" for name, value in overrides.items() if name not in silent]
+
+
 def as_flags(overrides: Mapping[str, object]) -> list[str]:
     """Dotted settings as words of the command line."""
     words: list[str] = []

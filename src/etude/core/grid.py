@@ -109,7 +109,7 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
             except ValueError as error:
                 outcomes[item.name] = Outcome(item, "failed", 2, str(error))
                 continue
-            say(f"starts: {item.name} (log: {item.log})")
+            say(f"queued: {item.name} (log: {item.log})")
             running[engine.submit(words, item.log)] = item
         assert running or len(left) < waiting, f"{[i.name for i in left]} follow runs that are not in the grid"
         if not running:

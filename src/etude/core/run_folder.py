@@ -51,6 +51,10 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, record: RunRecord) -> "RunFolder":
         """Make a new run's folder; one that holds a run already is refused."""
+        if len(path.name.encode()) > 250:
+            raise UserError(
+                f"the run's name '{path.name[:40]}...' is too long for a folder: give a shorter one as --name"
+            )
         if (path / "config.yaml").exists():
             raise UserError(f"{path} holds a run already: `etude resume {path}`, or choose another --name")
         run = cls(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from etude import studies
 from etude.core.files import write_atomic
 from etude.core.study import Study
-from etude.report.reference import Comparison
+from etude.report.reference import Comparison, measurement
 from etude.report.results import comparisons, summaries
 
 _PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
@@ -72,29 +72,32 @@ def measured(study: Study) -> str:
 def pivot(study: Study, experiment: str, variant: str = "") -> str:
     """A Markdown table of an experiment's committed runs: cells down, metrics of every split across, mean over seeds.
 
+    Runs of different presets or settings have lines of their own.
+
     Args:
         study: whose.
         experiment: the table's name.
         variant: only runs of this one, such as a data set; all where it is empty.
     """
-    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
-    seeds: dict[tuple[str, str], list[int]] = {}
+    lines: dict[tuple[str, str, str], dict[tuple[str, str], list[float]]] = {}
+    seeds: dict[tuple[str, str, str], list[int]] = {}
     for summary in summaries(study, []).values():
         rows = [row for row in summary["results"] if row["experiment"] == experiment]
-        rows = [row for row in rows if row["metric"] not in _SAID_TWICE]
-        for row in (row for row in rows if variant in ("", row["variant"])):
-            line = values.setdefault((row["cell"], row["variant"]), {})
+        rows = [row for row in rows if row["metric"] not in _SAID_TWICE and variant in ("", row["variant"])]
+        for row in rows:
+            line = lines.setdefault((row["cell"], row["variant"], measurement(summary)), {})
             line.setdefault((row["split"], row["metric"]), []).append(row["value"])
-        for line_name in {(row["cell"], row["variant"]) for row in rows}:
-            seeds.setdefault(line_name, []).append(summary["seed"])
-    columns = list(dict.fromkeys(name for line in values.values() for name in line))
+        for name in {(row["cell"], row["variant"], measurement(summary)) for row in rows}:
+            seeds.setdefault(name, []).append(summary["seed"])
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
     heads = [f"{split} {metric.replace('_', ' ')}" for split, metric in columns]
-    lines = ["| cell | data | seeds | " + " | ".join(heads) + " |", "|---" * (3 + len(columns)) + "|"]
-    for (cell, data), line in values.items():
-        parts = [_mean(line.get(name, [])) for name in columns]
-        told = ", ".join(map(str, sorted(seeds[cell, data])))
-        lines.append(f"| {cell} | {data} | {told} | " + " | ".join(parts) + " |")
-    return "\n".join(lines) + "\n"
+    written = ["| cell | data | preset | seeds | " + " | ".join(heads) + " |", "|---" * (4 + len(columns)) + "|"]
+    for name, line in lines.items():
+        cell, data, settings = name
+        told = ", ".join(map(str, sorted(seeds[name])))
+        parts = [cell, data, settings.split(" ")[0], told, *(_mean(line.get(column, [])) for column in columns)]
+        written.append("| " + " | ".join(parts) + " |")
+    return "\n".join(written) + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:

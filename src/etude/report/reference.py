@@ -83,15 +83,19 @@ def compare(study: str, published: Sequence[Published], summaries: Mapping[str, 
     return [_compare(study, number, summaries) for number in published]
 
 
+def measurement(summary: Mapping[str, Any]) -> str:
+    """What runs that repeat one measurement share: the preset first, and every setting but the seed and what follows it."""
+    rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
+    return f"{summary['preset']} {rest}"
+
+
 def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str, Any]]) -> Comparison:
     groups: dict[str, list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]] = {}
     for name, summary in summaries.items():
         for row in summary["results"]:
             same = all(row[key] == getattr(number, key) for key in ("experiment", "cell", "metric", "split"))
             if same and number.variant in ("", row.get("variant", "")):
-                # Runs that differ in the seed alone are one measurement.
-                rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
-                group = groups.setdefault(f"{summary['preset']} {rest}", [])
+                group = groups.setdefault(measurement(summary), [])
                 # A seed that ran twice says nothing new, and would make the interval narrow.
                 if all(summary["seed"] != other["seed"] for _, other, _ in group):
                     group.append((name, summary, row))
