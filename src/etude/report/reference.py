@@ -84,7 +84,7 @@ def compare(study: str, published: Sequence[Published], summaries: Mapping[str, 
 
 
 def measurement(summary: Mapping[str, Any]) -> str:
-    """What runs that repeat one measurement share: the preset first, and every setting but the seed and what follows it."""
+    """What runs that repeat one measurement share: the preset, and every setting but the seed and what follows it."""
     rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
     return f"{summary['preset']} {rest}"
 
