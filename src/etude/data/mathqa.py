@@ -1,0 +1,148 @@
+"""MathQA: 37,297 multiple-choice word problems with programs, and GloVe's vectors for their words.
+
+Amini et al. 2019, "MathQA: Towards interpretable math word problem solving with operation-based formalisms". The
+archive carries no licence; the authors' later copies of it say Apache 2.0. Pennington et al. 2014, "GloVe: global
+vectors for word representation"; public domain (PDDL).
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.data import Dataset
+from etude.data.cache import digest
+from etude.data.fetch import Source, cache_faults, cache_folder, fetch, locked, status
+
+Split = Literal["train", "dev", "test"]
+
+NUM_ROWS: Mapping[str, int] = {"train": 29_837, "dev": 4_475, "test": 2_985}
+ARCHIVE = Source(
+    "mathqa",
+    "MathQA.zip",
+    "https://math-qa.github.io/math-QA/data/MathQA.zip",
+    sha256="7344f30456a7aef3176d4866cc953b35b41bec44eda6b00cdbcfde2876b2f07a",
+)
+_HOME = "https://math-qa.github.io/"
+# Not to be downloaded: a mirror may have the split as it was handed out.
+FILTERED = {
+    split: Source("mathqa", f"{split}.json", _HOME, sha256=sha256)
+    for split, sha256 in {
+        "train": "113ea0f7acdf1499c4428a1d81c6acf8cc7198a403019f3c7b1e5de05390b13a",
+        "dev": "08f654ed8e872ae91c22033bac4e3a06aa1f30cea97d75800e0800541846d706",
+        "test": "80d90ab12a0adabd07f8fea34df96df04ee3d7b47b727838085af3e8933a1320",
+    }.items()
+}
+GLOVE = Source(
+    "glove",
+    "glove.6B.zip",
+    "https://nlp.stanford.edu/data/glove.6B.zip",
+    sha256="617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
+    size=862_182_613,
+)
+# The same vectors in half precision, cut to MathQA's words; a mirror may have these in the archive's place.
+GLOVE_CUT = {
+    50: Source(
+        "glove", "glove.6B.50d.mathqa.npz", "https://nlp.stanford.edu/projects/glove/",
+        sha256="576d214018420354f39e87be2bc539765a4fcf9a7a2ab56c37881fe428edf05b",
+    ),
+    100: Source(
+        "glove", "glove.6B.100d.mathqa.npz", "https://nlp.stanford.edu/projects/glove/",
+        sha256="6c26a2512c175690355d26faeaf021550dd4812685ddadade5d8b5abf260979a",
+    ),
+}  # fmt: skip
+DATASET = Dataset(
+    name="mathqa",
+    about="37,297 word problems with five options and a program each",
+    licence="none in the archive; Apache-2.0 on the authors' data card (Amini et al. 2019)",
+    home=_HOME,
+    sources=(ARCHIVE,),
+)
+
+
+def filtered_copies() -> dict[str, Path] | None:
+    """The course's three JSON files, where the cache or the mirror's folder has all of them unaltered; else None."""
+    if all(status(source) in ("verified", "present") for source in FILTERED.values()):
+        return {split: fetch(source) for split, source in FILTERED.items()}
+    return None
+
+
+def official_rows(split: Split) -> list[dict[str, Any]]:
+    """The rows of the official file: Problem, options, correct, linear_formula, and more.
+
+    Raises:
+        UserError: the archive is neither cached nor within reach, or is not as published.
+    """
+    path = fetch(ARCHIVE)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] == f"{split}.json"]
+            inside = [name for name in names if not name.startswith("__MACOSX")]
+            rows = json.loads(archive.read(inside[0]))
+    except (zipfile.BadZipFile, IndexError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} holds no readable {split}.json ({type(error).__name__}): remove it and run again"
+        ) from error
+    if len(rows) != NUM_ROWS[split]:
+        raise UserError(
+            f"{path} has {len(rows)} rows of {split} in place of {NUM_ROWS[split]}: remove it and run again"
+        )
+    return rows
+
+
+def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """GloVe 6B vectors of some words.
+
+    The 862 MB archive is read once for a list of words; what is cut out of it is kept in the cache. A mirror's cut to
+    MathQA's words is taken where it is at hand.
+
+    Args:
+        words: lower case.
+        dim: 50, 100, 200 or 300.
+
+    Returns:
+        float32 ``[words, dim]``, zero where there is none; bool ``[words]``, whether there is one; and the name of the
+        file that they came from.
+    """
+    cut = GLOVE_CUT.get(dim)
+    if cut is not None and status(cut) in ("verified", "present"):
+        with np.load(fetch(cut)) as arrays:
+            known = {str(word): row for row, word in enumerate(arrays["words"])}
+            vectors = arrays["vectors"].astype(np.float32)
+        found_W = np.array([word in known for word in words], dtype=bool)
+        rows = [known.get(word, 0) for word in words]
+        return vectors[rows] * found_W[:, None], found_W, cut.filename
+    if dim not in (50, 100, 200, 300):
+        raise UserError(f"GloVe 6B has vectors of 50, 100, 200 and 300 numbers, not of {dim}")
+    place = cache_folder() / "glove" / f"cut-{dim}-{digest(*words)[:16]}.npz"
+    if not place.is_file():
+        with cache_faults(place), locked(place):
+            if not place.is_file():
+                vectors_WD, found_W = _cut(fetch(GLOVE), words, dim)
+                packed = io.BytesIO()
+                np.savez(packed, vectors=vectors_WD, found=found_W)
+                write_atomic(place, packed.getvalue())
+    with np.load(place) as arrays:
+        return arrays["vectors"], arrays["found"], GLOVE.filename
+
+
+def _cut(path: Path, words: Iterable[str], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    wanted = {word: row for row, word in enumerate(words)}
+    vectors_WD, found_W = np.zeros((len(wanted), dim), np.float32), np.zeros(len(wanted), bool)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"glove.6B.{dim}d.txt") as lines:
+            for line in io.TextIOWrapper(lines, encoding="utf-8"):
+                word, _, numbers = line.partition(" ")
+                row = wanted.get(word)
+                if row is not None:
+                    vectors_WD[row] = np.fromstring(numbers, np.float32, sep=" ")
+                    found_W[row] = True
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not GloVe's archive ({type(error).__name__}): remove it and run again") from error
+    return vectors_WD, found_W
