@@ -7,8 +7,10 @@ vectors for word representation"; public domain (PDDL).
 
 import io
 import json
+import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +67,25 @@ DATASET = Dataset(
     sources=(ARCHIVE,),
 )
 
+# What zipfile and json answer broken bytes with.
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, RuntimeError, ValueError, OSError)
+
 
 def filtered_copies() -> dict[str, Path] | None:
     """The course's three JSON files, where the cache or the mirror's folder has all of them unaltered; else None."""
-    if all(status(source) in ("verified", "present") for source in FILTERED.values()):
+    if all(_at_hand(source) for source in FILTERED.values()):
         return {split: fetch(source) for split, source in FILTERED.items()}
     return None
+
+
+def _at_hand(source: Source) -> bool:
+    """Whether a file is there and is the right one, so that `fetch` asks no server for it."""
+    return status(source) == "verified" or status(source, recheck=True) == "verified"
+
+
+def sample_folder() -> Path:
+    """200 problems that come with the package, in three files of the course's form."""
+    return Path(__file__).parent / "samples" / "mathqa"
 
 
 def official_rows(split: Split) -> list[dict[str, Any]]:
@@ -85,7 +100,9 @@ def official_rows(split: Split) -> list[dict[str, Any]]:
             names = [name for name in archive.namelist() if name.rpartition("/")[2] == f"{split}.json"]
             inside = [name for name in names if not name.startswith("__MACOSX")]
             rows = json.loads(archive.read(inside[0]))
-    except (zipfile.BadZipFile, IndexError, ValueError, OSError) as error:
+        if not isinstance(rows, list):
+            raise ValueError("no list")
+    except _BROKEN as error:
         raise UserError(
             f"{path} holds no readable {split}.json ({type(error).__name__}): remove it and run again"
         ) from error
@@ -111,7 +128,7 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
         file that they came from.
     """
     cut = GLOVE_CUT.get(dim)
-    if cut is not None and status(cut) in ("verified", "present"):
+    if cut is not None and _at_hand(cut):
         with np.load(fetch(cut)) as arrays:
             known = {str(word): row for row, word in enumerate(arrays["words"])}
             vectors = arrays["vectors"].astype(np.float32)
@@ -132,17 +149,20 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
         return arrays["vectors"], arrays["found"], GLOVE.filename
 
 
-def _cut(path: Path, words: Iterable[str], dim: int) -> tuple[np.ndarray, np.ndarray]:
-    wanted = {word: row for row, word in enumerate(words)}
-    vectors_WD, found_W = np.zeros((len(wanted), dim), np.float32), np.zeros(len(wanted), bool)
+def _cut(path: Path, words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    wanted: dict[str, list[int]] = {}
+    for row, word in enumerate(words):
+        wanted.setdefault(word, []).append(row)
+    vectors_WD, found_W = np.zeros((len(words), dim), np.float32), np.zeros(len(words), bool)
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"glove.6B.{dim}d.txt") as lines:
             for line in io.TextIOWrapper(lines, encoding="utf-8"):
                 word, _, numbers = line.partition(" ")
-                row = wanted.get(word)
-                if row is not None:
-                    vectors_WD[row] = np.fromstring(numbers, np.float32, sep=" ")
-                    found_W[row] = True
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+                rows = wanted.get(word)
+                if rows is not None:
+                    # Reshaped, so that a line of one number does not fill a row.
+                    vectors_WD[rows] = np.array(numbers.split(), np.float32).reshape(dim)
+                    found_W[rows] = True
+    except _BROKEN as error:
         raise UserError(f"{path} is not GloVe's archive ({type(error).__name__}): remove it and run again") from error
     return vectors_WD, found_W

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from etude.core.errors import UserError
 from etude.data import mathqa
-from etude.studies.text2math.program import ProgramError, execute, numbers_of
+from etude.studies.text2math.program import ProgramError, Value, execute, numbers_of
 
 TOLERANCE = 0.02
 """A value within this share of the answer counts as the answer."""
@@ -38,7 +38,7 @@ class Problem:
     answer: float = math.nan
 
 
-def is_right(value: complex, answer: float, *, course: bool = False) -> bool:
+def is_right(value: Value, answer: float, *, course: bool = False) -> bool:
     """Whether a program's value counts as the answer: real, and off by at most 2 % of it.
 
     Args:
@@ -75,10 +75,13 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a JSON list with the line that each begins on."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
-    decoder, place, line, counted = json.JSONDecoder(), 0, 1, 0
-    space, parts = re.compile(r"\s*"), 0
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: this is no text in UTF-8 ({error.reason})") from error
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    space, more = re.compile(r"\s*"), False
 
     def skip(at: int) -> int:
         found = space.match(text, at)
@@ -92,7 +95,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if text[place : place + 1] != "[":
         raise fault(place, "a list of problems is wanted: [ {...}, {...} ]")
     place = skip(place + 1)
-    while text[place : place + 1] != "]" or (parts and text[place - 1] == ","):
+    while more or text[place : place + 1] != "]":
         line += text.count("\n", counted, place)
         counted = place
         try:
@@ -100,15 +103,20 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         except (json.JSONDecodeError, RecursionError) as error:
             at = error.pos if isinstance(error, json.JSONDecodeError) else place
             raise fault(at, "this is no JSON here" if at < len(text) else "the file ends within the list") from None
+        except ValueError:
+            raise fault(place, "this object has a number of too many digits") from None
         if not isinstance(row, dict):
             raise fault(counted, f"an object {{...}} is wanted, not {_kind(row)}")
         yield line, row
-        parts += 1
         place = skip(place)
-        if text[place : place + 1] == ",":
+        more = text[place : place + 1] == ","
+        if more:
             place = skip(place + 1)
         elif text[place : place + 1] != "]":
             raise fault(place, "a comma or ] is wanted after an object")
+    place = skip(place + 1)
+    if place < len(text):
+        raise fault(place, "the list has ended, and more follows")
 
 
 def _problem(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
@@ -130,6 +138,11 @@ def _problem(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Proble
 def _kind(value: object) -> str:
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
+
+
+def sample() -> dict[Split, list[Problem]]:
+    """200 of MathQA's problems that come with etude: 140 to train on, 30 and 30."""
+    return {split: read_json(mathqa.sample_folder() / f"{split}.json") for split in ("train", "dev", "test")}
 
 
 # The filter
@@ -160,11 +173,12 @@ def answer_of(options: str, correct: str) -> float | None:
     """
     if "\N{MINUS SIGN}" in options:
         return None
+    letter = re.escape(correct)
     for part in options.split(","):
-        found = re.match(rf"[\s\['\"]*{correct}\s*\)(.*)", part)
+        found = re.match(rf"[\s\['\"]*{letter}\s*\)(.*)", part)
         if found is not None:
             # Some options carry their letter twice.
-            text = re.sub(rf"^\s*{correct}\s*\)", "", found[1])
+            text = re.sub(rf"^\s*{letter}\s*\)", "", found[1])
             kept = [sign for sign in text if not (sign.isspace() or sign.isalpha() or sign in _DROPPED)]
             plain = "".join(kept).replace(":", "/").strip(".")
             value = arithmetic(plain)
@@ -206,7 +220,7 @@ def arithmetic(text: str) -> float | None:
 
     try:
         value = total()
-    except (IndexError, ValueError, ZeroDivisionError, OverflowError):
+    except (IndexError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
         return None
     return None if tokens else value
 

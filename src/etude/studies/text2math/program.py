@@ -10,12 +10,16 @@ set was made, and some are wrong as geometry (a cube's volume is ``6a^2``). `GEO
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from itertools import islice
 
 MAX_STEPS = 100
 """Longer programs are refused; the longest of the data set has 49."""
+MAX_ARGUMENTS = 100
+"""Of one step; no operator takes more than three."""
 MAX_FACTORIAL = 1000
 MAX_BITS = 1 << 14
 """Whole numbers above 2 to this power are refused: no later step could make a float of them."""
@@ -82,7 +86,7 @@ class Operator:
 def _factorial(a: Value) -> int:
     number = _whole(a)
     if number > MAX_FACTORIAL:
-        raise TooLarge(f"the factorial of {number}: at most that of {MAX_FACTORIAL} is computed")
+        raise TooLarge(f"the factorial of {written(number)}: at most that of {MAX_FACTORIAL} is computed")
     return math.factorial(max(number, 0))
 
 
@@ -99,7 +103,8 @@ def _real(a: Value) -> float | int:
 
 
 def _power(a: Value, b: Value) -> Value:
-    if isinstance(a, int) and isinstance(b, int) and abs(b) * max(1, a.bit_length()) > MAX_BITS:
+    # So many bits at the least; twice as many at the most are computed, and refused afterwards.
+    if isinstance(a, int) and isinstance(b, int) and b > 0 and (a.bit_length() - 1) * b > MAX_BITS:
         raise TooLarge(f"a power of more than {MAX_BITS} bits")
     return a**b
 
@@ -209,10 +214,9 @@ def parse(program: str) -> tuple[Step, ...]:
 
     Raises:
         MalformedStep: a step without a parenthesis, or no step.
-        TooLarge: more than `MAX_STEPS` steps.
+        TooLarge: more than `MAX_STEPS` steps, or `MAX_ARGUMENTS` arguments.
     """
-    # A bound on the parts, so that a text of a million bars costs no memory.
-    texts = [text for text in program.split("|", 4 * MAX_STEPS) if text]
+    texts = [found[0] for found in islice(re.finditer(r"[^|]+", program), MAX_STEPS + 1)]
     if not texts:
         raise MalformedStep("an empty program has no value")
     if len(texts) > MAX_STEPS:
@@ -220,12 +224,14 @@ def parse(program: str) -> tuple[Step, ...]:
     return tuple(_parsed(text) for text in texts)
 
 
-@cache
+@lru_cache(1 << 14)
 def _parsed(text: str) -> Step:
     operator, parenthesis, rest = text.partition("(")
     if not parenthesis:
         raise MalformedStep(f"the step '{_short(text)}' has no parenthesis: steps are written operator(argument,...)")
-    arguments = rest.partition(")")[0].split(",")
+    arguments = rest.partition(")")[0].split(",", MAX_ARGUMENTS)
+    if len(arguments) > MAX_ARGUMENTS:
+        raise TooLarge(f"the step '{_short(text)}' has more than {MAX_ARGUMENTS} arguments")
     return Step(operator, tuple(argument.strip() for argument in arguments))
 
 
@@ -307,9 +313,9 @@ def argument_value(argument: str, numbers: Sequence[float], results: Sequence[Va
 
 
 def _index(digits: str, argument: str) -> int:
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 6):
+    if not (digits.isascii() and digits.isdigit()):
         raise UnknownArgument(f"'{_short(argument)}' has no index")
-    return int(digits)
+    return int(digits) if len(digits) <= 300 else sys.maxsize
 
 
 def _constant(text: str, argument: str) -> float:
@@ -331,4 +337,5 @@ def written(value: Value) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    cut = text if len(text) <= 60 else f"{text[:57]}..."
+    return "".join(sign if sign.isprintable() else "?" for sign in cut)

@@ -1,0 +1,92 @@
+"""Problems as tensors: read once, kept on the device, cut into batches of problems of like length.
+
+Shape suffixes as in model.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from etude.studies.text2math.model import Batch
+from etude.studies.text2math.problems import Problem
+from etude.studies.text2math.tokens import PAD, Tokens, Words, words_of
+
+_POOL = 32
+"""Batches among which problems are sorted by length."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Problems as padded tensors.
+
+    Attributes:
+        words_NT: integers of words.
+        indices_NT: of each word that is a number its index, else -1.
+        lengths_N: words of each.
+        targets_NS: tokens of the programs, the end included; all padding where a program has an unknown token.
+    """
+
+    words_NT: Tensor
+    indices_NT: Tensor
+    lengths_N: Tensor
+    targets_NS: Tensor
+
+    def __len__(self) -> int:
+        return len(self.words_NT)
+
+    def batch(self, rows_N: Tensor) -> Batch:
+        """Some problems, padded to the longest of them."""
+        lengths_N = self.lengths_N[rows_N]
+        longest = int(lengths_N.max())
+        return Batch(self.words_NT[rows_N, :longest], self.indices_NT[rows_N, :longest], lengths_N)
+
+    def targets(self, rows_N: Tensor) -> Tensor:
+        """Their programs, padded to the longest of them."""
+        targets_NS = self.targets_NS[rows_N]
+        return targets_NS[:, : max(1, int((targets_NS != PAD).sum(1).max()))]
+
+
+def encode(problems: Sequence[Problem], words: Words, tokens: Tokens, device: torch.device) -> Encoded:
+    """Problems and their programs as tensors on a device."""
+    split = [words_of(problem.text) for problem in problems]
+    targets = [tokens.encode(problem.program) or [] if problem.program else [] for problem in problems]
+    return Encoded(
+        _padded([words.encode(*part) for part in split], PAD).to(device),
+        _padded([indices for _, indices in split], -1).to(device),
+        torch.tensor([max(1, len(part)) for part, _ in split], device=device),
+        _padded(targets, PAD).to(device),
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    longest = max(1, max((len(row) for row in rows), default=1))
+    table = torch.full((len(rows), longest), fill)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return table
+
+
+def epoch_order(lengths_N: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+    """The batches of an epoch: problems of like length together, batches and problems in random order.
+
+    Args:
+        lengths_N: words of each problem, on the CPU.
+        size: problems of a batch; those left over make a smaller last one of their length.
+        generator: draws the order.
+
+    Returns:
+        Rows of each batch; every problem is in one.
+    """
+    shuffled_N = torch.randperm(len(lengths_N), generator=generator)
+    batches: list[Tensor] = []
+    for pool in shuffled_N.split(size * _POOL):
+        batches += pool[lengths_N[pool].argsort(stable=True)].split(size)
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    return [batches[place] for place in order]
+
+
+def by_length(lengths_N: Tensor, size: int) -> list[Tensor]:
+    """All problems in batches of like length, longest first: what does not fit in memory fails at once."""
+    return list(lengths_N.argsort(descending=True, stable=True).split(size))

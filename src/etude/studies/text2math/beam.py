@@ -1,0 +1,198 @@
+r"""Beam search, batched over problems.
+
+A hypothesis is a program so far with its log-probability. Every step extends all hypotheses of all problems in one
+call of the decoder, keeps some, and moves those that wrote the end out of the beam; a problem whose beam is empty
+leaves the batch. What has ended is ranked by $\log p / \text{length}^\alpha$ (Wu et al. 2016, section 7, without the
+constant).
+
+Two rules say which are kept:
+
+- ``standard``: the best of all extensions, as many as are still being written.
+- ``nested``: place k of the beam goes to the best extension of the hypotheses at places 1 to k that no earlier place
+  has taken. The first k places then are what a beam of k keeps, so a wider beam finds all that a narrower one found and
+  its best score never falls; with the standard rule it may. A beam of one is greedy search with either.
+
+Shape suffixes: N problems, K hypotheses, V tokens, S tokens written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from etude.studies.text2math.model import Batch, Memory, State, Text2Math
+from etude.studies.text2math.tokens import END, MAX_TOKENS, START, Grammar, Tokens
+
+Rule = Literal["standard", "nested"]
+Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
+"""Tokens ``[N, K]``, memory of the N problems, state ``[layers, N * K, H]`` to log-probabilities ``[N, K, V]`` and
+the state after them."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A program that a beam search found.
+
+    Attributes:
+        tokens: without the end.
+        log_probability: of the tokens and the end, as the network gives it.
+        score: by which hypotheses are ranked.
+        ended: False where the longest length came first.
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    score: float
+    ended: bool
+
+
+def network_step(model: Text2Math) -> Step:
+    """One step of a network's decoder. The memory is read in place: no copy of it for every hypothesis."""
+
+    def step(tokens_NK: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        num, width = tokens_NK.shape
+        s_B1H, state = model.decoder.run(tokens_NK.reshape(-1, 1), state)
+        u_NKH, _ = model.decoder.attend(s_B1H.view(num, width, -1), memory)
+        return model.decoder.project(u_NKH, memory).log_softmax(-1), state
+
+    return step
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Text2Math,
+    batch: Batch,
+    *,
+    width: int,
+    max_tokens: int = MAX_TOKENS,
+    alpha: float = 1.0,
+    rule: Rule = "nested",
+    grammar: Tokens | None = None,
+    step: Step | None = None,
+) -> list[list[Hypothesis]]:
+    """The likeliest programs of each problem.
+
+    Args:
+        model: in evaluation mode.
+        batch: the problems.
+        width: hypotheses of a problem, and answers at most.
+        max_tokens: after so many, the end included, a hypothesis is given up as it stands.
+        alpha: exponent of the length in the score; 0 ranks by the probability alone.
+        rule: which extensions are kept.
+        grammar: the vocabulary, where only programs may be written that are well formed and use numbers that the
+            problem has; the probabilities are not scaled up for what is left out.
+        step: in place of the network's own.
+
+    Returns:
+        For each problem its hypotheses, the best score first, those that ended before those that did not.
+    """
+    if width < 1 or max_tokens < 1:
+        raise ValueError(f"a beam of width {width} and length {max_tokens}: both must be at least 1")
+    step = step or network_step(model)
+    memory, state = model.encode(batch)
+    device, num = batch.words_NT.device, len(batch)
+    problems_N = torch.arange(num, device=device)
+    scores_NK = torch.zeros(num, 1, device=device)
+    last_NK = torch.full((num, 1), START, device=device)
+    written_NKS = torch.zeros(num, 1, 0, dtype=torch.int64, device=device)
+    rules = None if grammar is None else Grammar.start(grammar, batch.counts)
+    ended: list[tuple[Tensor, Tensor, Tensor, bool]] = []
+    for length in range(1, max_tokens + 1):
+        log_p_NKV, state = step(last_NK, memory, state)
+        if rules is not None:
+            log_p_NKV = log_p_NKV.masked_fill(~rules.allowed(), float("-inf"))
+        total_NKV = scores_NK[..., None] + log_p_NKV
+        scores_NK, from_NK, last_NK = _keep(total_NKV, width, rule)
+        written_NKS = written_NKS.gather(1, from_NK[..., None].expand(-1, -1, length - 1))
+        written_NKS = torch.cat([written_NKS, last_NK[..., None]], -1)
+        ends_NK = (last_NK == END) & scores_NK.isfinite()
+        if length == max_tokens:
+            left_NK = ~ends_NK & scores_NK.isfinite()
+            ended.append(_picked(problems_N, scores_NK, written_NKS, left_NK, ended=False))
+        ended.append(_picked(problems_N, scores_NK, written_NKS[..., :-1], ends_NK, ended=True))
+        scores_NK = scores_NK.masked_fill(ends_NK, float("-inf"))
+        rows_N = scores_NK.isfinite().any(1).nonzero().flatten()
+        if len(rows_N) == 0:
+            break
+        state = _take(state, rows_N, from_NK, len(problems_N))
+        if rules is not None:
+            rules = rules.after(rows_N, from_NK[rows_N], last_NK[rows_N])
+        if len(rows_N) < len(problems_N):
+            memory, problems_N = memory.take(rows_N), problems_N[rows_N]
+            scores_NK, last_NK, written_NKS = scores_NK[rows_N], last_NK[rows_N], written_NKS[rows_N]
+    return _ranked(ended, num, width, alpha)
+
+
+def _keep(total_NKV: Tensor, width: int, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    """The extensions that stay: their scores, the hypotheses that they extend and their tokens, ``[N, width]`` each.
+
+    A place that none is left for has the score -inf.
+    """
+    num, rows, size = total_NKV.shape
+    if rule == "standard":
+        # A hypothesis that ended has given up its place; the first step has one hypothesis and all places.
+        places = torch.full((num,), width, device=total_NKV.device)
+        if rows == width:
+            places = total_NKV.amax(-1).isfinite().sum(1)
+        flat = total_NKV.flatten(1)
+        scores_NK, index_NK = _top(flat, width)
+        late_NK = torch.arange(width, device=flat.device) >= places[:, None]
+        return scores_NK.masked_fill(late_NK, float("-inf")), index_NK // size, index_NK % size
+    # The k-th place needs no more than the k best extensions of a hypothesis.
+    best_NKW, token_NKW = _top(total_NKV, width)
+    best_NKW = best_NKW.clone()
+    kept = best_NKW.shape[-1]
+    alive_NK = best_NKW[..., 0].isfinite()
+    scores, origins, tokens = [], [], []
+    for place in range(width):
+        pool_NR = best_NKW[:, : place + 1].flatten(1)
+        score_N, index_N = pool_NR.max(1)
+        if rows > 1:
+            # What ended leaves its place empty.
+            score_N = score_N.masked_fill(~alive_NK[:, place], float("-inf"))
+        origin_N = index_N // kept
+        token_N = token_NKW[:, : place + 1].flatten(1).gather(1, index_N[:, None])[:, 0]
+        taken = torch.zeros_like(pool_NR, dtype=torch.bool).scatter_(1, index_N[:, None], score_N.isfinite()[:, None])
+        best_NKW[:, : place + 1] = pool_NR.masked_fill(taken, float("-inf")).unflatten(1, (-1, kept))
+        scores.append(score_N)
+        origins.append(origin_N)
+        tokens.append(token_N)
+    return torch.stack(scores, 1), torch.stack(origins, 1), torch.stack(tokens, 1)
+
+
+def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values and their places; of a vocabulary smaller than the beam, filled up with -inf."""
+    found, places = values.topk(min(count, values.shape[-1]), -1)
+    missing = count - found.shape[-1]
+    if missing:
+        found = torch.nn.functional.pad(found, (0, missing), value=float("-inf"))
+        places = torch.nn.functional.pad(places, (0, missing))
+    return found, places
+
+
+def _take(state: State, rows_N: Tensor, from_NK: Tensor, num: int) -> State:
+    """The state of the hypotheses that go on, in their new order."""
+    width = state[0].shape[1] // num
+    index = (rows_N[:, None] * width + from_NK[rows_N]).flatten()
+    return state[0].index_select(1, index), state[1].index_select(1, index)
+
+
+def _picked(
+    problems_N: Tensor, scores_NK: Tensor, written_NKS: Tensor, which_NK: Tensor, *, ended: bool
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    rows, places = which_NK.nonzero(as_tuple=True)
+    return problems_N[rows].cpu(), scores_NK[rows, places].cpu(), written_NKS[rows, places].cpu(), ended
+
+
+def _ranked(
+    ended: list[tuple[Tensor, Tensor, Tensor, bool]], num: int, width: int, alpha: float
+) -> list[list[Hypothesis]]:
+    found: list[list[Hypothesis]] = [[] for _ in range(num)]
+    for problems, scores, written, whole in ended:
+        # The end counts as a token.
+        length = max(1, written.shape[1] + whole)
+        for problem, log_p, tokens in zip(problems.tolist(), scores.tolist(), written.tolist(), strict=True):
+            found[problem].append(Hypothesis(tuple(tokens), log_p, log_p / length**alpha, whole))
+    return [sorted(part, key=lambda h: (not h.ended, -h.score))[:width] for part in found]

@@ -1,0 +1,283 @@
+r"""Encoders of problems and the decoder of programs.
+
+The decoder is a recurrent network over the tokens written so far. With attention (Luong et al. 2015, section 3.1, score
+"general", without input feeding) its state $s_t$ asks the encoder's states $h_i$:
+
+$$\alpha_{ti} = \operatorname{softmax}_i (s_t^\top W h_i), \qquad
+u_t = \tanh(W_c [s_t; \textstyle\sum_i \alpha_{ti} h_i])$$
+
+and without it $u_t = s_t$. The next token's logits are $W_o u_t$. With copying, the logit of a number $n_i$ gains
+$(Q u_t)^\top K h_{p(i)}$, where $p(i)$ is the number's place in the problem: what a number is follows from its
+surroundings and not from its index (in the spirit of the pointers of Vinyals et al. 2015).
+
+The recurrent layers are PyTorch's. $W h_i$ and $K h_{p(i)}$ are computed once a problem.
+
+Shape suffixes: N problems, K hypotheses, T words, S tokens, V vocabulary of tokens, D encoder states, H decoder states,
+M numbers of a problem.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from etude.studies.text2math.tokens import END, MAX_NUMBERS, PAD, START
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems as tensors.
+
+    Attributes:
+        words_NT: their words; 0 pads.
+        indices_NT: of each word that is a number its index, else -1; -1 pads.
+        lengths_N: words of each.
+        features_NTD: an encoder's states, where they have been computed before.
+    """
+
+    words_NT: Tensor
+    indices_NT: Tensor
+    lengths_N: Tensor
+    features_NTD: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.words_NT)
+
+    @property
+    def counts(self) -> Tensor:
+        """How many numbers each problem has."""
+        return self.indices_NT.amax(1) + 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder reads of the problems; computed once.
+
+    Attributes:
+        states_NTD: the encoder's states.
+        keys_NTH: what the attention compares with.
+        mask_NT: True where there is a word.
+        number_keys_NMH: what copying compares with; None without copying.
+        number_mask_NM: True where the problem has the number.
+    """
+
+    states_NTD: Tensor
+    keys_NTH: Tensor
+    mask_NT: Tensor
+    number_keys_NMH: Tensor | None
+    number_mask_NM: Tensor
+
+    def take(self, rows_N: Tensor) -> "Memory":
+        """The memory of some problems."""
+        keys = None if self.number_keys_NMH is None else self.number_keys_NMH[rows_N]
+        return Memory(
+            self.states_NTD[rows_N], self.keys_NTH[rows_N], self.mask_NT[rows_N], keys, self.number_mask_NM[rows_N]
+        )
+
+
+State = tuple[Tensor, Tensor]
+"""Of the decoder: what it gives out and its cell, each ``[layers, N, H]``, or ``[layers, N * K, H]`` in a beam."""
+
+
+class Encoder(Protocol):
+    """What encodes problems; a user's own is a module with this forward and ``width``."""
+
+    width: int
+    """D."""
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The states of the words ``[N, T, D]``, and one summary of the problem ``[N, D]``."""
+        ...
+
+
+class LSTMEncoder(nn.Module):
+    """A bidirectional LSTM over words; a word that is a number is also known by its index.
+
+    Args:
+        num_words: size of the vocabulary.
+        embedding: numbers of a word's vector.
+        hidden: state of each direction; D is twice that.
+        layers: of the LSTM.
+        dropout: of the vectors and between layers.
+        marks_numbers: whether the index of a number is added to its vector.
+    """
+
+    def __init__(
+        self, num_words: int, *, embedding: int, hidden: int, layers: int, dropout: float, marks_numbers: bool
+    ) -> None:
+        super().__init__()
+        self.width = 2 * hidden
+        self.words = nn.Embedding(num_words, embedding, padding_idx=PAD)
+        # Row 0 stands for all that is no number.
+        self.indices = nn.Embedding(MAX_NUMBERS + 1, embedding, padding_idx=0) if marks_numbers else None
+        self.dropout = nn.Dropout(dropout)
+        self.lstm = nn.LSTM(
+            embedding, hidden, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        x_NTE = self.words(batch.words_NT)
+        if self.indices is not None:
+            x_NTE = x_NTE + self.indices((batch.indices_NT + 1).clamp(0, MAX_NUMBERS))
+        packed = pack_padded_sequence(
+            self.dropout(x_NTE), batch.lengths_N.cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, (last, _) = self.lstm(packed)
+        states_NTD, _ = pad_packed_sequence(states, batch_first=True, total_length=batch.words_NT.shape[1])
+        return states_NTD, torch.cat([last[-2], last[-1]], -1)
+
+
+class Decoder(nn.Module):
+    """Writes programs.
+
+    Args:
+        num_tokens: V.
+        width: D of the encoder.
+        embedding: numbers of a token's vector.
+        hidden: H.
+        layers: of the LSTM.
+        dropout: of the vectors, between layers and before the logits.
+        attention: whether it sees the encoder's states, or only their summary.
+        number_V: of each token the i of ``n_i``, or -1.
+        copies: whether the logit of a number is also read off its place in the problem.
+    """
+
+    number_V: Tensor
+
+    def __init__(
+        self, num_tokens: int, width: int, *, embedding: int, hidden: int, layers: int, dropout: float,
+        attention: bool, number_V: Tensor, copies: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.layers, self.hidden = layers, hidden
+        self.tokens = nn.Embedding(num_tokens, embedding, padding_idx=PAD)
+        self.dropout = nn.Dropout(dropout)
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.start = nn.Linear(width, 2 * layers * hidden)
+        self.keys = nn.Linear(width, hidden, bias=False) if attention else None
+        self.combine = nn.Linear(hidden + width, hidden) if attention else None
+        self.logits = nn.Linear(hidden, num_tokens)
+        self.number_keys = nn.Linear(width, hidden) if copies else None
+        self.number_queries = nn.Linear(hidden, hidden, bias=False) if copies else None
+        self.register_buffer("number_V", number_V, persistent=False)
+
+    def remember(self, states_NTD: Tensor, batch: Batch) -> Memory:
+        """What of the problems is computed once."""
+        num, words = batch.words_NT.shape
+        mask_NT = torch.arange(words, device=states_NTD.device) < batch.lengths_N.to(states_NTD.device)[:, None]
+        keys_NTH = states_NTD.new_zeros(num, words, 0) if self.keys is None else self.keys(states_NTD)
+        # The place of every number; a problem may have more than have an index.
+        place_NM = torch.zeros(num, MAX_NUMBERS, dtype=torch.int64, device=states_NTD.device)
+        known_NT = (batch.indices_NT >= 0) & (batch.indices_NT < MAX_NUMBERS)
+        rows, places = known_NT.nonzero(as_tuple=True)
+        place_NM[rows, batch.indices_NT[rows, places]] = places
+        number_mask_NM = torch.arange(MAX_NUMBERS, device=states_NTD.device) < batch.counts[:, None]
+        number_keys = None
+        if self.number_keys is not None:
+            gathered_NMD = states_NTD.gather(1, place_NM[..., None].expand(-1, -1, states_NTD.shape[-1]))
+            number_keys = self.number_keys(gathered_NMD)
+        return Memory(states_NTD, keys_NTH, mask_NT, number_keys, number_mask_NM)
+
+    def begin(self, summary_ND: Tensor) -> State:
+        """The state before the first token."""
+        both = self.start(summary_ND).tanh().unflatten(1, (2, self.layers, self.hidden))
+        return both[:, 0].transpose(0, 1).contiguous(), both[:, 1].transpose(0, 1).contiguous()
+
+    def run(self, tokens_NS: Tensor, state: State) -> tuple[Tensor, State]:
+        """The recurrent network over some tokens: ``[N, S, H]``, and its state after them."""
+        return self.lstm(self.dropout(self.tokens(tokens_NS)), state)
+
+    def attend(self, s_NSH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """What the logits are computed of ``[N, S, H]``, and the weights of the words ``[N, S, T]``."""
+        if self.keys is None or self.combine is None:
+            return self.dropout(s_NSH), s_NSH.new_zeros(*s_NSH.shape[:2], 0)
+        scores_NST = s_NSH @ memory.keys_NTH.transpose(1, 2)
+        weights_NST = scores_NST.masked_fill(~memory.mask_NT[:, None], float("-inf")).softmax(-1)
+        context_NSD = weights_NST @ memory.states_NTD
+        return self.dropout(self.combine(torch.cat([s_NSH, context_NSD], -1)).tanh()), weights_NST
+
+    def project(self, u_NSH: Tensor, memory: Memory) -> Tensor:
+        """The logits of the next tokens ``[N, S, V]``."""
+        logits_NSV = self.logits(u_NSH)
+        if self.number_queries is None or memory.number_keys_NMH is None:
+            return logits_NSV
+        scores_NSM = self.number_queries(u_NSH) @ memory.number_keys_NMH.transpose(1, 2) / self.hidden**0.5
+        # A number that the problem does not have keeps the logit of its index alone.
+        scores_NSM = scores_NSM * memory.number_mask_NM[:, None]
+        is_number = self.number_V >= 0
+        added = scores_NSM[..., self.number_V[is_number]]
+        return logits_NSV.index_add(-1, is_number.nonzero().flatten(), added)
+
+
+class Text2Math(nn.Module):
+    """An encoder and a decoder."""
+
+    def __init__(self, encoder: Any, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def encode(self, batch: Batch) -> tuple[Memory, State]:
+        """What the decoder starts from."""
+        states_NTD, summary_ND = self.encoder(batch)
+        return self.decoder.remember(states_NTD, batch), self.decoder.begin(summary_ND)
+
+    def forward(self, batch: Batch, targets_NS: Tensor, coins_S: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits of every target.
+
+        Args:
+            batch: the problems.
+            targets_NS: the right tokens; the first input is the start token.
+            coins_S: bool, on the CPU: whether the input of a step is the right token before it (teacher forcing), or
+                what the decoder itself finds likeliest. The first is not looked at.
+
+        Returns:
+            Logits ``[N, S, V]``, and the attention's weights ``{"attention": [N, S, T]}``.
+        """
+        memory, state = self.encode(batch)
+        decoder = self.decoder
+        start_N1 = torch.full_like(targets_NS[:, :1], START)
+        inputs_NS = torch.cat([start_N1, targets_NS[:, :-1]], 1)
+        # Between two steps that need the decoder's own token, all is known: one call of the network for the stretch.
+        own = [step for step, forced in enumerate(coins_S.tolist()) if step > 0 and not forced]
+        bounds = [0, *own, targets_NS.shape[1]]
+        stretches: list[Tensor] = []
+        first_N1 = start_N1
+        for begin, end in pairwise(bounds):
+            tokens = torch.cat([first_N1, inputs_NS[:, begin + 1 : end]], 1)
+            s_NSH, state = decoder.run(tokens, state)
+            stretches.append(s_NSH)
+            if end < targets_NS.shape[1]:
+                with torch.no_grad():
+                    u_N1H, _ = decoder.attend(s_NSH[:, -1:], memory)
+                    first_N1 = decoder.project(u_N1H, memory).argmax(-1)
+        u_NSH, weights_NST = decoder.attend(torch.cat(stretches, 1), memory)
+        return decoder.project(u_NSH, memory), {"attention": weights_NST}
+
+
+def loss(logits_NSV: Tensor, targets_NS: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy of the right tokens, padding left out."""
+    return functional.cross_entropy(
+        logits_NSV.flatten(0, 1), targets_NS.flatten(), ignore_index=PAD, label_smoothing=smoothing
+    )
+
+
+def greedy(model: Text2Math, batch: Batch, max_tokens: int) -> Tensor:
+    """The likeliest token each time: ``[N, S]``, padded after the end. The readable reference of a beam of one."""
+    memory, state = model.encode(batch)
+    tokens_N1 = torch.full((len(batch), 1), START, device=batch.words_NT.device)
+    written: list[Tensor] = []
+    ended_N = torch.zeros(len(batch), dtype=torch.bool, device=batch.words_NT.device)
+    for _ in range(max_tokens):
+        s_N1H, state = model.decoder.run(tokens_N1, state)
+        u_N1H, _ = model.decoder.attend(s_N1H, memory)
+        tokens_N1 = model.decoder.project(u_N1H, memory).argmax(-1)
+        written.append(tokens_N1[:, 0].masked_fill(ended_N, PAD))
+        ended_N = ended_N | (tokens_N1[:, 0] == END)
+        if ended_N.all():
+            break
+    return torch.stack(written, 1)

@@ -1,0 +1,115 @@
+"""How programs are judged: exact match, execution accuracy, token match accuracy.
+
+"Execution accuracy" has several meanings in the literature. Here it is the assignment's: the value is within 2 % of the
+problem's answer. `gold_value` beside it compares with the value of the known program, as other papers do.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from etude.studies.text2math.problems import Problem, is_right
+from etude.studies.text2math.program import OPERATORS, Operator, ProgramError, Value, execute, numbers_of, parse
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one predicted program fared.
+
+    Attributes:
+        value: what it gives; None where it has no value.
+        exact: it is the known program, a last ``|`` aside.
+        execution: its value is the answer within 2 %.
+        gold_value: its value is that of the known program, but for rounding.
+        tokens_right: tokens at the place where the known program has the same.
+        tokens: of the known program.
+    """
+
+    value: Value | None
+    exact: bool
+    execution: bool
+    gold_value: bool
+    tokens_right: int
+    tokens: int
+
+
+def canonical(program: str) -> str:
+    """A program without one last ``|``."""
+    return program.removesuffix("|")
+
+
+def tokens_of(program: str) -> list[str]:
+    """The tokens as the assignment counts them: names, parentheses, commas and bars; a last bar counts."""
+    found: list[str] = []
+    for text in canonical(program).split("|"):
+        operator, _, rest = text.partition("(")
+        found += [operator, "("]
+        for place, argument in enumerate(rest.partition(")")[0].split(",")):
+            found += [",", argument] if place else [argument]
+        found += [")", "|"]
+    return found
+
+
+def judge(
+    predicted: str, problem: Problem, *, course: bool = False, operators: Mapping[str, Operator] = OPERATORS
+) -> Verdict:
+    """Compare a predicted program with a problem.
+
+    Args:
+        predicted: its text; an empty one is wrong on all counts.
+        problem: with its program and answer.
+        course: count a value that is no number as right, as the course's checker does.
+        operators: the formulas.
+    """
+    numbers = numbers_of(problem.text)
+    value = value_of(predicted, numbers, operators)
+    gold = value_of(problem.program, numbers, operators)
+    mine, known = tokens_of(predicted) if predicted else [], tokens_of(problem.program)
+    return Verdict(
+        value,
+        exact=bool(predicted) and canonical(predicted) == canonical(problem.program),
+        execution=value is not None and is_right(value, problem.answer, course=course),
+        gold_value=value is not None and gold is not None and _same(value, gold),
+        tokens_right=sum(a == b for a, b in zip(mine, known, strict=False)),
+        tokens=max(len(mine), len(known)),
+    )
+
+
+def value_of(program: str, numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS) -> Value | None:
+    """A program's value, or None where it has none."""
+    try:
+        return execute(program, numbers, operators)
+    except ProgramError:
+        return None
+
+
+def _same(a: Value, b: Value) -> bool:
+    if isinstance(a, complex) or isinstance(b, complex):
+        return a == b
+    try:
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    except OverflowError:
+        return a == b
+
+
+def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Shares in per cent over all problems."""
+    count = max(1, len(verdicts))
+    return {
+        "exact": 100 * sum(verdict.exact for verdict in verdicts) / count,
+        "execution": 100 * sum(verdict.execution for verdict in verdicts) / count,
+        "gold_value": 100 * sum(verdict.gold_value for verdict in verdicts) / count,
+        "token_match": 100
+        * sum(verdict.tokens_right for verdict in verdicts)
+        / max(1, sum(verdict.tokens for verdict in verdicts)),
+    }
+
+
+def by_steps(verdicts: Sequence[Verdict], problems: Sequence[Problem]) -> dict[int, tuple[int, int]]:
+    """By the number of steps of the known program: how many problems, and how many the prediction answers."""
+    found: dict[int, tuple[int, int]] = {}
+    for verdict, problem in zip(verdicts, problems, strict=True):
+        steps = len(parse(problem.program))
+        count, right = found.get(steps, (0, 0))
+        found[steps] = (count + 1, right + verdict.execution)
+    return dict(sorted(found.items()))

@@ -1,0 +1,221 @@
+"""Word problems to programs: presets and experiments."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.core.config import LoopConfig, StudyConfig
+from etude.core.study import Experiment, Job, Preset, Study
+
+
+def _require(holds: bool, name: str, wanted: str, value: object) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    encoder: str = "lstm"
+    """lstm: a bidirectional LSTM over words; or path/to/file.py:Name of a module that is made with the number of words
+    and maps a batch to (states [N, T, D], summary [N, D]), its attribute `width` being D."""
+    embedding: int = 100
+    """Numbers of a word's and a token's vector."""
+    hidden: int = 128
+    """State of the encoder in each direction, and of the decoder."""
+    layers: int = 1
+    """Of the encoder and of the decoder."""
+    dropout: float = 0.2
+    """Of vectors, between layers and before the logits."""
+    attention: bool = True
+    """Whether the decoder sees the encoder's states, or only their summary."""
+    copies: bool = False
+    """Whether the logit of a number is also read off its place in the problem."""
+    marks_numbers: bool = True
+    """Whether the encoder is told which number of the problem a word is."""
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "hidden", "layers"):
+            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    source: Literal["mathqa", "folder", "sample"] = "mathqa"
+    """mathqa: the course's split of it; folder: train.json, dev.json and test.json of yours in the course's form;
+    sample: 200 problems that come with etude."""
+    folder: str = ""
+    """The folder of the source `folder`."""
+    least: int = 2
+    """Words that occur less often in training are unknown."""
+    glove: bool = True
+    """Start the words' vectors from GloVe 6B (model.embedding numbers: 50, 100, 200 or 300)."""
+
+    def __post_init__(self) -> None:
+        _require(self.least >= 1, "data.least", "at least 1", self.least)
+        _require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    lr: float = 1e-3
+    """Adam's learning rate at the start."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """linear and cosine: down to zero."""
+    warmup: int = 0
+    """Steps over which the rate rises from zero."""
+    weight_decay: float = 0.0
+    """Decoupled (AdamW)."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: none."""
+    smoothing: float = 0.0
+    """Label smoothing."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        for name in ("warmup", "weight_decay", "clip"):
+            _require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
+        _require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
+
+    def rate(self, step: int, max_steps: int) -> float:
+        """The learning rate of a step, from 0."""
+        import math
+
+        done = step / max_steps
+        shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
+        return self.lr * shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    size: int = 64
+    """Problems of one optimiser step, over all processes."""
+    parts: int = 1
+    """Equal parts whose gradients are added up; at least as many as processes."""
+    evaluation: int = 256
+    """Problems at a time where nothing is learned."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "parts", "evaluation"):
+            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
+        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeamConfig:
+    width: int = 10
+    """Hypotheses of a problem in the final test; validation during training uses one."""
+    alpha: float = 1.0
+    """Exponent of the length in the score."""
+    rule: Literal["standard", "nested"] = "nested"
+    """Which extensions are kept; see beam.py."""
+    grammar: bool = False
+    """Write only programs that are well formed and use numbers that the problem has."""
+    executes: bool = False
+    """Answer with the best hypothesis that has a value, not the best of all."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, "beam.width", "at least 1", self.width)
+        _require(self.alpha >= 0, "beam.alpha", "0 or more", self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text2MathConfig(StudyConfig):
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The problems."""
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """How many problems at a time."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser and its schedule."""
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    """The search for programs."""
+    teacher_forcing: float = 0.6
+    """The share of training steps whose input is the right token before, not the network's own."""
+    table: str = "run"
+    """The published table that the run's numbers belong to: architectures, teacher-forcing, beam; run: none."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.teacher_forcing <= 1, "teacher_forcing", "between 0 and 1", self.teacher_forcing)
+
+
+_EPOCH = 310
+"""Steps of 64 problems in 19,791."""
+
+
+def course() -> Text2MathConfig:
+    """The course's BiLSTM with attention: GloVe of 100, hidden 128, one layer, teacher forcing .6, beam of 10.
+
+    Command: ``etude run text2math course``, or ``etude study text2math architectures``.
+    Cost: 40 epochs of 310 steps of 64 problems.
+    """
+    return Text2MathConfig(
+        loop=LoopConfig(max_steps=40 * _EPOCH, log_every=_EPOCH // 5, eval_every=_EPOCH, save_every=_EPOCH),
+        table="architectures",
+    )
+
+
+def ours() -> Text2MathConfig:
+    """Our own: copying of numbers, two wider layers, label smoothing, all teacher forcing, constrained beam of 10.
+
+    Command: ``etude run text2math ours``.
+    """
+    return Text2MathConfig(
+        model=ModelConfig(hidden=192, layers=2, dropout=0.3, copies=True),
+        optim=OptimConfig(smoothing=0.1, weight_decay=0.01, warmup=_EPOCH),
+        beam=BeamConfig(grammar=True, executes=True),
+        teacher_forcing=1.0,
+        loop=LoopConfig(max_steps=40 * _EPOCH, log_every=_EPOCH // 5, eval_every=_EPOCH, save_every=_EPOCH),
+        table="architectures",
+    )
+
+
+def smoke() -> Text2MathConfig:
+    """Seconds, on the problems that come with etude. Its numbers say only that the parts work.
+
+    Command: ``etude run text2math smoke``.
+    """
+    return Text2MathConfig(
+        model=ModelConfig(embedding=32, hidden=48, dropout=0.0, copies=True),
+        data=DataConfig(source="sample", glove=False, least=1),
+        batch=BatchConfig(size=16, evaluation=64),
+        optim=OptimConfig(lr=3e-3),
+        beam=BeamConfig(width=3, grammar=True),
+        loop=LoopConfig(max_steps=60, log_every=10, eval_every=30, save_every=30, device="cpu"),
+    )
+
+
+def _architectures(preset: str) -> tuple[Job, ...]:
+    table = {"table": "architectures"}
+    return (Job("lstm", table | {"model.attention": False}), Job("lstm_attn", table | {"model.attention": True}))
+
+
+def _teacher_forcing(preset: str) -> tuple[Job, ...]:
+    return tuple(
+        Job(f"tf{round(10 * share):02d}", {"teacher_forcing": share, "table": "teacher-forcing"})
+        for share in (0.3, 0.6, 0.9)
+    )
+
+
+STUDY = Study(
+    name="text2math",
+    title="Word problems to executable programs",
+    about="word problems to MathQA programs: LSTM encoders and decoders, attention, copying, own beam search",
+    config=Text2MathConfig,
+    presets={"course": Preset(course, "laptop"), "ours": Preset(ours, "laptop"), "smoke": Preset(smoke, "smoke")},
+    experiments={
+        "architectures": Experiment("without and with attention", _architectures, "course"),
+        "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing, "course"),
+    },
+    load_task=lambda: _import("task").Text2MathTask,
+    load_predict=lambda: _import("predict"),
+    folder=Path(__file__).parent,
+    reads_data=("mathqa",),
+)
+
+
+def _import(module: str) -> Any:
+    import importlib
+
+    return importlib.import_module(f"etude.studies.text2math.{module}")

@@ -1,0 +1,251 @@
+"""Word problems to programs: the training step, the evaluation, the pictures.
+
+Shape suffixes as in model.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.files import sha256
+from etude.core.plugin import resolve
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data import mathqa
+from etude.studies.text2math import batches, scores
+from etude.studies.text2math.beam import Hypothesis, beam_search
+from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
+from etude.studies.text2math.problems import Problem, Split, course_split, read_json, sample
+from etude.studies.text2math.program import numbers_of
+from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig
+from etude.studies.text2math.tokens import Tokens, Words
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+def load(config: DataConfig) -> Mapping[str, list[Problem]]:
+    """The problems of the three splits."""
+    if config.source == "folder":
+        found: Mapping[str, list[Problem]] = {
+            split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS
+        }
+    elif config.source == "sample":
+        found = sample()
+    else:
+        found = {split: course_split(split) for split in SPLITS}
+    for split, problems in found.items():
+        if not problems:
+            raise UserError(f"the {split} split has no problem: at least one is wanted")
+    return found
+
+
+def checksums(config: DataConfig) -> dict[str, str]:
+    """sha256 of the files that `load` reads."""
+    if config.source == "folder":
+        return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
+    if config.source == "sample":
+        return {}
+    copies = mathqa.filtered_copies()
+    if copies is None:
+        return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
+    return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
+
+
+def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
+    """The network of a configuration."""
+    own: Any = resolve(config.encoder, {"lstm": LSTMEncoder}, "encoder")
+    encoder = (
+        LSTMEncoder(
+            len(words), embedding=config.embedding, hidden=config.hidden, layers=config.layers,
+            dropout=config.dropout, marks_numbers=config.marks_numbers,
+        )
+        if own is LSTMEncoder
+        else own(len(words))
+    )  # fmt: skip
+    if not isinstance(getattr(encoder, "width", None), int):
+        raise UserError(f"the encoder {config.encoder} has no whole number `width`: it says how wide its states are")
+    decoder = Decoder(
+        len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
+        dropout=config.dropout, attention=config.attention, number_V=tokens.number, copies=config.copies,
+    )  # fmt: skip
+    return Text2Math(encoder, decoder)
+
+
+def write_programs(
+    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, width: int, batch: int
+) -> list[list[Hypothesis]]:
+    """The beam's answers for all problems, in their order."""
+    model.eval()
+    found: list[list[Hypothesis]] = [[] for _ in range(len(encoded))]
+    for rows in batches.by_length(encoded.lengths_N.cpu(), batch):
+        answers = beam_search(
+            model, encoded.batch(rows.to(encoded.words_NT.device)), width=width, alpha=config.alpha, rule=config.rule,
+            grammar=tokens if config.grammar else None,
+        )  # fmt: skip
+        for row, hypotheses in zip(rows.tolist(), answers, strict=True):
+            found[row] = hypotheses
+    return found
+
+
+def choose(hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, executes: bool) -> str:
+    """The program that answers a problem: the best hypothesis, or the best one that has a value."""
+    programs = [tokens.decode(hypothesis.tokens) for hypothesis in hypotheses]
+    if executes:
+        numbers = numbers_of(problem.text)
+        for program in programs:
+            value = scores.value_of(program, numbers)
+            if value is not None and not isinstance(value, complex) and math.isfinite(value):
+                return program
+    return programs[0] if programs else ""
+
+
+class Text2MathTask(Task):
+    """A recurrent network that writes programs, trained on the right tokens and its own (scheduled by coins)."""
+
+    def __init__(self, config: Text2MathConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        self.problems = load(config.data)
+        self.words = Words.of((problem.text for problem in self.problems["train"]), config.data.least)
+        self.tokens = Tokens.of(problem.program for problem in self.problems["train"])
+        self.encoded = {
+            split: batches.encode(problems, self.words, self.tokens, runtime.device)
+            for split, problems in self.problems.items()
+        }
+        randomness.seed_globals(config.seed, "init", 0)
+        self.model = build_model(config.model, self.words, self.tokens)
+        self.vectors = self._start_from_glove()
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+        self.shared_model = runtime.prepare(self.model)
+        optim = config.optim
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+        )
+        self.shared_optimizer = runtime.prepare_optimizer(self.optimizer)
+        self.optimizers = {"adam": self.optimizer}
+        self.monitor = ("execution", "max")
+        self._order: tuple[int, list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def _start_from_glove(self) -> str:
+        config = self.config
+        if not config.data.glove or not isinstance(self.model.encoder, LSTMEncoder):
+            return "random vectors"
+        vectors_WD, found_W, name = mathqa.glove(self.words.words, config.model.embedding)
+        found = torch.from_numpy(found_W)
+        self.model.encoder.words.weight[found] = torch.from_numpy(vectors_WD)[found]
+        return f"{name} for {100 * found.float().mean():.0f} % of {len(self.words)} words"
+
+    def batch_rows(self, step: int) -> Tensor:
+        """Which training problems a step takes: every epoch in an order of its own."""
+        per_epoch = -(-len(self.encoded["train"]) // self.config.batch.size)
+        epoch, place = divmod(step, per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            lengths_N = self.encoded["train"].lengths_N.cpu()
+            draw = self.runtime.generator("train/order", epoch)
+            self._order = (epoch, batches.epoch_order(lengths_N, self.config.batch.size, draw))
+        return self._order[1][place].to(self.runtime.device)
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, train = self.config, self.encoded["train"]
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optim.rate(step, config.loop.max_steps)
+        rows, parts = self.batch_rows(step), config.batch.parts
+        coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
+        total = torch.zeros((), device=self.runtime.device)
+        for part in self.runtime.parts(parts, self.shared_model):
+            mine = rows[part::parts]
+            targets_NS = train.targets(mine)
+            forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
+            logits_NSV, _ = self.shared_model(train.batch(mine), targets_NS, forced_S)
+            mean = loss(logits_NSV.float(), targets_NS, config.optim.smoothing)
+            self.runtime.backward(mean, parts)
+            total += mean.detach()
+        if config.optim.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
+        self.shared_optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": total * self.runtime.world / parts}
+
+    @torch.no_grad()
+    def mean_loss(self, split: str) -> float:
+        """Cross-entropy of a split's tokens, the right ones fed in; nothing smoothed."""
+        self.model.eval()
+        encoded, summed, count = self.encoded[split], 0.0, 0
+        for rows in batches.by_length(encoded.lengths_N.cpu(), self.config.batch.evaluation):
+            targets_NS = encoded.targets(rows.to(self.runtime.device))
+            known = int((targets_NS != 0).sum())
+            if known == 0:
+                continue
+            forced = torch.ones(targets_NS.shape[1], dtype=torch.bool)
+            logits_NSV, _ = self.model(encoded.batch(rows.to(self.runtime.device)), targets_NS, forced)
+            summed += loss(logits_NSV.float(), targets_NS).item() * known
+            count += known
+        return summed / max(1, count)
+
+    def verdicts(self, split: str, width: int) -> tuple[list[str], list[scores.Verdict]]:
+        """The programs that the network writes for a split, and how they fare."""
+        problems, beam = self.problems[split], self.config.beam
+        found = write_programs(
+            self.model, self.encoded[split], self.tokens, beam, width=width, batch=self.config.batch.evaluation
+        )
+        programs = [
+            choose(hypotheses, problem, self.tokens, beam.executes)
+            for hypotheses, problem in zip(found, problems, strict=True)
+        ]
+        return programs, [scores.judge(program, problem) for program, problem in zip(programs, problems, strict=True)]
+
+    def evaluate(self) -> dict[str, float]:
+        _, verdicts = self.verdicts("dev", width=1)
+        return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config = self.config
+        known = {scores.canonical(problem.program) for problem in self.problems["train"]}
+        epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
+        about = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
+        protocol = (
+            f"{about}; {self.vectors}; beam {config.beam.width} ({config.beam.rule}"
+            f"{', grammar' if config.beam.grammar else ''}"
+            f"{', first that executes' if config.beam.executes else ''}), "
+            f"teacher forcing {config.teacher_forcing:g}, up to {epochs:.0f} epochs, chosen on dev (execution, beam 1)"
+        )
+        rows: list[Result] = []
+        for split in ("dev", "test"):
+            _, verdicts = self.verdicts(split, config.beam.width)
+            seen = [scores.canonical(problem.program) in known for problem in self.problems[split]]
+            parts = {
+                split: verdicts,
+                f"{split}, programs seen in training": [v for v, old in zip(verdicts, seen, strict=True) if old],
+                f"{split}, programs not seen": [v for v, old in zip(verdicts, seen, strict=True) if not old],
+            }
+            for name, part in parts.items():
+                for metric, value in scores.summary(part).items():
+                    share = value / 100
+                    width = 196 * math.sqrt(share * (1 - share) / max(1, len(part)))
+                    interval = None if metric == "token_match" else width
+                    rows.append(Result(config.table, self.cell(), metric, name, value, protocol, interval, "%", about))
+        return rows
+
+    def cell(self) -> str:
+        """The place in the published table that the run belongs to."""
+        config = self.config
+        name = ("lstm_attn" if config.model.attention else "lstm") + ("_copy" if config.model.copies else "")
+        return {
+            "teacher-forcing": f"tf{round(10 * config.teacher_forcing):02d}",
+            "beam": f"beam{config.beam.width}",
+        }.get(config.table, name)
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.text2math import figures
+
+        figures.draw(self, folder, metrics)
+
+    def data_checksums(self) -> dict[str, str]:
+        return checksums(self.config.data)
