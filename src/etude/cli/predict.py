@@ -68,5 +68,10 @@ def main(args: list[str]) -> int:
     study, weights, extra = find_weights(name)
     module = study.load_predict()
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
-    show([dataclasses.asdict(row) for row in module.predict(weights, extra, options)], as_json=as_json)
+    answers = module.predict(weights, extra, options)
+    # A study's own way of writing its answers for people.
+    if hasattr(module, "tell") and not as_json:
+        print(module.tell(answers))
+    else:
+        show([dataclasses.asdict(row) for row in answers], as_json=as_json)
     return 0

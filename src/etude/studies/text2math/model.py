@@ -214,12 +214,13 @@ class Decoder(nn.Module):
 
 
 class Text2Math(nn.Module):
-    """An encoder and a decoder."""
+    """An encoder and a decoder, with the vocabularies that they were made for as bytes (`tokens.spelled`)."""
 
-    def __init__(self, encoder: Any, decoder: Decoder) -> None:
+    def __init__(self, encoder: Any, decoder: Decoder, vocabularies: Tensor | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.register_buffer("vocabularies", vocabularies)
 
     def encode(self, batch: Batch) -> tuple[Memory, State]:
         """What the decoder starts from."""

@@ -332,7 +332,7 @@ def written(value: Value) -> str:
     if isinstance(value, complex):
         return f"{value:.10g}"
     if isinstance(value, int) and value.bit_length() > 1000:
-        return f"about 2^{value.bit_length() - 1}"
+        return f"about {'-' if value < 0 else ''}2^{value.bit_length() - 1}"
     return f"{value:.10g}"
 
 

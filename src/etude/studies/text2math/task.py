@@ -24,17 +24,15 @@ from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, course_split, read_json, sample
 from etude.studies.text2math.program import numbers_of
 from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig
-from etude.studies.text2math.tokens import Tokens, Words
+from etude.studies.text2math.tokens import Tokens, Words, spelled
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def load(config: DataConfig) -> Mapping[str, list[Problem]]:
+def load(config: DataConfig) -> dict[Split, list[Problem]]:
     """The problems of the three splits."""
     if config.source == "folder":
-        found: Mapping[str, list[Problem]] = {
-            split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS
-        }
+        found = {split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS}
     elif config.source == "sample":
         found = sample()
     else:
@@ -74,7 +72,7 @@ def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
         len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
         dropout=config.dropout, attention=config.attention, number_V=tokens.number, copies=config.copies,
     )  # fmt: skip
-    return Text2Math(encoder, decoder)
+    return Text2Math(encoder, decoder, spelled(words, tokens))
 
 
 def write_programs(
@@ -174,7 +172,7 @@ class Text2MathTask(Task):
         return {"loss": total * self.runtime.world / parts}
 
     @torch.no_grad()
-    def mean_loss(self, split: str) -> float:
+    def mean_loss(self, split: Split) -> float:
         """Cross-entropy of a split's tokens, the right ones fed in; nothing smoothed."""
         self.model.eval()
         encoded, summed, count = self.encoded[split], 0.0, 0
@@ -189,7 +187,7 @@ class Text2MathTask(Task):
             count += known
         return summed / max(1, count)
 
-    def verdicts(self, split: str, width: int) -> tuple[list[str], list[scores.Verdict]]:
+    def verdicts(self, split: Split, width: int) -> tuple[list[str], list[scores.Verdict]]:
         """The programs that the network writes for a split, and how they fare."""
         problems, beam = self.problems[split], self.config.beam
         found = write_programs(
@@ -217,10 +215,10 @@ class Text2MathTask(Task):
             f"teacher forcing {config.teacher_forcing:g}, up to {epochs:.0f} epochs, chosen on dev (execution, beam 1)"
         )
         rows: list[Result] = []
-        for split in ("dev", "test"):
+        for split in SPLITS[1:]:
             _, verdicts = self.verdicts(split, config.beam.width)
             seen = [scores.canonical(problem.program) in known for problem in self.problems[split]]
-            parts = {
+            parts: dict[str, list[scores.Verdict]] = {
                 split: verdicts,
                 f"{split}, programs seen in training": [v for v, old in zip(verdicts, seen, strict=True) if old],
                 f"{split}, programs not seen": [v for v, old in zip(verdicts, seen, strict=True) if not old],

@@ -147,6 +147,24 @@ class Tokens:
         return torch.tensor([token.startswith("const_") for token in self.tokens])
 
 
+def spelled(words: Words, tokens: Tokens) -> Tensor:
+    """Both vocabularies as bytes, which lie beside the weights: uint8, one dimension."""
+    text = "\n".join(words.words) + "\n\n" + "\n".join(tokens.tokens)
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def read_spelled(table: Tensor) -> tuple[Words, Tokens]:
+    """What `spelled` wrote.
+
+    Raises:
+        ValueError: it did not write this.
+    """
+    words, gap, tokens = bytes(table.tolist()).decode().partition("\n\n")
+    if not gap:
+        raise ValueError("no two vocabularies")
+    return Words(tuple(words.split("\n"))), Tokens(tuple(tokens.split("\n")))
+
+
 @dataclass
 class Grammar:
     """What may follow in programs that are being written, for N problems with K hypotheses each.

@@ -1,0 +1,225 @@
+"""Solve word problems: programs, their steps with values, runners-up."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.studies.text2math.batches import encode
+from etude.studies.text2math.model import Text2Math
+from etude.studies.text2math.problems import MAX_WORDS, Problem, read_json, rows_of
+from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, trace, written
+from etude.studies.text2math.reading import in_figures
+from etude.studies.text2math.study import BeamConfig, Text2MathConfig
+from etude.studies.text2math.task import build_model, choose, write_programs
+from etude.studies.text2math.tokens import MAX_NUMBERS, Tokens, Words, read_spelled, words_of
+
+_BATCH = 128
+_MAX_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Options:
+    problems: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Problems in quotation marks, or files: .json in the course's form, or a text with one problem a line."""
+    output: Path | None = None
+    """A file for the answers: the objects of a .json file, or new ones, with `predicted` and `predicted_answer`."""
+    beam: int = 10
+    """Hypotheses of a problem."""
+    grammar: bool = True
+    """Write only programs that are well formed and use numbers that the problem has."""
+    executes: bool = True
+    """Answer with the best program that has a value."""
+    strict: bool = False
+    """Compute with the formulas of geometry where the data set's are wrong (a cube's volume is 6 a^2 there)."""
+    words: bool = True
+    """Also read numbers that are written as words, and answer by the likelier of the two readings."""
+    runners_up: int = 3
+    """Further programs to show."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one problem."""
+
+    problem: str
+    program: str
+    answer: str
+    score: float
+    """Mean log-probability of the program's tokens."""
+    steps: tuple[str, ...]
+    """Every step with its value; the fault last where it has none."""
+    runners_up: tuple[str, ...]
+    """Other programs with value and score, the best first."""
+    note: str
+    """How numbers were read."""
+    value: float | None
+
+
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+    """Solve the problems, in their order.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        extra: not used; the vocabularies lie in the file.
+        options: the problems, and how to search.
+
+    Raises:
+        UserError: no problem, or one that cannot be read, in one line that names it; no file is written then.
+    """
+    if options.beam < 1 or options.runners_up < 0:
+        raise UserError("--beam must be at least 1 and --runners-up 0 or more")
+    texts = [text for given in options.problems for text in problems_in(given)]
+    if not texts:
+        raise UserError('no problem to solve: give one in quotation marks, such as "what is 20 % of 50 ?", or a file')
+    solver = Solver(weights, options)
+    answers = solver.solve(texts)
+    if options.output is not None:
+        rows: list[dict[str, Any]] = []
+        for given in options.problems:
+            rows += [dict(row) for _, row in rows_of(Path(given))] if given.endswith(".json") else [
+                {"Problem": text} for text in problems_in(given)
+            ]  # fmt: skip
+        for row, answer in zip(rows, answers, strict=True):
+            row["predicted"] = answer.program
+            row["predicted_answer"] = answer.value
+        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    return answers
+
+
+def tell(answers: Sequence[Prediction]) -> str:
+    """The answers as text for people."""
+    parts: list[str] = []
+    for answer in answers:
+        lines = [answer.problem] if len(answers) > 1 else []
+        lines += [f"program    {answer.program}"]
+        lines += [f"  #{place}       {step}" for place, step in enumerate(answer.steps)]
+        lines += [f"answer     {answer.answer}", f"score      {answer.score:.3f} (mean log-probability of a token)"]
+        lines += [f"next best  {other}" for other in answer.runners_up]
+        lines += [f"note       {answer.note}"] if answer.note else []
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def problems_in(given: str) -> list[str]:
+    """The problems that one word of the command line means: a text, or a file's."""
+    if len(given) > _MAX_CHARACTERS:
+        raise UserError(f"a problem of {len(given):,} characters is too long: {MAX_WORDS} words are read at most")
+    path = Path(given)
+    if path.suffix in (".json", ".txt") and " " not in given.strip():
+        if path.suffix == ".json":
+            return [problem.text for problem in read_json(path, needs=("Problem",))]
+        try:
+            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
+    return [given]
+
+
+class Solver:
+    """A trained network, ready to solve problems."""
+
+    def __init__(self, weights: Path, options: Options) -> None:
+        tensors, header = read_weights(weights, study="text2math")
+        self.options = options
+        self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
+        self.words, self.tokens = _vocabularies(tensors, weights)
+        self.model: Text2Math = build_model(self.config.model, self.words, self.tokens)
+        load_weights({"model": self.model}, tensors, weights)
+        self.model.eval()
+        self.operators = GEOMETRY if options.strict else OPERATORS
+        self.beam = BeamConfig(
+            width=max(options.beam, 1), alpha=self.config.beam.alpha, rule=self.config.beam.rule,
+            grammar=options.grammar, executes=options.executes,
+        )  # fmt: skip
+
+    def solve(self, texts: Sequence[str]) -> list[Prediction]:
+        """The answers, in order."""
+        readings: list[tuple[int, str, str]] = []
+        for row, text in enumerate(texts):
+            readings += [(row, read, note) for read, note in self._readings(text, row, len(texts))]
+        problems = [Problem(read) for _, read, _ in readings]
+        encoded = encode(problems, self.words, self.tokens, torch.device("cpu"))
+        found = write_programs(self.model, encoded, self.tokens, self.beam, width=self.beam.width, batch=_BATCH)
+        best: dict[int, Prediction] = {}
+        for (row, read, note), hypotheses in zip(readings, found, strict=True):
+            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes)
+            scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
+            others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
+            answer = self._answer(texts[row], read, program, scores, others, note)
+            if row not in best or answer.score > best[row].score:
+                best[row] = answer
+        return [best[row] for row in range(len(texts))]
+
+    def _readings(self, text: str, row: int, count: int) -> list[tuple[str, str]]:
+        """The ways to read a problem's numbers, each with a note; `UserError` where there is none."""
+        name = f"problem {row + 1}: " if count > 1 else ""
+        words, _ = words_of(text[:_MAX_CHARACTERS])
+        if not words:
+            raise UserError(f"{name}it is empty: write a word problem")
+        if len(words) > MAX_WORDS:
+            raise UserError(f"{name}it has {len(words):,} words: at most {MAX_WORDS} are read")
+        figures, replaced = in_figures(text) if self.options.words else (text, [])
+        told = ", ".join(f"'{word}' as {value}" for word, value in replaced)
+        readings: list[tuple[str, str]] = []
+        if numbers_of(text):
+            missed = f"read as words and not as numbers: {', '.join(word for word, _ in replaced)}" if replaced else ""
+            readings.append((text, missed))
+        if replaced:
+            readings.append((figures, f"read {told}"))
+        if not readings:
+            raise UserError(f"{name}it has no number, in figures or words: a program needs one to compute with")
+        kept = [reading for reading in readings if len(numbers_of(reading[0])) <= MAX_NUMBERS]
+        if not kept:
+            most = min(len(numbers_of(read)) for read, _ in readings)
+            raise UserError(f"{name}it has {most} numbers: at most {MAX_NUMBERS} are read")
+        return kept
+
+    def _answer(
+        self, text: str, read: str, program: str, scores: Mapping[str, float], others: Sequence[str], note: str
+    ) -> Prediction:
+        numbers = numbers_of(read)
+        steps, value = self._steps(program, numbers)
+        runners_up = [
+            f"{other}  = {self._shown(other, numbers)}  ({scores[other]:.3f})" for other in others if other != program
+        ]
+        real = value if isinstance(value, int | float) and math.isfinite(_float(value)) else None
+        return Prediction(
+            text, program, "none" if value is None else written(value), scores.get(program, -math.inf), tuple(steps),
+            tuple(runners_up[: self.options.runners_up]), note, None if real is None else _float(real),
+        )  # fmt: skip
+
+    def _steps(self, program: str, numbers: Sequence[float]) -> tuple[list[str], Value | None]:
+        try:
+            steps = trace(program, numbers, self.operators)
+        except ProgramError as error:
+            return [str(error)], None
+        return [str(step) for step in steps], steps[-1].value
+
+    def _shown(self, program: str, numbers: Sequence[float]) -> str:
+        value = self._steps(program, numbers)[1]
+        return "no value" if value is None else written(value)
+
+
+def _float(value: Value) -> float:
+    try:
+        return float(value) if not isinstance(value, complex) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def _vocabularies(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Words, Tokens]:
+    try:
+        return read_spelled(tensors["model.vocabularies"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{weights} has no vocabularies ({type(error).__name__}): export it again") from error
