@@ -32,7 +32,9 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 def load(config: DataConfig) -> dict[Split, list[Problem]]:
     """The problems of the three splits."""
     if config.source == "folder":
-        found = {split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS}
+        found: dict[Split, list[Problem]] = {
+            split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS
+        }
     elif config.source == "sample":
         found = sample()
     else:
