@@ -120,3 +120,21 @@ def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str],
     end(begin(2, "resume", str(path)))
     assert json.loads((path / "environment.json").read_text())["processes"] == 2
     assert_same_run(path, whole)
+
+
+def test_two_processes_train_the_residual_network_as_one(tmp_path: Path):
+    """Batch statistics, gates and running averages among them; few steps, for single precision drifts apart."""
+    flags = (
+        "--loop.max-steps 6 --loop.log-every 1 --loop.eval-every 6 --loop.save-every 6 --batch.parts 2 --batch.size 16 "
+        "--model.width 4 --model.norm bin --data.size 16 --optim.lr 0.01"
+    ).split()
+    for processes, name in ((1, "one"), (2, "two")):
+        end(begin(processes, "run", "resnet", "smoke", "--name", name, "--runs", str(tmp_path), *flags))
+    one, two = (toy.metrics(tmp_path / "resnet" / name) for name in ("one", "two"))
+    assert len(one) == len(two)
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("train/loss", "val/loss", "fit/loss"):
+            if name in theirs:
+                assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
+    assert sum("train/loss" in row for row in one) == 6
