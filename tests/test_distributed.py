@@ -124,10 +124,9 @@ def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str],
 
 def test_two_processes_train_the_residual_network_as_one(tmp_path: Path):
     """Batch statistics, gates and running averages among them; few steps, for single precision drifts apart."""
-    flags = (
-        "--loop.max-steps 6 --loop.log-every 1 --loop.eval-every 6 --loop.save-every 6 --batch.parts 2 --batch.size 16 "
-        "--model.width 4 --model.norm bin --data.size 16 --optim.lr 0.01"
-    ).split()
+    counts = {"loop.max-steps": 6, "loop.log-every": 1, "loop.eval-every": 6, "batch.parts": 2, "batch.size": 16}
+    settings = counts | {"model.width": 4, "model.norm": "bin", "data.size": 16, "optim.lr": 0.01}
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     for processes, name in ((1, "one"), (2, "two")):
         end(begin(processes, "run", "resnet", "smoke", "--name", name, "--runs", str(tmp_path), *flags))
     one, two = (toy.metrics(tmp_path / "resnet" / name) for name in ("one", "two"))
