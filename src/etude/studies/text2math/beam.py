@@ -97,6 +97,8 @@ def beam_search(
     scores_NK = torch.zeros(num, 1, device=device)
     last_NK = torch.full((num, 1), START, device=device)
     written_NKS = torch.zeros(num, 1, 0, dtype=torch.int64, device=device)
+    # Places of the beam whose hypothesis has ended; they stay empty.
+    closed_NK = torch.zeros(num, width, dtype=torch.bool, device=device)
     rules = None if grammar is None else Grammar.start(grammar, batch.counts)
     ended: list[tuple[Tensor, Tensor, Tensor, bool]] = []
     for length in range(1, max_tokens + 1):
@@ -104,7 +106,7 @@ def beam_search(
         if rules is not None:
             log_p_NKV = log_p_NKV.masked_fill(~rules.allowed(), float("-inf"))
         total_NKV = scores_NK[..., None] + log_p_NKV
-        scores_NK, from_NK, last_NK = _keep(total_NKV, width, rule)
+        scores_NK, from_NK, last_NK = _keep(total_NKV, closed_NK, rule)
         written_NKS = written_NKS.gather(1, from_NK[..., None].expand(-1, -1, length - 1))
         written_NKS = torch.cat([written_NKS, last_NK[..., None]], -1)
         ends_NK = (last_NK == END) & scores_NK.isfinite()
@@ -113,6 +115,10 @@ def beam_search(
             ended.append(_picked(problems_N, scores_NK, written_NKS, left_NK, ended=False))
         ended.append(_picked(problems_N, scores_NK, written_NKS[..., :-1], ends_NK, ended=True))
         scores_NK = scores_NK.masked_fill(ends_NK, float("-inf"))
+        closed_NK = closed_NK | ends_NK
+        if rule == "standard":
+            # Its places are in the order of the scores: the last ones close, as many as have ended.
+            closed_NK = closed_NK.sort(1).values
         rows_N = scores_NK.isfinite().any(1).nonzero().flatten()
         if len(rows_N) == 0:
             break
@@ -122,43 +128,32 @@ def beam_search(
         if len(rows_N) < len(problems_N):
             memory, problems_N = memory.take(rows_N), problems_N[rows_N]
             scores_NK, last_NK, written_NKS = scores_NK[rows_N], last_NK[rows_N], written_NKS[rows_N]
+            closed_NK = closed_NK[rows_N]
     return _ranked(ended, num, width, alpha)
 
 
-def _keep(total_NKV: Tensor, width: int, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
-    """The extensions that stay: their scores, the hypotheses that they extend and their tokens, ``[N, width]`` each.
+def _keep(total_NKV: Tensor, closed_NK: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
+    """The extensions that stay: their scores, the hypotheses that they extend and their tokens, ``[N, K]`` each.
 
-    A place that none is left for has the score -inf.
+    A place that is closed, or that none is left for, has the score -inf.
     """
-    num, rows, size = total_NKV.shape
+    size, width = total_NKV.shape[-1], closed_NK.shape[1]
     if rule == "standard":
-        # A hypothesis that ended has given up its place; the first step has one hypothesis and all places.
-        places = torch.full((num,), width, device=total_NKV.device)
-        if rows == width:
-            places = total_NKV.amax(-1).isfinite().sum(1)
-        flat = total_NKV.flatten(1)
-        scores_NK, index_NK = _top(flat, width)
-        late_NK = torch.arange(width, device=flat.device) >= places[:, None]
-        return scores_NK.masked_fill(late_NK, float("-inf")), index_NK // size, index_NK % size
+        scores_NK, index_NK = _top(total_NKV.flatten(1), width)
+        return scores_NK.masked_fill(closed_NK, float("-inf")), index_NK // size, index_NK % size
     # The k-th place needs no more than the k best extensions of a hypothesis.
     best_NKW, token_NKW = _top(total_NKV, width)
     best_NKW = best_NKW.clone()
-    kept = best_NKW.shape[-1]
-    alive_NK = best_NKW[..., 0].isfinite()
     scores, origins, tokens = [], [], []
     for place in range(width):
         pool_NR = best_NKW[:, : place + 1].flatten(1)
         score_N, index_N = pool_NR.max(1)
-        if rows > 1:
-            # What ended leaves its place empty.
-            score_N = score_N.masked_fill(~alive_NK[:, place], float("-inf"))
-        origin_N = index_N // kept
-        token_N = token_NKW[:, : place + 1].flatten(1).gather(1, index_N[:, None])[:, 0]
+        score_N = score_N.masked_fill(closed_NK[:, place], float("-inf"))
         taken = torch.zeros_like(pool_NR, dtype=torch.bool).scatter_(1, index_N[:, None], score_N.isfinite()[:, None])
-        best_NKW[:, : place + 1] = pool_NR.masked_fill(taken, float("-inf")).unflatten(1, (-1, kept))
+        best_NKW[:, : place + 1] = pool_NR.masked_fill(taken, float("-inf")).unflatten(1, (-1, width))
         scores.append(score_N)
-        origins.append(origin_N)
-        tokens.append(token_N)
+        origins.append(index_N // width)
+        tokens.append(token_NKW[:, : place + 1].flatten(1).gather(1, index_N[:, None])[:, 0])
     return torch.stack(scores, 1), torch.stack(origins, 1), torch.stack(tokens, 1)
 
 
