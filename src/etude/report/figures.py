@@ -50,5 +50,6 @@ def curves(path: Path, panels: Sequence[tuple[str, str, dict[str, tuple[list[int
             for name, (steps, values) in lines.items():
                 ax.plot(steps, values, label=name, marker="o" if len(steps) < 12 else None, markersize=3)
             ax.set(title=title, xlabel="step", ylabel=label)
+            ax.locator_params(axis="x", nbins=5)
             if any(steps for steps, _ in lines.values()):
                 ax.legend()

@@ -209,7 +209,7 @@ def laptop() -> ResNetConfig:
 
     Command: ``etude run resnet laptop``.
     Cost: 21,060 steps of 128 pictures of 32x32; about an hour on two idle CPU cores.
-    Expected: EXPECTED.
+    Expected: 87.9 % of the test pictures right (one seed), of the lossy JPEG copies; the original was not at hand.
     """
     return ResNetConfig(
         optim=OptimConfig(weight_decay=5e-4, schedule="cosine", warmup=351),
