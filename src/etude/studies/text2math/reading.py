@@ -42,6 +42,9 @@ def _longest(words: list[str]) -> tuple[int, int]:
     """The value of the longest number that some words begin with, and how many words it takes."""
     total, part, taken, last = 0, 0, 0, 10**12
     for place, word in enumerate(words):
+        if place and total + part == 0:
+            # Nothing follows zero.
+            break
         if word == "and":
             continue
         if word in _SCALES:
@@ -60,7 +63,7 @@ def _longest(words: list[str]) -> tuple[int, int]:
             part += _TENS[word]
         else:
             value = _UNITS[word]
-            # "twenty five", but not "twenty fifteen" nor "five five"; nothing follows zero.
+            # "twenty five", but not "twenty fifteen" nor "five five".
             if part % 10 or (part % 100 and value >= 10) or (value == 0 and place):
                 break
             part += value

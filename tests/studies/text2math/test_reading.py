@@ -1,0 +1,71 @@
+"""Numbers that are written as words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.studies.text2math.reading import in_figures
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("crosses a pole in eighteen seconds", "crosses a pole in 18 seconds"),
+        ("Twenty-five men and thirty boys", "25 men and 30 boys"),
+        ("one hundred and twenty km in three hundred seconds", "120 km in 300 seconds"),
+        ("two thousand five hundred and six", "2506"),
+        ("one million two hundred thousand", "1200000"),
+        ("two three four", "2 3 4"),
+        ("nineteen eighty four", "19 84"),
+        ("ten twenty", "10 20"),
+        ("seventy two and one", "72 and 1"),
+        ("zero five", "0 5"),
+        ("five zero", "5 0"),
+        ("a hundred people", "a hundred people"),
+        ("someone has often a tent", "someone has often a tent"),
+        ("12 men and 3 boys", "12 men and 3 boys"),
+        ("", ""),
+    ],
+)
+def test_in_figures(text: str, wanted: str) -> None:
+    assert in_figures(text)[0] == wanted
+
+
+def test_what_was_replaced_is_told() -> None:
+    assert in_figures("Ninety km and forty-two m")[1] == [("Ninety", 90), ("forty-two", 42)]
+
+
+_WORDS = ("zero", "one", "five", "twelve", "twenty", "ninety", "hundred", "thousand", "million", "and", "-", "apples")
+
+
+@given(st.lists(st.sampled_from(_WORDS), max_size=12).map(" ".join) | st.text(max_size=30))
+def test_the_rest_of_the_text_stays(text: str) -> None:
+    figures, replaced = in_figures(text)
+    for word, value in replaced:
+        assert word in text
+        assert str(value) in figures
+    if not replaced:
+        assert figures == text
+
+
+def _spell(number: int) -> str:
+    small = (
+        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    )  # fmt: skip
+    tens = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+    if number < 20:
+        return small[number]
+    if number < 100:
+        return tens[number // 10] + (f"-{small[number % 10]}" if number % 10 else "")
+    for scale, name in ((10**6, "million"), (1000, "thousand"), (100, "hundred")):
+        if number >= scale:
+            rest = number % scale
+            joined = " and " if 0 < rest < 100 else " "
+            return f"{_spell(number // scale)} {name}" + (joined + _spell(rest) if rest else "")
+    raise AssertionError
+
+
+@given(st.integers(0, 999_999_999))
+def test_every_number_that_is_spelled_is_read(number: int) -> None:
+    assert in_figures(f"there were {_spell(number)} of them")[0] == f"there were {number} of them"
