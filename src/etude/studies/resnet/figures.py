@@ -201,5 +201,5 @@ def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, An
                     [step / last for step in steps], shown, style, label=legend, color=PALETTE[number % len(PALETTE)]
                 )
             ax.set(title=heading, xlabel="share of the training", ylabel=label)
-        axes[-1].legend(fontsize=8)
+        drawn.legend(*axes[-1].get_legend_handles_labels(), loc="outside center right", fontsize=8)
         drawn.suptitle(title, fontsize=10)
