@@ -201,5 +201,7 @@ def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, An
                     [step / last for step in steps], shown, style, label=legend, color=PALETTE[number % len(PALETTE)]
                 )
             ax.set(title=heading, xlabel="share of the training", ylabel=label)
-        drawn.legend(*axes[-1].get_legend_handles_labels(), loc="outside center right", fontsize=8)
+        # The stubs do not know the places outside the panels.
+        place: Any = "outside center right"
+        drawn.legend(*axes[-1].get_legend_handles_labels(), loc=place, fontsize=8)
         drawn.suptitle(title, fontsize=10)
