@@ -82,7 +82,7 @@ def test_every_run_ends_and_the_order_is_that_of_the_items(engine: Engine, item:
     items = [item("c", after=("a",)), item("b"), item("a")]
     outcomes = run_grid(items, engine, said.append)
     assert states(outcomes) == [("c", "ran"), ("b", "ran"), ("a", "ran")]
-    assert sorted(said)[:3] == ["ran: a", "ran: b", "ran: c"]
+    assert sorted(line for line in said if line.startswith("ran")) == ["ran: a", "ran: b", "ran: c"]
     assert said.index("ran: a") < said.index(f"queued: c (log: {items[0].log})")
 
 
