@@ -16,7 +16,7 @@ from etude.cli.compare import print_comparisons
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.cli.training import say
-from etude.core.config import as_flags, differences, naming
+from etude.core.config import as_flags, differences, run_name
 from etude.core.errors import UserError
 from etude.core.grid import Engine, Item, LocalEngine, Outcome, best_of, fill, run_grid
 from etude.core.run_folder import RunFolder
@@ -113,7 +113,7 @@ class Grid:
     @property
     def name(self) -> str:
         """What the names of all its runs begin with."""
-        return "-".join([self.experiment, self.preset, *naming(self.settings)]).replace("/", "_").replace(" ", "")
+        return run_name([self.experiment, self.preset], self.settings)
 
     def folder(self, job: Job, seed: int) -> Path:
         return self.runs / self.study.name / f"{self.name}-{job.name}-seed{seed if job.seed is None else job.seed}"

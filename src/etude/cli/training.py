@@ -12,7 +12,7 @@ import torch
 from etude import studies
 from etude.cli.flags import parse
 from etude.core.checkpoint import WeightsHeader, load_weights, read_weights, refuse_other_network
-from etude.core.config import Scale, StudyConfig, differences, naming
+from etude.core.config import Scale, StudyConfig, differences, run_name
 from etude.core.errors import UserError
 from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder
@@ -152,8 +152,4 @@ def say(text: str) -> None:
 
 def default_name(choice: Choice) -> str:
     """A run's name from what sets it apart: ``laptop-shot=5-seed0``."""
-    return (
-        "-".join([choice.preset, *naming(choice.overrides), f"seed{choice.config.seed}"])
-        .replace("/", "_")
-        .replace(" ", "")
-    )
+    return run_name([choice.preset], choice.overrides, [f"seed{choice.config.seed}"])

@@ -1,7 +1,7 @@
 """Configurations: nested frozen dataclasses, to YAML and back."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -79,8 +79,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def to_yaml(values: dict[str, Any]) -> str:
-    """YAML in the order of the fields."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    """YAML in the order of the fields, in ASCII: PyYAML writes U+0085 as it is, and reads it as a space."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
 
 
 def from_dict(kind: type[C], values: Any, *, origin: str = "the configuration") -> C:
@@ -155,14 +155,19 @@ def differences(before: Any, after: Any) -> dict[str, Any]:
     return {name: value for name, value in new.items() if old.get(name) != value}
 
 
-# How a run is made and watched, and not what it learns.
 _TECHNICAL = ("log_every", "save_every", "save_minutes", "keep", "device", "compile", "trackers")
 
 
-def naming(overrides: Mapping[str, object]) -> list[str]:
-    """The settings that a run's name tells: ``["shot=5"]``."""
+def substance(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say what a run learns: without its seed, and without how it is made and watched."""
     silent = {"seed", "selected_run", *(f"loop.{name}" for name in _TECHNICAL)}
-    return [f"{name.split('.')[-1]}={value}" for name, value in overrides.items() if name not in silent]
+    return {name: value for name, value in overrides.items() if name not in silent}
+
+
+def run_name(first: Sequence[str], overrides: Mapping[str, Any], last: Sequence[str] = ()) -> str:
+    """A folder's name with the settings that set a run apart: ``laptop-shot=5-seed0``."""
+    told = [f"{name.split('.')[-1]}={value}" for name, value in substance(overrides).items()]
+    return "-".join([*first, *told, *last]).replace("/", "_").replace(" ", "")
 
 
 def as_flags(overrides: Mapping[str, object]) -> list[str]:

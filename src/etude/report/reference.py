@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from etude.core.config import Scale, from_dict
+from etude.core.config import Scale, from_dict, substance
 from etude.core.errors import UserError
 from etude.core.files import read_json
 
@@ -84,8 +84,8 @@ def compare(study: str, published: Sequence[Published], summaries: Mapping[str, 
 
 
 def measurement(summary: Mapping[str, Any]) -> str:
-    """What runs that repeat one measurement share: the preset, and every setting but the seed and what follows it."""
-    rest = sorted((k, str(v)) for k, v in summary["overrides"].items() if k not in ("seed", "selected_run"))
+    """What runs that repeat one measurement share: the preset, and the settings that say what is learned."""
+    rest = sorted((name, str(value)) for name, value in substance(summary["overrides"]).items())
     return f"{summary['preset']} {rest}"
 
 
@@ -125,8 +125,7 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
 def _weight(group: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> tuple[int, int, int]:
     """What makes one group of runs count before another: scale, nearness to the preset, seeds; never the score."""
     summary = group[0][1]
-    changes = [name for name in summary["overrides"] if name not in ("seed", "selected_run")]
-    return _SCALES.index(summary["scale"]), -len(changes), len(group)
+    return _SCALES.index(summary["scale"]), -len(substance(summary["overrides"])), len(group)
 
 
 def _half_width(values: Sequence[float], own: float | None) -> float | None:

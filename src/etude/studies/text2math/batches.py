@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from etude.studies.text2math.model import Batch
 from etude.studies.text2math.problems import Problem
@@ -61,11 +62,9 @@ def encode(problems: Sequence[Problem], words: Words, tokens: Tokens, device: to
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    longest = max(1, max((len(row) for row in rows), default=1))
-    table = torch.full((len(rows), longest), fill)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return table
+    # At least one column, which no problem and no program fills.
+    parts = [torch.tensor(row or [fill], dtype=torch.int64) for row in rows]
+    return pad_sequence(parts, batch_first=True, padding_value=fill)
 
 
 def epoch_order(lengths_N: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:

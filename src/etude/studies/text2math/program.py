@@ -26,8 +26,10 @@ MAX_BITS = 1 << 14
 
 Value = int | float | complex
 
+NUMBER_PATTERN = r"[-+]?\d*\.\d+|\d+"
+"""A number of a problem, once `without_commas`: only a decimal can carry a sign."""
+_NUMBER = re.compile(NUMBER_PATTERN)
 _THOUSANDS = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
-_NUMBER = re.compile(r"[-+]?\d*\.\d+|\d+")
 
 
 class ProgramError(ValueError):
@@ -66,13 +68,17 @@ class TooLarge(ProgramError):  # noqa: N818
     """More steps, or larger numbers, than the bounds of this module."""
 
 
+def without_commas(problem: str) -> str:
+    """A problem without the commas between thousands."""
+    return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), problem)
+
+
 def numbers_of(problem: str) -> list[float]:
     """The numbers of a problem, left to right: the i-th is ``n_i``.
 
-    Commas between thousands are deleted; only a decimal can carry a sign. A number too large for a float is infinite.
+    A number too large for a float is infinite.
     """
-    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), problem)
-    return [float(found) for found in _NUMBER.findall(plain)]
+    return [float(found) for found in _NUMBER.findall(without_commas(problem))]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from etude.studies.text2math.program import OPERATORS, parse
+from etude.studies.text2math.program import NUMBER_PATTERN, OPERATORS, parse, without_commas
 
 PAD, START, END = 0, 1, 2
 UNKNOWN, NUMBER = 1, 2
@@ -27,8 +27,7 @@ MAX_NUMBERS = 24
 MAX_TOKENS = 160
 """Tokens of a program, the end included; the longest of the data set has 148."""
 
-_THOUSANDS = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
-_WORD = re.compile(r"([-+]?\d*\.\d+|\d+)|[^\W\d_]+|[^\w\s]|_")
+_WORD = re.compile(rf"({NUMBER_PATTERN})|[^\W\d_]+|[^\w\s]|_")
 
 
 def words_of(text: str) -> tuple[list[str], list[int]]:
@@ -36,11 +35,10 @@ def words_of(text: str) -> tuple[list[str], list[int]]:
 
     The numbers are those of `etude.studies.text2math.program.numbers_of`.
     """
-    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     words: list[str] = []
     indices: list[int] = []
     count = 0
-    for found in _WORD.finditer(plain):
+    for found in _WORD.finditer(without_commas(text)):
         words.append(unicodedata.normalize("NFKC", found[0]).lower())
         indices.append(count if found[1] is not None else -1)
         count += found[1] is not None
