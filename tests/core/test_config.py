@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etude.core.config import LoopConfig, StudyConfig, differences, from_dict, override, read_yaml, to_dict, to_yaml
@@ -55,6 +55,7 @@ def test_a_round_trip_is_exact():
     st.booleans(),
     st.one_of(st.none(), st.floats(allow_nan=False)),
 )
+@example(0.0, "\x85", [], False, None)
 def test_any_values_survive_yaml(rate: float, name: str, ways: list[int], on: bool, limit: float | None):
     config = make(part=Part(rate=rate, name=name, ways=tuple(ways), limit=limit), on=on)
     assert through_yaml(config) == config
