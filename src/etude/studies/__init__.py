@@ -5,7 +5,7 @@ import importlib
 from etude.core.errors import UserError, nearest
 from etude.core.study import Study
 
-NAMES = ("resnet", "protonet")
+NAMES = ("resnet", "text2math", "protonet")
 
 
 def load(name: str) -> Study:

@@ -111,7 +111,8 @@ class Text2MathTask(Task):
     def __init__(self, config: Text2MathConfig, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
         self.problems = load(config.data)
-        self.words = Words.of((problem.text for problem in self.problems["train"]), config.data.least)
+        texts = (problem.text for problem in self.problems["train"])
+        self.words = Words.of(texts, config.data.least, config.data.least_number)
         self.tokens = Tokens.of(problem.program for problem in self.problems["train"])
         self.encoded = {
             split: batches.encode(problems, self.words, self.tokens, runtime.device)

@@ -52,11 +52,12 @@ class Words:
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, texts: Iterable[str], least: int) -> "Words":
-        """Every word that occurs at least so often, the most frequent first."""
-        counts = Counter(word for text in texts for word in words_of(text)[0])
-        kept = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))
-        return cls(("<pad>", "<unknown>", "<number>", *kept))
+    def of(cls, texts: Iterable[str], least: int, least_number: int | None = None) -> "Words":
+        """Every word, and every number, that occurs at least so often, the most frequent first."""
+        bounds = (least, least if least_number is None else least_number)
+        counts = Counter((word, index >= 0) for text in texts for word, index in zip(*words_of(text), strict=True))
+        kept = [(-count, word) for (word, is_number), count in counts.items() if count >= bounds[is_number]]
+        return cls(("<pad>", "<unknown>", "<number>", *(word for _, word in sorted(kept))))
 
     def __len__(self) -> int:
         return len(self.words)
