@@ -5,6 +5,8 @@ Shape suffixes as in model.py.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +14,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from etude.studies.text2math.model import Batch
 from etude.studies.text2math.problems import Problem
-from etude.studies.text2math.tokens import PAD, Tokens, Words, words_of
+from etude.studies.text2math.tokens import PAD, Tokens
 
 _POOL = 32
 """Batches among which problems are sorted by length."""
+
+
+class Reader(Protocol):
+    """What makes integers of a problem's text: a vocabulary of words, or a BERT's tokenizer."""
+
+    def read(self, text: str) -> tuple[list[int], list[int]]:
+        """The integers, and for each the index of the number that it stands for or begins, or -1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,21 +37,34 @@ class Encoded:
         indices_NT: of each word that is a number its index, else -1.
         lengths_N: words of each.
         targets_NS: tokens of the programs, the end included; all padding where a program has an unknown token.
+        features_PD: an encoder's states of every word, problem after problem, where they have been computed before.
     """
 
     words_NT: Tensor
     indices_NT: Tensor
     lengths_N: Tensor
     targets_NS: Tensor
+    features_PD: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.words_NT)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Of each problem, the row of its first word in ``features_PD``."""
+        return self.lengths_N.cumsum(0) - self.lengths_N
 
     def batch(self, rows_N: Tensor) -> Batch:
         """Some problems, padded to the longest of them."""
         lengths_N = self.lengths_N[rows_N]
         longest = int(lengths_N.max())
-        return Batch(self.words_NT[rows_N, :longest], self.indices_NT[rows_N, :longest], lengths_N)
+        features_NTD = None
+        if self.features_PD is not None:
+            place_T = torch.arange(longest, device=rows_N.device).expand(len(rows_N), -1)
+            # What lies past a problem's end repeats its last word; nothing reads it.
+            place_NT = self.starts[rows_N][:, None] + place_T.minimum(lengths_N[:, None] - 1)
+            features_NTD = self.features_PD[place_NT].float()
+        return Batch(self.words_NT[rows_N, :longest], self.indices_NT[rows_N, :longest], lengths_N, features_NTD)
 
     def targets(self, rows_N: Tensor) -> Tensor:
         """Their programs, padded to the longest of them."""
@@ -49,12 +72,12 @@ class Encoded:
         return targets_NS[:, : max(1, int((targets_NS != PAD).sum(1).max()))]
 
 
-def encode(problems: Sequence[Problem], words: Words, tokens: Tokens, device: torch.device) -> Encoded:
+def encode(problems: Sequence[Problem], reader: Reader, tokens: Tokens, device: torch.device) -> Encoded:
     """Problems and their programs as tensors on a device."""
-    split = [words_of(problem.text) for problem in problems]
+    split = [reader.read(problem.text) for problem in problems]
     targets = [tokens.encode(problem.program) or [] if problem.program else [] for problem in problems]
     return Encoded(
-        _padded([words.encode(*part) for part in split], PAD).to(device),
+        _padded([part for part, _ in split], PAD).to(device),
         _padded([indices for _, indices in split], -1).to(device),
         torch.tensor([max(1, len(part)) for part, _ in split], device=device),
         _padded(targets, PAD).to(device),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from etude.studies.text2math.problems import MAX_WORDS, Problem, read_json, rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, trace, written
 from etude.studies.text2math.reading import in_figures
 from etude.studies.text2math.study import BeamConfig, Text2MathConfig
-from etude.studies.text2math.task import build_model, choose, write_programs
+from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, Tokens, Words, read_spelled, words_of
 
 _BATCH = 128
@@ -40,6 +40,8 @@ class Options:
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = True
     """Answer with the best program that has a value."""
+    bert: str = ""
+    """The BERT of a network that was made with one, where it lies elsewhere now: a folder, or a name of the hub."""
     strict: bool = False
     """Compute with the formulas of geometry where the data set's are wrong (a cube's volume is 6 a^2 there)."""
     words: bool = True
@@ -134,6 +136,9 @@ class Solver:
         self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
         self.words, self.tokens = _vocabularies(tensors, weights)
+        if options.bert:
+            self.config = replace(self.config, model=replace(self.config.model, bert=options.bert))
+        self.reader = reader_of(self.config.model, self.words)
         self.model: Text2Math = build_model(self.config.model, self.words, self.tokens)
         load_weights({"model": self.model}, tensors, weights)
         self.model.eval()
@@ -149,7 +154,7 @@ class Solver:
         for row, text in enumerate(texts):
             readings += [(row, read, note) for read, note in self._readings(text, row, len(texts))]
         problems = [Problem(read) for _, read, _ in readings]
-        encoded = encode(problems, self.words, self.tokens, torch.device("cpu"))
+        encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
         found = write_programs(self.model, encoded, self.tokens, self.beam, width=self.beam.width, batch=_BATCH)
         best: dict[int, Prediction] = {}
         for (row, read, note), hypotheses in zip(readings, found, strict=True):

@@ -16,8 +16,12 @@ def _require(holds: bool, name: str, wanted: str, value: object) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     encoder: str = "lstm"
-    """lstm: a bidirectional LSTM over words; or path/to/file.py:Name of a module that is made with the number of words
-    and maps a batch to (states [N, T, D], summary [N, D]), its attribute `width` being D."""
+    """lstm: a bidirectional LSTM over words; bert: model.bert; or path/to/file.py:Name of a module that is made with
+    the number of words and maps a batch to (states [N, T, D], summary [N, D]), its attribute `width` being D."""
+    bert: str = "bert-base-cased"
+    """A BERT-like model: a name of the hub, or a folder."""
+    tuned: bool = False
+    """Whether the BERT's weights learn."""
     embedding: int = 100
     """Numbers of a word's and a token's vector."""
     hidden: int = 128
@@ -63,6 +67,8 @@ class DataConfig:
 class OptimConfig:
     lr: float = 1e-3
     """Adam's learning rate at the start."""
+    bert_lr: float = 5e-5
+    """That of a BERT's weights (model.tuned)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """linear and cosine: down to zero."""
     warmup: int = 0
@@ -76,6 +82,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        _require(self.bert_lr > 0, "optim.bert_lr", "above 0", self.bert_lr)
         for name in ("warmup", "weight_decay", "clip"):
             _require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
         _require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
@@ -149,7 +156,7 @@ _EPOCH = 310
 
 
 def course() -> Text2MathConfig:
-    """The course's BiLSTM with attention: GloVe of 100, hidden 128, batch 16, 120 epochs, teacher forcing .6, beam of 10.
+    """The course's BiLSTM with attention: GloVe of 100, hidden 128, batch 16, 120 epochs, teacher forcing .6, beam 10.
 
     Command: ``etude run text2math course``.
     Cost: 148,440 steps of 16 problems.
@@ -210,7 +217,15 @@ def smoke() -> Text2MathConfig:
 
 def _architectures(preset: str) -> tuple[Job, ...]:
     table = {"table": "architectures"}
-    return (Job("lstm", table | {"model.attention": False}), Job("lstm_attn", table | {"model.attention": True}))
+    bert = table | {"model.encoder": "bert"}
+    # On CPU cores an epoch of tuning takes eight times that of the others.
+    short = {"loop.max_steps": 8 * _EPOCH} if preset == "laptop" else {}
+    return (
+        Job("lstm", table | {"model.attention": False}),
+        Job("lstm_attn", table | {"model.attention": True}),
+        Job("bert_frozen", bert | {"model.tuned": False}),
+        Job("bert_tuned", bert | {"model.tuned": True, "optim.bert_lr": 1e-4} | short),
+    )
 
 
 def _teacher_forcing(preset: str) -> tuple[Job, ...]:
@@ -225,7 +240,12 @@ STUDY = Study(
     title="Word problems to executable programs",
     about="word problems to MathQA programs: LSTM encoders and decoders, attention, copying, own beam search",
     config=Text2MathConfig,
-    presets={"course": Preset(course, "full"), "laptop": Preset(laptop, "laptop"), "ours": Preset(ours, "laptop"), "smoke": Preset(smoke, "smoke")},
+    presets={
+        "course": Preset(course, "full"),
+        "laptop": Preset(laptop, "laptop"),
+        "ours": Preset(ours, "laptop"),
+        "smoke": Preset(smoke, "smoke"),
+    },
     experiments={
         "architectures": Experiment("without and with attention", _architectures),
         "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing),

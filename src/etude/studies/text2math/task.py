@@ -5,6 +5,7 @@ Shape suffixes as in model.py.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from etude.core.study import Result, Task
 from etude.data import mathqa
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.beam import Hypothesis, beam_search
+from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, course_split, read_json, sample
 from etude.studies.text2math.program import numbers_of
@@ -57,17 +59,25 @@ def checksums(config: DataConfig) -> dict[str, str]:
     return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
 
 
+def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
+    """What reads problems for a network: its words, or its BERT's tokenizer."""
+    return Pieces(config.bert) if config.encoder == "bert" else words
+
+
 def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
     """The network of a configuration."""
-    own: Any = resolve(config.encoder, {"lstm": LSTMEncoder}, "encoder")
-    encoder = (
-        LSTMEncoder(
+    own: Any = resolve(config.encoder, {"lstm": LSTMEncoder, "bert": BertEncoder}, "encoder")
+    if own is LSTMEncoder:
+        encoder = LSTMEncoder(
             len(words), embedding=config.embedding, hidden=config.hidden, layers=config.layers,
             dropout=config.dropout, marks_numbers=config.marks_numbers,
+        )  # fmt: skip
+    elif own is BertEncoder:
+        encoder = BertEncoder(
+            config.bert, tuned=config.tuned, dropout=config.dropout, marks_numbers=config.marks_numbers
         )
-        if own is LSTMEncoder
-        else own(len(words))
-    )  # fmt: skip
+    else:
+        encoder = own(len(words))
     if not isinstance(getattr(encoder, "width", None), int):
         raise UserError(f"the encoder {config.encoder} has no whole number `width`: it says how wide its states are")
     decoder = Decoder(
@@ -114,18 +124,29 @@ class Text2MathTask(Task):
         texts = (problem.text for problem in self.problems["train"])
         self.words = Words.of(texts, config.data.least, config.data.least_number)
         self.tokens = Tokens.of(problem.program for problem in self.problems["train"])
+        reader = reader_of(config.model, self.words)
         self.encoded = {
-            split: batches.encode(problems, self.words, self.tokens, runtime.device)
+            split: batches.encode(problems, reader, self.tokens, runtime.device)
             for split, problems in self.problems.items()
         }
         randomness.seed_globals(config.seed, "init", 0)
         self.model = build_model(config.model, self.words, self.tokens)
-        self.vectors = self._start_from_glove()
+        if isinstance(self.model.encoder, BertEncoder):
+            trained = "fine-tuned" if config.model.tuned else "frozen"
+            self.vectors = f"{about(config.model.bert)}, {trained}"
+            if not config.model.tuned:
+                self.encoded = {split: self._with_features(encoded) for split, encoded in self.encoded.items()}
+        else:
+            self.vectors = self._start_from_glove()
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.shared_model = runtime.prepare(self.model)
         optim = config.optim
+        named = list(self.model.named_parameters())
+        bert = [weight for name, weight in named if name.startswith("encoder.bert.")]
+        rest = [weight for name, weight in named if not name.startswith("encoder.bert.")]
+        groups = [{"params": rest, "scale": 1.0}, {"params": bert, "scale": optim.bert_lr / optim.lr}]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+            [group for group in groups if group["params"]], lr=optim.lr, weight_decay=optim.weight_decay, fused=True
         )
         self.shared_optimizer = runtime.prepare_optimizer(self.optimizer)
         self.optimizers = {"adam": self.optimizer}
@@ -142,6 +163,13 @@ class Text2MathTask(Task):
         self.model.encoder.words.weight[found] = torch.from_numpy(vectors_WD)[found]
         return f"{name} for {100 * found.float().mean():.0f} % of {len(self.words)} words"
 
+    def _with_features(self, encoded: batches.Encoded) -> batches.Encoded:
+        order = batches.by_length(encoded.lengths_N.cpu(), self.config.batch.evaluation)
+        parts = [(rows_N, encoded.batch(rows_N.to(encoded.words_NT.device))) for rows_N in order]
+        total = int(encoded.lengths_N.sum())
+        found = features(self.model.encoder, parts, encoded.starts.cpu(), total)
+        return replace(encoded, features_PD=found.to(self.runtime.device))
+
     def batch_rows(self, step: int) -> Tensor:
         """Which training problems a step takes: every epoch in an order of its own."""
         per_epoch = -(-len(self.encoded["train"]) // self.config.batch.size)
@@ -156,7 +184,7 @@ class Text2MathTask(Task):
         config, train = self.config, self.encoded["train"]
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.rate(step, config.loop.max_steps)
+            group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["scale"]
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
@@ -234,14 +262,17 @@ class Text2MathTask(Task):
                     rows.append(Result(config.table, self.cell(), metric, name, value, protocol, interval, "%", about))
         return rows
 
-    def cell(self) -> str:
-        """The place in the published table that the run belongs to."""
+    def cell(self, table: str) -> str:
+        """The place in a published table that the run belongs to."""
         config = self.config
-        name = ("lstm_attn" if config.model.attention else "lstm") + ("_copy" if config.model.copies else "")
-        return {
-            "teacher-forcing": f"tf{round(10 * config.teacher_forcing):02d}",
-            "beam": f"beam{config.beam.width}",
-        }.get(config.table, name)
+        if table == "teacher-forcing":
+            return f"tf{round(10 * config.teacher_forcing):02d}"
+        model = config.model
+        encoders = {
+            "lstm": "lstm_attn" if model.attention else "lstm",
+            "bert": f"bert_{'tuned' if model.tuned else 'frozen'}",
+        }
+        return encoders.get(model.encoder, "own") + ("_copy" if model.copies else "")
 
     def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
         from etude.studies.text2math import figures

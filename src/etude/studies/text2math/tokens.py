@@ -10,7 +10,7 @@ Shape suffixes: N problems, K hypotheses of each, T words, V tokens.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,10 +66,12 @@ class Words:
     def _ids(self) -> dict[str, int]:
         return {word: number for number, word in enumerate(self.words)}
 
-    def encode(self, words: Sequence[str], indices: Sequence[int]) -> list[int]:
-        """The integers of words."""
+    def read(self, text: str) -> tuple[list[int], list[int]]:
+        """The integers of a problem's words, and of each word the index of the number that it is, or -1."""
+        words, indices = words_of(text)
         ids = self._ids
-        return [ids.get(word, UNKNOWN if index < 0 else NUMBER) for word, index in zip(words, indices, strict=True)]
+        known = [ids.get(word, UNKNOWN if index < 0 else NUMBER) for word, index in zip(words, indices, strict=True)]
+        return known, indices
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""BERT as the encoder: any BERT-like model of the hub or of a folder, by transformers (extra ``bert``).
+
+A word is cut into pieces by the model's own tokenizer, and a number keeps its index on its first piece. The summary of
+a problem is the mean of its states. A BERT that does not learn is no part of a checkpoint: its weights are those of its
+name; and what it says of a problem is computed once and kept in the cache.
+
+Shape suffixes as in model.py; T counts pieces.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from etude.core.errors import UserError
+from etude.data.cache import decoded, digest
+from etude.studies.text2math.model import Batch
+from etude.studies.text2math.tokens import MAX_NUMBERS, words_of
+
+_VERSION = 1
+_MAX_PIECES = 512
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            "a BERT needs transformers: install etude with its extra `bert` (`uv sync --extra bert`)"
+        ) from error
+    return transformers
+
+
+def _loaded(kind: str, name: str) -> Any:
+    transformers = _transformers()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, kind).from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"no BERT '{name}' ({reason}): give a folder or a hub name with --model.bert") from error
+
+
+class Pieces:
+    """A BERT's tokenizer, word by word.
+
+    Args:
+        name: of the hub, or a folder.
+
+    Raises:
+        UserError: there is none of that name, or it has no ``[CLS]`` and ``[SEP]``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._tokenizer: Any = _loaded("AutoTokenizer", name)
+        first, last = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
+        if first is None or last is None:
+            raise UserError(f"'{name}' is not BERT-like: its tokenizer has no [CLS] and [SEP]")
+        self._first, self._last = int(first), int(last)
+        self._known: dict[str, list[int]] = {}
+
+    def _pieces(self, word: str) -> list[int]:
+        if word not in self._known:
+            ids = self._tokenizer(word, add_special_tokens=False)["input_ids"]
+            self._known[word] = [int(number) for number in ids] or [int(self._tokenizer.unk_token_id)]
+        return self._known[word]
+
+    def read(self, text: str) -> tuple[list[int], list[int]]:
+        """The pieces of a problem, and of each piece the index of the number that it begins, or -1.
+
+        ``[CLS]`` comes first and ``[SEP]`` last; what is longer than 512 pieces is cut.
+        """
+        ids, marks = [self._first], [-1]
+        for word, index in zip(*words_of(text), strict=True):
+            pieces = self._pieces(word)
+            ids += pieces
+            marks += [index, *[-1] * (len(pieces) - 1)]
+        return [*ids[: _MAX_PIECES - 1], self._last], [*marks[: _MAX_PIECES - 1], -1]
+
+
+class BertEncoder(nn.Module):
+    """The last layer's states of a BERT; a piece that begins a number is also known by its index.
+
+    Args:
+        name: of the hub, or a folder.
+        tuned: whether its weights learn; else they are only read, and lie in no checkpoint.
+        dropout: of the states.
+        marks_numbers: whether a vector of a number's index is added to its state.
+    """
+
+    def __init__(self, name: str, *, tuned: bool, dropout: float, marks_numbers: bool) -> None:
+        super().__init__()
+        bert: Any = _loaded("AutoModel", name)
+        if getattr(bert, "pooler", None) is not None:
+            # Its output is not used, and an unused weight would never get a gradient.
+            bert.pooler = None
+        self.width = int(bert.config.hidden_size)
+        self.bert: Any = bert if tuned else None
+        # In a tuple it is no submodule.
+        self._frozen: tuple[Any, ...] = () if tuned else (bert.eval().requires_grad_(False),)
+        self.indices = nn.Embedding(MAX_NUMBERS + 1, self.width, padding_idx=0) if marks_numbers else None
+        self.dropout = nn.Dropout(dropout)
+
+    def read(self, batch: Batch) -> Tensor:
+        """The BERT's own states ``[N, T, D]``."""
+        device = batch.words_NT.device
+        bert = self.bert if self.bert is not None else self._frozen[0].to(device)
+        mask_NT = torch.arange(batch.words_NT.shape[1], device=device) < batch.lengths_N.to(device)[:, None]
+        return bert(input_ids=batch.words_NT, attention_mask=mask_NT.long()).last_hidden_state
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        states_NTD = self.read(batch) if batch.features_NTD is None else batch.features_NTD
+        if self.indices is not None:
+            states_NTD = states_NTD + self.indices((batch.indices_NT + 1).clamp(0, MAX_NUMBERS))
+        states_NTD = self.dropout(states_NTD)
+        words = torch.arange(states_NTD.shape[1], device=states_NTD.device)
+        lengths_N1 = batch.lengths_N.to(states_NTD.device)[:, None]
+        weights_NT = (words < lengths_N1).to(states_NTD.dtype) / lengths_N1
+        return states_NTD, torch.einsum("ntd,nt->nd", states_NTD, weights_NT)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the frozen weights."""
+        whole = hashlib.sha256()
+        for name, tensor in sorted(self._frozen[0].state_dict().items()):
+            whole.update(name.encode())
+            whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
+
+def features(encoder: BertEncoder, batches: Sequence[tuple[Tensor, Batch]], starts_N: Tensor, total: int) -> Tensor:
+    """The states of every piece of many problems, computed once for all runs and kept in the cache in half precision.
+
+    Args:
+        encoder: one whose BERT does not learn.
+        batches: rows and problems of each batch; all problems are in one.
+        starts_N: the place of each problem's first piece.
+        total: pieces of all problems.
+
+    Returns:
+        float16 ``[total, D]``, problem after problem.
+    """
+
+    def build(to: np.ndarray) -> None:
+        for rows_N, batch in batches:
+            with torch.inference_mode():
+                states_NTD = encoder.read(batch).half().cpu()
+            lengths_N = batch.lengths_N.cpu()
+            words = torch.arange(states_NTD.shape[1])
+            places_NT = starts_N[rows_N][:, None] + words
+            known_NT = words < lengths_N[:, None]
+            to[places_NT[known_NT].numpy()] = states_NTD[known_NT].numpy()
+
+    texts = hashlib.sha256()
+    for rows_N, batch in batches:
+        texts.update(rows_N.numpy().tobytes() + batch.words_NT.cpu().numpy().tobytes())
+    key = digest(encoder.fingerprint, texts.hexdigest())
+    return torch.from_numpy(np.array(decoded("mathqa", key, _VERSION, (total, encoder.width), build, dtype=np.float16)))
+
+
+def about(name: str) -> str:
+    """How a protocol names a BERT: the hub's name, or a folder's last part."""
+    return Path(name).name
