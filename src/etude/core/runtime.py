@@ -38,6 +38,8 @@ class Runtime:
             raise UserError("fp16 needs an accelerator: use --loop.precision fp32 or bf16 on the CPU")
         if device == "cpu":
             _keep_freed_memory()
+            # Numbers too small for a float's exponent make a matrix product up to thirty times as slow.
+            torch.set_flush_denormal(True)
         # Accelerate keeps the first precision it saw in a process: a second run in it may use another.
         AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
         self.accelerator: Any = Accelerator(
