@@ -27,6 +27,10 @@ class Reader(Protocol):
         """The integers, and for each the index of the number that it stands for or begins, or -1."""
         ...
 
+    def spell(self, text: str) -> list[str]:
+        """What each of the integers stands for, for people."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:

@@ -82,6 +82,10 @@ class Pieces:
             marks += [index, *[-1] * (len(pieces) - 1)]
         return [*ids[: _MAX_PIECES - 1], self._last], [*marks[: _MAX_PIECES - 1], -1]
 
+    def spell(self, text: str) -> list[str]:
+        """The pieces as the tokenizer writes them."""
+        return list(self._tokenizer.convert_ids_to_tokens(self.read(text)[0]))
+
 
 class BertEncoder(nn.Module):
     """The last layer's states of a BERT; a piece that begins a number is also known by its index.
@@ -103,7 +107,11 @@ class BertEncoder(nn.Module):
         self.bert: Any = bert if tuned else None
         # In a tuple it is no submodule.
         self._frozen: tuple[Any, ...] = () if tuned else (bert.eval().requires_grad_(False),)
+        # BERTs differ in the size of their states, and the index of a number must not drown what surrounds it.
+        self.norm = nn.LayerNorm(self.width)
         self.indices = nn.Embedding(MAX_NUMBERS + 1, self.width, padding_idx=0) if marks_numbers else None
+        if self.indices is not None:
+            nn.init.normal_(self.indices.weight[1:], std=0.3)
         self.dropout = nn.Dropout(dropout)
 
     def read(self, batch: Batch) -> Tensor:
@@ -114,7 +122,7 @@ class BertEncoder(nn.Module):
         return bert(input_ids=batch.words_NT, attention_mask=mask_NT.long()).last_hidden_state
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        states_NTD = self.read(batch) if batch.features_NTD is None else batch.features_NTD
+        states_NTD = self.norm(self.read(batch) if batch.features_NTD is None else batch.features_NTD)
         if self.indices is not None:
             states_NTD = states_NTD + self.indices((batch.indices_NT + 1).clamp(0, MAX_NUMBERS))
         states_NTD = self.dropout(states_NTD)

@@ -27,7 +27,7 @@ _CONFUSED = 20
 def draw(task: Text2MathTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw all pictures of a run into ``folder``."""
     learning_curves(folder / "curves.png", metrics)
-    programs, verdicts = task.verdicts("dev", task.config.beam.width)
+    programs, verdicts = task.verdicts("dev", task.config.beam)
     problems = task.problems["dev"]
     lengths(folder / "lengths.png", programs, problems)
     steps(folder / "steps.png", verdicts, problems)
@@ -112,7 +112,7 @@ def confused(path: Path, programs: Sequence[str], problems: Sequence[Problem]) -
 @torch.no_grad()
 def attention(path: Path, task: Text2MathTask) -> None:
     """The weights of the words at every token of some dev programs that came out right."""
-    programs, verdicts = task.verdicts("dev", 1)
+    programs, verdicts = task.verdicts("dev", task.config.beam)
     encoded, problems = task.encoded["dev"], task.problems["dev"]
     short = [
         row for row, verdict in enumerate(verdicts)
@@ -129,7 +129,7 @@ def attention(path: Path, task: Text2MathTask) -> None:
             targets = torch.tensor([ids], device=device)
             batch = encoded.batch(torch.tensor([row], device=device))
             _, seen = task.model(batch, targets, torch.ones(len(ids), dtype=torch.bool))
-            words, _ = words_of(problems[row].text)
+            words = task.reader.spell(problems[row].text)
             weights = seen["attention"][0, :, : len(words)].float().cpu().numpy()
             ax.imshow(weights, aspect="auto", cmap="Blues", vmin=0, vmax=1)
             ax.grid(visible=False)

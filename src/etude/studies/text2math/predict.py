@@ -155,7 +155,7 @@ class Solver:
             readings += [(row, read, note) for read, note in self._readings(text, row, len(texts))]
         problems = [Problem(read) for _, read, _ in readings]
         encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
-        found = write_programs(self.model, encoded, self.tokens, self.beam, width=self.beam.width, batch=_BATCH)
+        found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
         best: dict[int, Prediction] = {}
         for (row, read, note), hypotheses in zip(readings, found, strict=True):
             program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes)

@@ -143,6 +143,8 @@ class Text2MathConfig(StudyConfig):
     """The search for programs."""
     teacher_forcing: float = 0.6
     """The share of training steps whose input is the right token before, not the network's own."""
+    start: str = ""
+    """A run folder: training starts from its best weights, where both networks have them."""
     table: str = "run"
     """The published tables that the run's numbers belong to, joined by +: architectures, teacher-forcing, beam; run:
     none. With beam, the test is made with beams of 1, 10 and 20, and with each option of the search."""
@@ -220,15 +222,24 @@ def smoke() -> Text2MathConfig:
 
 
 def _architectures(preset: str) -> tuple[Job, ...]:
+    """The course's four networks.
+
+    Tuning starts from the weights of the frozen run, and so needs fewer epochs, each of which takes 20 times as long.
+    """
     table = {"table": "architectures"}
     bert = table | {"model.encoder": "bert"}
-    # On CPU cores an epoch of tuning takes eight times that of the others.
-    short = {"loop.max_steps": _loop(8, 32).max_steps} if preset == "laptop" else {}
+    frozen, tuned = (
+        {"loop.max_steps": _loop(epochs, 32).max_steps} if preset == "laptop" else {} for epochs in (80, 6)
+    )
     return (
         Job("lstm", table | {"model.attention": False}),
         Job("lstm_attn", table | {"model.attention": True}),
-        Job("bert_frozen", bert | {"model.tuned": False}),
-        Job("bert_tuned", bert | {"model.tuned": True, "optim.bert_lr": 1e-4} | short),
+        Job("bert_frozen", bert | {"model.tuned": False} | frozen),
+        Job(
+            "bert_tuned",
+            bert | {"model.tuned": True, "table": "architectures+beam", "start": "{after}", "optim.lr": 5e-4} | tuned,
+            after=("bert_frozen",),
+        ),
     )
 
 
@@ -237,6 +248,10 @@ def _teacher_forcing(preset: str) -> tuple[Job, ...]:
         Job(f"tf{round(10 * share):02d}", {"teacher_forcing": share, "table": "teacher-forcing"})
         for share in (0.3, 0.6, 0.9)
     )
+
+
+def _beam(preset: str) -> tuple[Job, ...]:
+    return (Job("lstm_attn", {"table": "beam"}),)
 
 
 STUDY = Study(
@@ -253,6 +268,7 @@ STUDY = Study(
     experiments={
         "architectures": Experiment("without and with attention", _architectures),
         "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing),
+        "beam": Experiment("one network with beams of 1, 10 and 20, and each option of the search", _beam),
     },
     load_task=lambda: _import("task").Text2MathTask,
     load_predict=lambda: _import("predict"),

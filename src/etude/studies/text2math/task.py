@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from etude.core import randomness
+from etude.core.checkpoint import read_weights
 from etude.core.errors import UserError
 from etude.core.files import sha256
 from etude.core.plugin import resolve
+from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mathqa
@@ -88,15 +90,15 @@ def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
 
 
 def write_programs(
-    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, width: int, batch: int
+    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, batch: int
 ) -> list[list[Hypothesis]]:
     """The beam's answers for all problems, in their order."""
     model.eval()
     found: list[list[Hypothesis]] = [[] for _ in range(len(encoded))]
     for rows in batches.by_length(encoded.lengths_N.cpu(), batch):
         answers = beam_search(
-            model, encoded.batch(rows.to(encoded.words_NT.device)), width=width, alpha=config.alpha, rule=config.rule,
-            grammar=tokens if config.grammar else None,
+            model, encoded.batch(rows.to(encoded.words_NT.device)), width=config.width, alpha=config.alpha,
+            rule=config.rule, grammar=tokens if config.grammar else None,
         )  # fmt: skip
         for row, hypotheses in zip(rows.tolist(), answers, strict=True):
             found[row] = hypotheses
@@ -115,6 +117,21 @@ def choose(hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, e
     return programs[0] if programs else ""
 
 
+def searches(beam: BeamConfig) -> dict[str, BeamConfig]:
+    """The beams of the course, and its own of ten with each option of the search."""
+    plain = replace(beam, grammar=False, executes=False, rule="nested")
+    ten = replace(plain, width=10)
+    return {
+        "beam1": replace(plain, width=1),
+        "beam10": ten,
+        "beam20": replace(plain, width=20),
+        "beam10, standard": replace(ten, rule="standard"),
+        "beam10, executes": replace(ten, executes=True),
+        "beam10, grammar": replace(ten, grammar=True),
+        "beam10, grammar, executes": replace(ten, grammar=True, executes=True),
+    }
+
+
 class Text2MathTask(Task):
     """A recurrent network that writes programs, trained on the right tokens and its own (scheduled by coins)."""
 
@@ -124,9 +141,9 @@ class Text2MathTask(Task):
         texts = (problem.text for problem in self.problems["train"])
         self.words = Words.of(texts, config.data.least, config.data.least_number)
         self.tokens = Tokens.of(problem.program for problem in self.problems["train"])
-        reader = reader_of(config.model, self.words)
+        self.reader = reader_of(config.model, self.words)
         self.encoded = {
-            split: batches.encode(problems, reader, self.tokens, runtime.device)
+            split: batches.encode(problems, self.reader, self.tokens, runtime.device)
             for split, problems in self.problems.items()
         }
         randomness.seed_globals(config.seed, "init", 0)
@@ -139,6 +156,8 @@ class Text2MathTask(Task):
         else:
             self.vectors = self._start_from_glove()
         self.modules: dict[str, nn.Module] = {"model": self.model}
+        if config.start:
+            self._start_from(Path(config.start))
         self.shared_model = runtime.prepare(self.model)
         optim = config.optim
         named = list(self.model.named_parameters())
@@ -152,6 +171,22 @@ class Text2MathTask(Task):
         self.optimizers = {"adam": self.optimizer}
         self.monitor = ("execution", "max")
         self._order: tuple[int, list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def _start_from(self, path: Path) -> None:
+        """The best weights of another run, wherever both networks have a weight of that name and shape."""
+        checkpoints = RunFolder.open(path).checkpoints()
+        step = checkpoints.best_step
+        if step is None:
+            raise UserError(f"{path} has no best checkpoint to start from: choose a run that validated")
+        tensors, _ = read_weights(checkpoints.path(step) / "weights.safetensors", study="text2math")
+        mine = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        shared = [name for name in tensors if name in mine and mine[name].shape == tensors[name].shape]
+        vocabularies = "model.vocabularies"
+        if vocabularies not in shared or not torch.equal(mine[vocabularies].cpu(), tensors[vocabularies].cpu()):
+            raise UserError(f"{path} was trained with other vocabularies: start from a run on the same data")
+        for name in shared:
+            mine[name].copy_(tensors[name])
 
     @torch.no_grad()
     def _start_from_glove(self) -> str:
@@ -218,12 +253,10 @@ class Text2MathTask(Task):
             count += known
         return summed / max(1, count)
 
-    def verdicts(self, split: Split, width: int) -> tuple[list[str], list[scores.Verdict]]:
+    def verdicts(self, split: Split, beam: BeamConfig) -> tuple[list[str], list[scores.Verdict]]:
         """The programs that the network writes for a split, and how they fare."""
-        problems, beam = self.problems[split], self.config.beam
-        found = write_programs(
-            self.model, self.encoded[split], self.tokens, beam, width=width, batch=self.config.batch.evaluation
-        )
+        problems = self.problems[split]
+        found = write_programs(self.model, self.encoded[split], self.tokens, beam, batch=self.config.batch.evaluation)
         programs = [
             choose(hypotheses, problem, self.tokens, beam.executes)
             for hypotheses, problem in zip(found, problems, strict=True)
@@ -231,35 +264,50 @@ class Text2MathTask(Task):
         return programs, [scores.judge(program, problem) for program, problem in zip(programs, problems, strict=True)]
 
     def evaluate(self) -> dict[str, float]:
-        _, verdicts = self.verdicts("dev", width=1)
+        _, verdicts = self.verdicts("dev", replace(self.config.beam, width=1))
         return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config = self.config
         known = {scores.canonical(problem.program) for problem in self.problems["train"]}
-        epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
-        about = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
-        protocol = (
-            f"{about}; {self.vectors}; beam {config.beam.width} ({config.beam.rule}"
-            f"{', grammar' if config.beam.grammar else ''}"
-            f"{', first that executes' if config.beam.executes else ''}), "
-            f"teacher forcing {config.teacher_forcing:g}, up to {epochs:.0f} epochs, chosen on dev (execution, beam 1)"
-        )
+        tables = config.table.split("+")
         rows: list[Result] = []
         for split in SPLITS[1:]:
-            _, verdicts = self.verdicts(split, config.beam.width)
+            _, verdicts = self.verdicts(split, config.beam)
             seen = [scores.canonical(problem.program) in known for problem in self.problems[split]]
             parts: dict[str, list[scores.Verdict]] = {
                 split: verdicts,
                 f"{split}, programs seen in training": [v for v, old in zip(verdicts, seen, strict=True) if old],
                 f"{split}, programs not seen": [v for v, old in zip(verdicts, seen, strict=True) if not old],
             }
-            for name, part in parts.items():
-                for metric, value in scores.summary(part).items():
-                    share = value / 100
-                    width = 196 * math.sqrt(share * (1 - share) / max(1, len(part)))
-                    interval = None if metric == "token_match" else width
-                    rows.append(Result(config.table, self.cell(), metric, name, value, protocol, interval, "%", about))
+            for table in tables:
+                if table != "beam":
+                    for name, part in parts.items():
+                        rows += self._rows(table, self.cell(table), name, part, config.beam)
+            if "beam" in tables:
+                for name, beam in searches(config.beam).items():
+                    _, verdicts = self.verdicts(split, beam)
+                    # The published table is of the fine-tuned BERT.
+                    network = "" if self.cell("beam") == "bert_tuned" else f"{self.cell('beam')}, "
+                    rows += self._rows("beam", network + name, split, verdicts, beam)
+        return rows
+
+    def _rows(self, table: str, cell: str, split: str, part: list[scores.Verdict], beam: BeamConfig) -> list[Result]:
+        config = self.config
+        epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
+        about = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
+        protocol = (
+            f"{about}; {self.vectors}; beam {beam.width} ({beam.rule}{', grammar' if beam.grammar else ''}"
+            f"{', first that executes' if beam.executes else ''}), teacher forcing {config.teacher_forcing:g}, "
+            f"up to {epochs:.0f} epochs{' from trained weights' if config.start else ''}, "
+            "chosen on dev (execution, beam 1)"
+        )
+        rows: list[Result] = []
+        for metric, value in scores.summary(part).items():
+            share = value / 100
+            width = 196 * math.sqrt(share * (1 - share) / max(1, len(part)))
+            interval = None if metric == "token_match" else width
+            rows.append(Result(table, cell, metric, split, value, protocol, interval, "%", about))
         return rows
 
     def cell(self, table: str) -> str:

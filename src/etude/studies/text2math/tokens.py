@@ -73,6 +73,10 @@ class Words:
         known = [ids.get(word, UNKNOWN if index < 0 else NUMBER) for word, index in zip(words, indices, strict=True)]
         return known, indices
 
+    def spell(self, text: str) -> list[str]:
+        """What each of the integers stands for, for people."""
+        return words_of(text)[0]
+
 
 @dataclass(frozen=True)
 class Tokens:
