@@ -1,14 +1,22 @@
-"""``etude eval RUN``: evaluate a finished run again on the test split, from its weights on disk."""
+"""``etude eval RUN``: evaluate a finished run again on the test split, from its weights on disk.
 
+``etude eval RUN FILE`` scores the run's network on problems of yours, and ``etude eval STUDY FILE`` the predictions
+that the file holds, where a study knows such files (text2math does).
+"""
+
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from etude.cli.flags import parse
+from etude import studies
+from etude.cli.flags import parse, switch
+from etude.cli.predict import find_weights
 from etude.cli.table import show
 from etude.cli.training import load_trained
+from etude.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,8 @@ class Options:
 
 
 def main(args: list[str]) -> int:
+    if args and (args[0] in studies.NAMES or (len(args) > 1 and not any(word.startswith("-") for word in args[:2]))):
+        return _file(args)
     options = parse(Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
     keys = ("experiment", "cell", "metric", "split")
@@ -39,4 +49,19 @@ def main(args: list[str]) -> int:
         for result in task.results(summary["extra"])
     ]
     show(rows, as_json=options.json)
+    return 0
+
+
+def _file(args: list[str]) -> int:
+    as_json = switch(args, "--json")
+    name = args.pop(0)
+    if name in studies.NAMES:
+        study, weights = studies.load(name), None
+    else:
+        study, weights, _ = find_weights(name)
+    if study.load_evaluate is None:
+        raise UserError(f"the study '{study.name}' scores no files: `etude eval RUN` evaluates a run of it again")
+    module = study.load_evaluate()
+    options = parse(module.Options, args, prog=f"etude eval {name}", description=module.__doc__ or "")
+    show([dataclasses.asdict(row) for row in module.evaluate(weights, options)], as_json=as_json)
     return 0

@@ -131,6 +131,9 @@ class Study:
     """Where ``reference.toml``, ``README.md`` and shipped weights lie."""
     reads_data: tuple[str, ...] = ()
     """The data sets it uses, as `etude data` names them."""
+    load_evaluate: Callable[[], Any] | None = None
+    """Imports and returns the module with ``Options`` (flags) and ``evaluate(weights, options)``, for `etude eval` of
+    files."""
     example: Callable[[], Sequence[str]] | None = None
     """The words of an `etude predict` on samples that come with the package."""
 

@@ -32,7 +32,7 @@ def test_the_numbered_words_are_the_numbers_of_the_language(text: str) -> None:
 def test_rare_words_are_unknown_and_numbers_known_as_such() -> None:
     words = Words.of(["5 trains and 5 cars", "5 trains and 70 men"], least=2)
     assert words.words == ("<pad>", "<unknown>", "<number>", "5", "and", "trains")
-    assert words.encode(*words_of("70 trains of 5")) == [NUMBER, 5, UNKNOWN, 3]
+    assert words.read("70 trains of 5") == ([NUMBER, 5, UNKNOWN, 3], [0, -1, -1, 1])
 
 
 @pytest.mark.parametrize("program", PROGRAMS[:40])

@@ -6,7 +6,7 @@ Shape suffixes as in model.py.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ _POOL = 32
 """Batches among which problems are sorted by length."""
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What makes integers of a problem's text: a vocabulary of words, or a BERT's tokenizer."""
 

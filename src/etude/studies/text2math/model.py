@@ -152,16 +152,19 @@ class Decoder(nn.Module):
         attention: whether it sees the encoder's states, or only their summary.
         number_V: of each token the i of ``n_i``, or -1.
         copies: whether the logit of a number is also read off its place in the problem.
+        scaled: whether the attention's scores are divided by the root of H, which keeps it from settling on one word
+            early (Vaswani et al. 2017, section 3.2.1).
     """
 
     number_V: Tensor
 
     def __init__(
         self, num_tokens: int, width: int, *, embedding: int, hidden: int, layers: int, dropout: float,
-        attention: bool, number_V: Tensor, copies: bool,
+        attention: bool, number_V: Tensor, copies: bool, scaled: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.layers, self.hidden = layers, hidden
+        self.temperature = hidden**0.5 if scaled else 1.0
         self.tokens = nn.Embedding(num_tokens, embedding, padding_idx=PAD)
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
@@ -203,7 +206,7 @@ class Decoder(nn.Module):
         """What the logits are computed of ``[N, S, H]``, and the weights of the words ``[N, S, T]``."""
         if self.keys is None or self.combine is None:
             return self.dropout(s_NSH), s_NSH.new_zeros(*s_NSH.shape[:2], 0)
-        scores_NST = s_NSH @ memory.keys_NTH.transpose(1, 2)
+        scores_NST = s_NSH @ memory.keys_NTH.transpose(1, 2) / self.temperature
         weights_NST = scores_NST.masked_fill(~memory.mask_NT[:, None], float("-inf")).softmax(-1)
         context_NSD = weights_NST @ memory.states_NTD
         return self.dropout(self.combine(torch.cat([s_NSH, context_NSD], -1)).tanh()), weights_NST

@@ -18,7 +18,7 @@ from etude.core.files import write_atomic
 from etude.studies.text2math.batches import encode
 from etude.studies.text2math.model import Text2Math
 from etude.studies.text2math.problems import MAX_WORDS, Problem, read_json, rows_of
-from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, trace, written
+from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures
 from etude.studies.text2math.study import BeamConfig, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
@@ -79,8 +79,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     Raises:
         UserError: no problem, or one that cannot be read, in one line that names it; no file is written then.
     """
-    if options.beam < 1 or options.runners_up < 0:
-        raise UserError("--beam must be at least 1 and --runners-up 0 or more")
+    if options.runners_up < 0:
+        raise UserError(f"--runners-up must be 0 or more, not {options.runners_up}")
     texts = [text for given in options.problems for text in problems_in(given)]
     if not texts:
         raise UserError('no problem to solve: give one in quotation marks, such as "what is 20 % of 50 ?", or a file')
@@ -133,6 +133,8 @@ class Solver:
 
     def __init__(self, weights: Path, options: Options) -> None:
         tensors, header = read_weights(weights, study="text2math")
+        if options.beam < 1:
+            raise UserError(f"--beam must be at least 1, not {options.beam}")
         self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
         self.words, self.tokens = _vocabularies(tensors, weights)
@@ -144,7 +146,7 @@ class Solver:
         self.model.eval()
         self.operators = GEOMETRY if options.strict else OPERATORS
         self.beam = BeamConfig(
-            width=max(options.beam, 1), alpha=self.config.beam.alpha, rule=self.config.beam.rule,
+            width=options.beam, alpha=self.config.beam.alpha, rule=self.config.beam.rule,
             grammar=options.grammar, executes=options.executes,
         )  # fmt: skip
 
@@ -165,6 +167,15 @@ class Solver:
             if row not in best or answer.score > best[row].score:
                 best[row] = answer
         return [best[row] for row in range(len(texts))]
+
+    def programs(self, problems: Sequence[Problem]) -> list[str]:
+        """A program for each problem as it stands, without looking at how its numbers are written."""
+        encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
+        found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
+        return [
+            choose(hypotheses, problem, self.tokens, self.beam.executes)
+            for hypotheses, problem in zip(found, problems, strict=True)
+        ]
 
     def _readings(self, text: str, row: int, count: int) -> list[tuple[str, str]]:
         """The ways to read a problem's numbers, each with a note; `UserError` where there is none."""
@@ -198,10 +209,9 @@ class Solver:
         runners_up = [
             f"{other}  = {self._shown(other, numbers)}  ({scores[other]:.3f})" for other in others if other != program
         ]
-        real = value if isinstance(value, int | float) and math.isfinite(_float(value)) else None
         return Prediction(
             text, program, "none" if value is None else written(value), scores.get(program, -math.inf), tuple(steps),
-            tuple(runners_up[: self.options.runners_up]), note, None if real is None else _float(real),
+            tuple(runners_up[: self.options.runners_up]), note, real(value),
         )  # fmt: skip
 
     def _steps(self, program: str, numbers: Sequence[float]) -> tuple[list[str], Value | None]:
@@ -214,13 +224,6 @@ class Solver:
     def _shown(self, program: str, numbers: Sequence[float]) -> str:
         value = self._steps(program, numbers)[1]
         return "no value" if value is None else written(value)
-
-
-def _float(value: Value) -> float:
-    try:
-        return float(value) if not isinstance(value, complex) else math.nan
-    except OverflowError:
-        return math.inf
 
 
 def _vocabularies(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Words, Tokens]:

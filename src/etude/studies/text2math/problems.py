@@ -68,7 +68,7 @@ def read_json(path: Path, *, needs: Sequence[str] = ("Problem", "linear_formula"
     Raises:
         UserError: the file cannot be read or is not of that form; the line is named.
     """
-    return [_problem(row, needs, f"{path}, line {line}") for line, row in rows_of(path)]
+    return [problem_of(row, needs, f"{path}, line {line}") for line, row in rows_of(path)]
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -119,7 +119,8 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise fault(place, "the list has ended, and more follows")
 
 
-def _problem(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
+def problem_of(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
+    """The problem of an object; `UserError`, which names ``where`` it stands, for one not of the form."""
     for name in needs:
         if name not in row:
             raise UserError(f"{where}: the object has no field '{name}'")

@@ -333,6 +333,15 @@ def _constant(text: str, argument: str) -> float:
     return float(digits)
 
 
+def real(value: Value | None) -> float | None:
+    """A value as a finite number; None where it is none."""
+    try:
+        number = math.nan if value is None or isinstance(value, complex) else float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def written(value: Value) -> str:
     """A value for people: at most ten digits, no needless zeros."""
     if isinstance(value, complex):

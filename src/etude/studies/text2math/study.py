@@ -32,6 +32,8 @@ class ModelConfig:
     """Of vectors, between layers and before the logits."""
     attention: bool = True
     """Whether the decoder sees the encoder's states, or only their summary."""
+    scaled: bool = False
+    """Whether the attention's scores are divided by the root of `hidden`."""
     copies: bool = False
     """Whether the logit of a number is also read off its place in the problem."""
     marks_numbers: bool = True
@@ -195,7 +197,7 @@ def ours() -> Text2MathConfig:
     Cost: 24,760 steps of 32 problems; about 30 minutes on one CPU core.
     """
     return Text2MathConfig(
-        model=ModelConfig(hidden=160, dropout=0.3, copies=True),
+        model=ModelConfig(hidden=160, dropout=0.3, scaled=True, copies=True),
         data=DataConfig(least_number=100),
         batch=BatchConfig(size=32),
         optim=OptimConfig(lr=3e-3, smoothing=0.1, weight_decay=0.01, warmup=300),
@@ -272,6 +274,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").Text2MathTask,
     load_predict=lambda: _import("predict"),
+    load_evaluate=lambda: _import("evaluate"),
     folder=Path(__file__).parent,
     reads_data=("mathqa",),
 )

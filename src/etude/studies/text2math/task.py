@@ -26,7 +26,7 @@ from etude.studies.text2math.beam import Hypothesis, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, course_split, read_json, sample
-from etude.studies.text2math.program import numbers_of
+from etude.studies.text2math.program import numbers_of, real
 from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig
 from etude.studies.text2math.tokens import Tokens, Words, spelled
 
@@ -84,7 +84,8 @@ def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
         raise UserError(f"the encoder {config.encoder} has no whole number `width`: it says how wide its states are")
     decoder = Decoder(
         len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
-        dropout=config.dropout, attention=config.attention, number_V=tokens.number, copies=config.copies,
+        dropout=config.dropout, attention=config.attention, scaled=config.scaled, number_V=tokens.number,
+        copies=config.copies,
     )  # fmt: skip
     return Text2Math(encoder, decoder, spelled(words, tokens))
 
@@ -111,8 +112,7 @@ def choose(hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, e
     if executes:
         numbers = numbers_of(problem.text)
         for program in programs:
-            value = scores.value_of(program, numbers)
-            if value is not None and not isinstance(value, complex) and math.isfinite(value):
+            if real(scores.value_of(program, numbers)) is not None:
                 return program
     return programs[0] if programs else ""
 

@@ -1,0 +1,114 @@
+"""Score programs for problems in the course's JSON form: those that a file holds, or those that a network writes."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.studies.text2math import scores
+from etude.studies.text2math.predict import Options as Search
+from etude.studies.text2math.predict import Solver
+from etude.studies.text2math.problems import Problem, is_right, problem_of, rows_of
+from etude.studies.text2math.program import GEOMETRY, OPERATORS, real
+
+
+@dataclass(frozen=True)
+class Options:
+    problems: Annotated[Path, tyro.conf.Positional]
+    """A list of objects with Problem, linear_formula and answer; without a network with `predicted` too."""
+    output: Path | None = None
+    """Write the objects here, with `predicted` and `predicted_answer`."""
+    beam: int = 10
+    """Hypotheses of a problem, where a network writes."""
+    grammar: bool = False
+    """Write only programs that are well formed and use numbers that the problem has."""
+    executes: bool = False
+    """Take the best program that has a value."""
+    strict: bool = False
+    """Compute with the right formulas of geometry; the known answers were made with the data set's."""
+    course: bool = False
+    """Count a value that is no number as right, as the course's checker does."""
+    bert: str = ""
+    """The BERT of a network that was made with one, where it lies elsewhere now: a folder, or a name of the hub."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over all problems of a file."""
+
+    metric: str
+    value: float
+    """Per cent."""
+    half_width: float | None
+    """Half the 95 % interval."""
+    problems: int
+
+
+def evaluate(weights: Path | None, options: Options) -> list[Score]:
+    """Score a file's programs.
+
+    Args:
+        weights: of the network that writes them; None: the file's own field ``predicted``.
+        options: the file, and how to search.
+
+    Raises:
+        UserError: the file is not of the form, or has no problem; its line is named. Nothing is written then.
+    """
+    path, operators = options.problems, GEOMETRY if options.strict else OPERATORS
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for line, row in rows_of(path):
+        where = f"{path}, line {line}"
+        problems.append(problem_of(row, ("Problem", "linear_formula", "answer"), where))
+        if weights is None:
+            _predicted(row, where)
+        rows.append(dict(row))
+    if not rows:
+        raise UserError(f"{path} has no problem: at least one is wanted")
+    if weights is not None:
+        search = Search(
+            beam=options.beam, grammar=options.grammar, executes=options.executes, words=False, bert=options.bert
+        )
+        programs = Solver(weights, search).programs(problems)
+        for row, program in zip(rows, programs, strict=True):
+            row["predicted"] = program
+            row.pop("predicted_answer", None)
+    verdicts = [
+        scores.judge(row["predicted"], problem, course=options.course, operators=operators)
+        for row, problem in zip(rows, problems, strict=True)
+    ]
+    told = [
+        is_right(float(row["predicted_answer"]), problem.answer)
+        for row, problem in zip(rows, problems, strict=True) if row.get("predicted_answer") is not None
+    ]  # fmt: skip
+    if options.output is not None:
+        for row, verdict in zip(rows, verdicts, strict=True):
+            row["predicted_answer"] = real(verdict.value)
+        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    shares = scores.summary(verdicts)
+    if told:
+        shares["predicted_answer"] = 100 * sum(told) / len(rows)
+    count = len(rows)
+    widths = {name: 196 * math.sqrt(share / 100 * (1 - share / 100) / count) for name, share in shares.items()}
+    return [
+        Score(name, share, None if name == "token_match" else widths[name], count) for name, share in shares.items()
+    ]
+
+
+def _predicted(row: Mapping[str, Any], where: str) -> None:
+    if not isinstance(row.get("predicted"), str):
+        fault = "must be a text" if "predicted" in row else "is missing: name the network that is to write it, too"
+        raise UserError(f"{where}: 'predicted' {fault}")
+    value = row.get("predicted_answer")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"{where}: 'predicted_answer' must be a number or null")
+    try:
+        float(0 if value is None else value)
+    except OverflowError:
+        raise UserError(f"{where}: 'predicted_answer' is too large for a number") from None
