@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, greedy, loss
 from etude.studies.text2math.tokens import MAX_NUMBERS, PAD, START
@@ -15,12 +16,14 @@ NUMBER_V = torch.tensor([-1, -1, -1, -1, 0, 1, 2, -1])
 V = len(NUMBER_V)
 
 
-def network(*, attention: bool = True, copies: bool = False, layers: int = 1, dropout: float = 0.0) -> Text2Math:
+def network(
+    *, attention: bool = True, copies: bool = False, layers: int = 1, dropout: float = 0.0, scaled: bool = False
+) -> Text2Math:
     torch.manual_seed(0)
     encoder = LSTMEncoder(30, embedding=4, hidden=3, layers=layers, dropout=dropout, marks_numbers=True)
     decoder = Decoder(
         V, 6, embedding=4, hidden=5, layers=layers, dropout=dropout, attention=attention, number_V=NUMBER_V,
-        copies=copies,
+        copies=copies, scaled=scaled,
     )  # fmt: skip
     return Text2Math(encoder, decoder)
 
@@ -59,9 +62,10 @@ def numpy_lstm(x: np.ndarray, weights: list[np.ndarray], h: np.ndarray, c: np.nd
 
 
 @torch.no_grad()
-def test_the_whole_network_against_a_numpy_twin() -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_whole_network_against_a_numpy_twin(scaled: bool) -> None:
     """Both directions, start, attention, copying, logits: one problem, all by the equations of the docstring."""
-    model = network(copies=True).double().eval()
+    model = network(copies=True, scaled=scaled).double().eval()
     alone = batch([[3, 9, 4, 7]], [[0, 3]])
     targets = torch.tensor([[4, 7, 5]])
     got = model(alone, targets, forced(3))[0][0].numpy()
@@ -70,18 +74,18 @@ def test_the_whole_network_against_a_numpy_twin() -> None:
     x = p["encoder.words.weight"][[3, 9, 4, 7]] + p["encoder.indices.weight"][[1, 0, 0, 2]]
     zero = np.zeros(3)
 
-    def lstm(name: str, suffix: str) -> list[np.ndarray]:
-        return [p[f"{name}.{kind}_l0{suffix}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    def lstm(name: str) -> list[np.ndarray]:
+        return [p[f"{name}.{kind}_l0"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
-    forward = numpy_lstm(x, lstm("encoder.lstm", ""), zero, zero)
-    backward = numpy_lstm(x[::-1], lstm("encoder.lstm", "_reverse"), zero, zero)[::-1]
+    forward = numpy_lstm(x, lstm("encoder.forwards.0"), zero, zero)
+    backward = numpy_lstm(x[::-1], lstm("encoder.backwards.0"), zero, zero)[::-1]
     states = np.concatenate([forward, backward], 1)
     summary = np.concatenate([forward[-1], backward[0]])
     start = np.tanh(p["decoder.start.weight"] @ summary + p["decoder.start.bias"])
     inputs = p["decoder.tokens.weight"][[START, 4, 7]]
     wanted = []
-    for s in numpy_lstm(inputs, lstm("decoder.lstm", ""), start[:5], start[5:]):
-        scores = states @ p["decoder.keys.weight"].T @ s
+    for s in numpy_lstm(inputs, lstm("decoder.lstm"), start[:5], start[5:]):
+        scores = states @ p["decoder.keys.weight"].T @ s / (math.sqrt(5) if scaled else 1)
         weights = np.exp(scores - scores.max())
         context = weights / weights.sum() @ states
         u = np.tanh(p["decoder.combine.weight"] @ np.concatenate([s, context]) + p["decoder.combine.bias"])
@@ -92,6 +96,29 @@ def test_the_whole_network_against_a_numpy_twin() -> None:
             logits[4 + number] += query @ key / math.sqrt(5)
         wanted.append(logits)
     assert np.allclose(got, np.stack(wanted), atol=1e-10)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_two_passes_are_a_bidirectional_lstm(layers: int) -> None:
+    """States, summary and gradients against PyTorch's own over packed sequences."""
+    encoder = LSTMEncoder(30, embedding=4, hidden=3, layers=layers, dropout=0.0, marks_numbers=False).double()
+    both = nn.LSTM(4, 3, layers, batch_first=True, bidirectional=True).double()
+    for layer in range(layers):
+        for passes, suffix in ((encoder.forwards, ""), (encoder.backwards, "_reverse")):
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                mine = getattr(passes[layer], f"{kind}_l0")
+                setattr(both, f"{kind}_l{layer}{suffix}", nn.Parameter(mine.detach().clone()))
+    packed = pack_padded_sequence(encoder.words(TWO.words_NT), TWO.lengths_N, batch_first=True, enforce_sorted=False)
+    states, (last, _) = both(packed)
+    wanted, _ = pad_packed_sequence(states, batch_first=True)
+    wanted_summary = torch.cat([last[-2], last[-1]], -1)
+    got, summary = encoder(TWO)
+    known = (torch.arange(5) < TWO.lengths_N[:, None])[..., None]
+    assert torch.allclose(got * known, wanted, rtol=1e-12)
+    assert torch.allclose(summary, wanted_summary, rtol=1e-12)
+    ours = torch.autograd.grad((got * known).square().sum() + summary.sum(), encoder.words.weight)[0]
+    theirs = torch.autograd.grad(wanted.square().sum() + wanted_summary.sum(), encoder.words.weight)[0]
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("attention", [True, False])
