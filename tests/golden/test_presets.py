@@ -12,6 +12,8 @@ from etude import studies
 from etude.core.config import override, to_dict, to_yaml
 from etude.core.runtime import Runtime
 
+# Where the networks' sizes follow from the data, a sample that comes with the package stands for it.
+SAMPLES = {"text2math": {"data.source": "sample", "data.glove": False}}
 HERE = Path(__file__).parent
 PRESETS = [(study, preset) for study in studies.NAMES for preset in studies.load(study).presets]
 
@@ -25,7 +27,7 @@ def described(study_name: str, preset_name: str) -> str:
     study = studies.load(study_name)
     preset = study.preset(preset_name)
     config = preset.build()
-    on_cpu = override(config, {"loop.device": "cpu"})
+    on_cpu = override(config, {"loop.device": "cpu"} | SAMPLES.get(study_name, {}))
     task = study.task(on_cpu, Runtime(on_cpu.loop, on_cpu.seed))
     networks = {}
     for name, module in task.modules.items():

@@ -6,6 +6,7 @@
 - ``<!-- results STUDY [run] -->``: the comparison with the published numbers, or what of it was run.
 - ``<!-- measured STUDY -->``: numbers that nobody published.
 - ``<!-- table STUDY EXPERIMENT [VARIANT] -->``: all splits and metrics of our runs, one line a cell.
+- ``<!-- parts STUDY EXPERIMENT [VARIANT] -->``: the same of the parts of the test split, such as "test, seen".
 """
 
 import re
@@ -20,7 +21,7 @@ from etude.core.study import Study
 from etude.report.reference import Comparison, measurement
 from etude.report.results import comparisons, summaries
 
-_PLACE = re.compile(r"(<!-- (results|measured|table) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
+_PLACE = re.compile(r"(<!-- (results|measured|table|parts) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
 # With one label an item, the error and micro F1 say what the accuracy says.
 _SAID_TWICE = ("error", "micro_f1")
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
@@ -69,7 +70,7 @@ def measured(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pivot(study: Study, experiment: str, variant: str = "") -> str:
+def pivot(study: Study, experiment: str, variant: str = "", *, parts: bool = False) -> str:
     """A Markdown table of an experiment's committed runs: cells down, metrics of every split across, mean over seeds.
 
     Runs of different presets or settings have lines of their own.
@@ -78,12 +79,16 @@ def pivot(study: Study, experiment: str, variant: str = "") -> str:
         study: whose.
         experiment: the table's name.
         variant: only runs of this one, such as a data set; all where it is empty.
+        parts: the parts of the test split in place of whole splits.
     """
     lines: dict[tuple[str, str, str], dict[tuple[str, str], list[float]]] = {}
     seeds: dict[tuple[str, str, str], list[int]] = {}
     for summary in summaries(study, []).values():
         rows = [row for row in summary["results"] if row["experiment"] == experiment]
         rows = [row for row in rows if row["metric"] not in _SAID_TWICE and variant in ("", row["variant"])]
+        rows = [
+            row for row in rows if parts == row["split"].startswith("test, ") and (parts or "," not in row["split"])
+        ]
         for row in rows:
             line = lines.setdefault((row["cell"], row["variant"], measurement(summary)), {})
             line.setdefault((row["split"], row["metric"]), []).append(row["value"])
@@ -112,8 +117,8 @@ def rewritten(text: str) -> str:
 
     def fill(place: re.Match[str]) -> str:
         study = studies.load(place[3])
-        if place[2] == "table":
-            body = pivot(study, place[4], place[5] or "")
+        if place[2] in ("table", "parts"):
+            body = pivot(study, place[4], place[5] or "", parts=place[2] == "parts")
         else:
             rows = [row for row in comparisons([study], []) if place[4] != "run" or row.ours is not None]
             body = table(rows) if place[2] == "results" else measured(study)

@@ -121,10 +121,11 @@ def attention(path: Path, task: Text2MathTask) -> None:
     chosen = sorted(short or range(len(problems)), key=lambda row: -len(parse(problems[row].program)))[: 4 * _SHOWN : 4]
     if not chosen:
         return
-    with figure(path, 13.0, 2.9 * len(chosen)) as drawn:
-        axes = drawn.subplots(len(chosen), 1, squeeze=False)[:, 0]
-        for ax, row in zip(axes, chosen, strict=True):
-            ids = task.tokens.encode(programs[row]) or [END]
+    written = [task.tokens.encode(programs[row]) or [END] for row in chosen]
+    heights = [1.1 + 0.15 * len(ids) for ids in written]
+    with figure(path, 13.0, sum(heights)) as drawn:
+        axes = drawn.subplots(len(chosen), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, row, ids in zip(axes, chosen, written, strict=True):
             device = encoded.words_NT.device
             targets = torch.tensor([ids], device=device)
             batch = encoded.batch(torch.tensor([row], device=device))
