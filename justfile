@@ -29,6 +29,7 @@ bench:
     uv run --extra bench python benchmarks/protonet.py
     uv run python benchmarks/norms.py
     uv run --extra bench python benchmarks/resnet.py
+    uv run --extra bench python benchmarks/text2math.py
 
 demo:
     uv run etude demo

@@ -60,7 +60,7 @@ try:
 except ImportError:
     sys.exit("transformers is not installed: `uv run --extra bench python benchmarks/text2math.py`")
 
-GENERATE_BAR, LOOP_BAR, TRAINING_BAR = 1.0, 8.0, 3.0
+GENERATE_BAR, LOOP_BAR, TRAINING_BAR = 2.0, 8.0, 3.0
 # Where two ways to the same score or loss differ by more, they do not compute the same.
 TOLERANCE = 1e-3
 WIDTH = 10

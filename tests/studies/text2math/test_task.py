@@ -1,5 +1,6 @@
 """Training and predicting on the problems that come with etude."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from etude.cli.app import main
 from etude.core import randomness
-from etude.core.checkpoint import WeightsHeader, save_weights
+from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import override, to_dict
 from etude.core.errors import UserError
+from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches, figures
 from etude.studies.text2math.model import loss
@@ -49,7 +52,7 @@ def weights(trained: Text2MathTask, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_it_learns_its_training_problems(trained: Text2MathTask) -> None:
-    _, verdicts = trained.verdicts("train", 1)
+    _, verdicts = trained.verdicts("train", dataclasses.replace(trained.config.beam, width=1))
     assert sum(verdict.exact for verdict in verdicts) > 0.6 * len(verdicts)
     assert trained.mean_loss("train") < 0.5
 
@@ -96,6 +99,38 @@ def test_results_say_split_and_protocol(trained: Text2MathTask) -> None:
     assert all("beam 3 (nested, grammar)" in row.protocol for row in rows)
     by = {(row.metric, row.split): row.value for row in rows}
     assert all(0 <= value <= 100 for value in by.values())
+
+
+def test_a_run_fills_all_tables_that_it_names(trained: Text2MathTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(trained.config, table="architectures+teacher-forcing+beam")
+    monkeypatch.setattr(trained, "config", config)
+    rows = trained.results({})
+    cells = {(row.experiment, row.cell) for row in rows}
+    assert {("architectures", "lstm_attn_copy"), ("teacher-forcing", "tf10")} < cells
+    beams = {cell: row for row in rows for cell in [row.cell] if row.experiment == "beam" and row.split == "test"}
+    assert len(beams) == 7
+    assert "beam 20 (nested)" in beams["lstm_attn_copy, beam20"].protocol
+    assert "beam 10 (standard)" in beams["lstm_attn_copy, beam10, standard"].protocol
+    assert "grammar, first that executes" in beams["lstm_attn_copy, beam10, grammar, executes"].protocol
+
+
+def test_a_warm_start_takes_what_both_networks_have(tmp_path: Path) -> None:
+    words = ["--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.save-every", "2", "--beam.width", "1"]
+    assert main(["run", "text2math", "smoke", "--name", "first", "--runs", str(tmp_path), *words]) == 0
+    run = tmp_path / "text2math" / "first"
+    best = RunFolder.open(run).checkpoints()
+    assert best.best_step is not None
+    tensors, _ = read_weights(best.path(best.best_step) / "weights.safetensors")
+    same = task(start=str(run)).model.state_dict()
+    assert all(torch.equal(value, tensors[f"model.{name}"]) for name, value in same.items())
+    # Without copying there is less to take, and nothing else moves.
+    less = task(start=str(run), model__copies=False).model.state_dict()
+    assert set(less) < set(same)
+    assert all(torch.equal(value, same[name]) for name, value in less.items())
+    with pytest.raises(UserError, match="other vocabularies"):
+        task(start=str(run), data__least=3)
+    with pytest.raises(UserError, match="is not a run folder"):
+        task(start=str(tmp_path / "absent"))
 
 
 def test_padding_targets_of_unknown_tokens() -> None:
