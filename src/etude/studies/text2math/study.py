@@ -262,6 +262,10 @@ def _beam(preset: str) -> tuple[Job, ...]:
     return (Job("lstm_attn", {"table": "beam"}),)
 
 
+def _example() -> list[str]:
+    return ["text2math", "a train running at 120 km / hr crosses a pole in 18 seconds . what is its length ?"]
+
+
 STUDY = Study(
     name="text2math",
     title="Word problems to executable programs",
@@ -283,6 +287,7 @@ STUDY = Study(
     load_evaluate=lambda: _import("evaluate"),
     folder=Path(__file__).parent,
     reads_data=("mathqa",),
+    example=_example,
 )
 
 
