@@ -73,3 +73,9 @@ def real_cifar(monkeypatch: pytest.MonkeyPatch) -> Path:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _all_floats():
+    """A run on the CPU makes numbers below a float's exponent zero, and hypothesis insists on them."""
+    torch.set_flush_denormal(False)

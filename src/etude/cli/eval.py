@@ -28,7 +28,8 @@ class Options:
 
 
 def main(args: list[str]) -> int:
-    if args and (args[0] in studies.NAMES or (len(args) > 1 and not any(word.startswith("-") for word in args[:2]))):
+    named = [word for word in args if not word.startswith("-")]
+    if named and (named[0] in studies.NAMES or len(named) > 1):
         return _file(args)
     options = parse(Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
@@ -55,6 +56,8 @@ def main(args: list[str]) -> int:
 def _file(args: list[str]) -> int:
     as_json = switch(args, "--json")
     name = args.pop(0)
+    if name.startswith("-"):
+        raise UserError(f"name the run or the study before {name}: `etude eval --help` tells more")
     if name in studies.NAMES:
         study, weights = studies.load(name), None
     else:

@@ -100,8 +100,8 @@ def pivot(study: Study, experiment: str, variant: str = "", *, parts: bool = Fal
     for name, line in lines.items():
         cell, data, settings = name
         told = ", ".join(map(str, sorted(seeds[name])))
-        parts = [cell, data, settings.split(" ")[0], told, *(_mean(line.get(column, [])) for column in columns)]
-        written.append("| " + " | ".join(parts) + " |")
+        cells = [cell, data, settings.split(" ")[0], told, *(_mean(line.get(column, [])) for column in columns)]
+        written.append("| " + " | ".join(cells) + " |")
     return "\n".join(written) + "\n"
 
 

@@ -1,6 +1,7 @@
 """A BERT as the encoder, on a tiny one of random weights that is made here."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,27 @@ def test_it_learns(folder: Path) -> None:
     built = task(folder, loop={"max_steps": 30})
     losses = [built.train_step(step)["loss"].item() for step in range(30)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_bert_of_few_places_reads_a_problems_beginning(folder: Path, tmp_path: Path) -> None:
+    config = transformers.BertConfig.from_pretrained(folder)
+    config.max_position_embeddings = 12
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    ids, indices = Pieces(str(tmp_path)).read(TEXT * 3)
+    assert len(ids) == len(indices) == 12
+    assert ids[-1] == Pieces(str(folder)).read(TEXT)[0][-1]
+    losses = task(tmp_path, model={"tuned": True}).train_step(0)
+    assert losses["loss"].isfinite()
+
+
+def test_broken_weights_are_one_line(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"no BERT .*header"):
+        BertEncoder(str(broken), tuned=False, dropout=0.0, marks_numbers=True)
 
 
 def test_no_bert_is_one_line(tmp_path: Path, folder: Path) -> None:

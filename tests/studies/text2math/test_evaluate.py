@@ -1,6 +1,7 @@
 """`etude eval` of files in the course's form."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_a_missing_prediction_says_who_writes_it(tmp_path: Path) -> None:
         scores(written(tmp_path, [row]))
 
 
+def test_what_is_no_number_is_written_as_it_was_read(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    row = ROWS[0] | {"answer": math.nan, "predicted_answer": math.nan, "weight": math.inf}
+    assert scores(written(tmp_path, [row]), output=output)["execution"] == 0
+    (found,) = json.loads(output.read_text())
+    assert math.isnan(found["answer"])
+    assert found["weight"] == math.inf
+    assert found["predicted_answer"] == 7
+
+
 def test_no_problem(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no problem"):
         scores(written(tmp_path, []))
@@ -87,5 +98,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["eval", "text2math", str(path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown[0] == {"metric": "exact", "value": 25.0, "half_width": pytest.approx(42.43, abs=0.01), "problems": 4}
+    assert main(["eval", "--json", "text2math", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == shown
     assert main(["eval", "protonet", str(path)]) == 2
     assert "scores no files" in capsys.readouterr().err
+    assert main(["eval", "--course", "text2math", str(path)]) == 2
+    assert "name the run or the study before --course" in capsys.readouterr().err

@@ -230,6 +230,8 @@ def row(**changes: str) -> str:
         ('{"Problem": "a\tb"}', "this is no JSON here"),
         ('{"Problem": "\\x"}', "this is no JSON here"),
         ("\x00", "this is no JSON here"),
+        (row(Problem='"3 \\ud83d"'), "this object has half a sign"),
+        (row(extra='["\\uDE82"]'), "this object has half a sign"),
         ("// a remark", "this is no JSON here"),
     ],
     ids=lambda value: value[:40],
@@ -266,6 +268,12 @@ def test_a_fault_names_the_line_of_its_object(folder: Path, body: str, fault: st
 )
 def test_a_fault_of_the_list_names_its_line(folder: Path, body: str, line: int, fault: str) -> None:
     refused(folder, body, line, fault)
+
+
+def test_both_halves_of_a_sign_are_one(folder: Path) -> None:
+    body = json.dumps([{"Problem": "\U0001f682 of 3 m", "linear_formula": "sqrt(n0)|", "answer": 1.7}])
+    assert "\\ud83d" in body
+    assert read(folder, body)[0].text == "\U0001f682 of 3 m"
 
 
 def test_a_file_cut_short_is_refused_at_its_last_line(folder: Path) -> None:

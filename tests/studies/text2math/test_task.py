@@ -16,11 +16,17 @@ from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches, figures
+from etude.studies.text2math.beam import Hypothesis
+from etude.studies.text2math.evaluate import Options as Scored
+from etude.studies.text2math.evaluate import evaluate
 from etude.studies.text2math.model import loss
 from etude.studies.text2math.predict import Options, predict, tell
+from etude.studies.text2math.problems import Problem
+from etude.studies.text2math.program import GEOMETRY
+from etude.studies.text2math.scores import judge
 from etude.studies.text2math.study import Text2MathConfig, smoke
-from etude.studies.text2math.task import Text2MathTask
-from etude.studies.text2math.tokens import PAD
+from etude.studies.text2math.task import Text2MathTask, choose
+from etude.studies.text2math.tokens import PAD, Tokens
 
 
 def task(**changes: Any) -> Text2MathTask:
@@ -92,6 +98,12 @@ def test_the_loss_of_a_step_is_the_mean_over_its_parts() -> None:
     assert built.train_step(0)["loss"].item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
 
 
+def test_a_last_batch_smaller_than_its_parts() -> None:
+    built = task(batch__size=138, batch__parts=3)
+    assert len(built.batch_rows(1)) == 2
+    assert built.train_step(1)["loss"].isfinite()
+
+
 def test_results_say_split_and_protocol(trained: Text2MathTask) -> None:
     rows = trained.results({})
     assert {row.metric for row in rows} == {"exact", "execution", "gold_value", "token_match"}
@@ -121,22 +133,33 @@ def test_a_warm_start_takes_what_both_networks_have(tmp_path: Path) -> None:
     best = RunFolder.open(run).checkpoints()
     assert best.best_step is not None
     tensors, _ = read_weights(best.path(best.best_step) / "weights.safetensors")
-    same = task(start=str(run)).model.state_dict()
+
+    def started(**changes: Any) -> dict[str, torch.Tensor]:
+        """The weights after a first step too small to move them."""
+        built = task(start=str(run), optim__lr=1e-30, **changes)
+        built.train_step(0)
+        return built.model.state_dict()
+
+    same = started()
     assert all(torch.equal(value, tensors[f"model.{name}"]) for name, value in same.items())
     # Without copying there is less to take, and nothing else moves.
-    less = task(start=str(run), model__copies=False).model.state_dict()
+    less = started(model__copies=False)
     assert set(less) < set(same)
     assert all(torch.equal(value, same[name]) for name, value in less.items())
     with pytest.raises(UserError, match="other vocabularies"):
-        task(start=str(run), data__least=3)
+        started(data__least=3)
+    # A run that has begun is evaluated, exported and resumed without the other.
+    gone = task(start=str(tmp_path / "absent"))
+    gone.train_step(1)
     with pytest.raises(UserError, match="is not a run folder"):
-        task(start=str(tmp_path / "absent"))
+        gone.train_step(0)
 
 
-def test_padding_targets_of_unknown_tokens() -> None:
+def test_a_program_with_an_unknown_token_has_no_targets() -> None:
     built = task()
-    unknown = built.tokens.encode("surface_sphere(n0)|")
-    assert unknown is None
+    problems = [Problem("3 and 4", program) for program in ("surface_sphere(n0)|", "add(n0,n1)|", "")]
+    encoded = batches.encode(problems, built.reader, built.tokens, torch.device("cpu"))
+    assert (encoded.targets_NS != PAD).any(1).tolist() == [False, True, False]
     assert (built.encoded["train"].targets_NS != PAD).any(1).all()
 
 
@@ -147,9 +170,24 @@ def test_the_pictures(trained: Text2MathTask, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_pictures_of_a_network_that_writes_no_programs(
+    trained: Text2MathTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("", "(n0,n1)|", "add()|" * 160):
+        programs = [program] * len(trained.problems["dev"])
+        verdicts = [judge(program, problem) for problem in trained.problems["dev"]]
+        monkeypatch.setattr(trained, "verdicts", lambda *_, both=(programs, verdicts): both)
+        figures.draw(trained, tmp_path, [{"step": 1, "train/loss": 2.0}])
+        assert (tmp_path / "attention.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "fault"),
     [
+        ("table", "nosuch", "table must be of run, architectures, teacher-forcing, beam, joined by \\+, not 'nosuch'"),
+        ("table", "beam+", "not 'beam\\+'"),
+        ("model.tuned", True, "model.encoder must be bert where model.tuned is set, not lstm"),
+        ("data.folder", "mine", "data.source must be folder where data.folder is set, not sample"),
         ("teacher_forcing", 1.5, "teacher_forcing must be between 0 and 1"),
         ("beam.width", 0, "beam.width must be at least 1"),
         ("model.dropout", 1.0, "model.dropout must be 0 or more and below 1"),
@@ -174,6 +212,118 @@ def test_a_folder_in_the_courses_form(tmp_path: Path) -> None:
     (tmp_path / "dev.json").write_text(json.dumps([{"Problem": "3"}], indent=1))
     with pytest.raises(UserError, match=r"dev\.json, line 2: the object has no field 'linear_formula'"):
         task(data__source="folder", data__folder=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"),
+    [
+        ("", "an empty program has no value"),
+        ("add n0", "the step 'add n0' has no parenthesis"),
+        ("plus(n0,n1)|", r"step 0 \(plus\(n0,n1\)\): there is no operator 'plus'"),
+        ("add(n0)|", "1 argument"),
+        ("add(n0,n7)|", "'n7' of a problem with 2 number"),
+        ("add(n0,#0)|", "'#0' is not computed yet"),
+        ("add(n0,xn1)|", "write 'xn1' as n0, #0 or const_1"),
+        ("add(n0,n01)|", "write 'n01' as n0, #0 or const_1"),
+        ("add(n0,n1)|" * 101, "a program of more than 100 steps"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_programs_of_a_folder_that_no_network_can_learn(tmp_path: Path, split: str, program: str, fault: str) -> None:
+    row = {"Problem": "3 men and 4 boys . how many ?", "linear_formula": "add(n0,n1)|", "answer": 7}
+    for name in ("train", "dev", "test"):
+        rows = [row, row | {"linear_formula": program}] if name == split else [row]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows, indent=1))
+    with pytest.raises(UserError, match=rf"{split}\.json, line 7: 'linear_formula' cannot be learned: .*{fault}"):
+        task(data__source="folder", data__folder=str(tmp_path))
+
+
+def test_programs_of_a_folder_up_to_the_last_number_with_an_index(tmp_path: Path) -> None:
+    text = " ".join(map(str, range(30)))
+    for name in ("train", "dev", "test"):
+        row = {"Problem": text, "linear_formula": "divide(n23,n0)|", "answer": 0}
+        (tmp_path / f"{name}.json").write_text(json.dumps([row]))
+    assert task(data__source="folder", data__folder=str(tmp_path)).train_step(0)["loss"].isfinite()
+    (tmp_path / "dev.json").write_text(json.dumps([{"Problem": text, "linear_formula": "add(n24,n0)", "answer": 0}]))
+    with pytest.raises(UserError, match="n23 is the last number"):
+        task(data__source="folder", data__folder=str(tmp_path))
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Own(nn.Module):
+    width = 8
+
+    def __init__(self, num_words):
+        super().__init__()
+        self.vectors = nn.Embedding(num_words, 8)
+
+    def forward(self, batch):
+        states = self.vectors(batch.words_NT)
+        return states, states.mean(1)
+
+
+class States(Own):
+    def forward(self, batch):
+        return self.vectors(batch.words_NT)
+
+
+class Narrow(Own):
+    width = 7
+
+
+class Unknown(Own):
+    width = "8"
+
+
+class Nothing(nn.Module):
+    width = 8
+
+    def __init__(self):
+        super().__init__()
+
+
+class Function:
+    width = 8
+
+    def __init__(self, num_words):
+        pass
+
+
+number = 3
+"""
+
+
+def test_an_encoder_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    built = task(model__encoder=f"{file}:Own")
+    losses = train(built, range(6))
+    assert losses[-1] < losses[0]
+    assert built.cell("run") == "own_copy"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("States", r"must map 2 problems of 4 words to states \(2, 4, 8\) and a summary \(2, 8\), not \(2, 4, 8\)"),
+        ("Narrow", r"of width 7 must map .* not \(2, 4, 8\), \(2, 8\)"),
+        ("Unknown", "has no whole number `width`"),
+        ("Nothing", "failed on 2 problems of 4 words: TypeError"),
+        ("Function", "is no torch.nn.Module"),
+        ("number", "failed on 2 problems of 4 words: TypeError"),
+        ("absent", "has no 'absent'"),
+    ],
+)
+def test_an_encoder_that_does_not_fit(tmp_path: Path, name: str, fault: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    with pytest.raises(UserError, match=fault) as error:
+        task(model__encoder=f"{file}:{name}")
+    assert "\n" not in str(error.value)
 
 
 # Predictions
@@ -213,6 +363,55 @@ def test_files_of_problems(weights: Path, tmp_path: Path) -> None:
     assert [a.program for a in predict(weights, None, Options(problems=(str(lines),)))] == [a.program for a in answers]
 
 
+def test_a_network_scores_a_file(trained: Text2MathTask, weights: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "mine.json", tmp_path / "out.json"
+    chosen = trained.problems["train"][:12]
+    rows = [{"Problem": p.text, "linear_formula": p.program, "answer": p.answer, "predicted": "?"} for p in chosen]
+    given.write_text(json.dumps(rows))
+    found = {score.metric: score.value for score in evaluate(weights, Scored(given, output=out, beam=3))}
+    written = json.loads(out.read_text())
+    right = sum(row["predicted"].removesuffix("|") == row["linear_formula"].removesuffix("|") for row in written)
+    assert found["exact"] == pytest.approx(100 * right / 12)
+    assert right > 0
+    assert "predicted_answer" not in found
+    # The file's own predictions now are the network's.
+    again = {score.metric: score.value for score in evaluate(None, Scored(out))}
+    assert again.pop("predicted_answer") == again["execution"]
+    assert again == found
+
+
+def test_a_file_whose_name_has_spaces(weights: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "my problems.json", tmp_path / "out.json"
+    given.write_text(json.dumps([{"Problem": "what is 20 % of 50 ?"}]))
+    (answer,) = predict(weights, None, Options(problems=(str(given),)))
+    assert answer.problem == "what is 20 % of 50 ?"
+    (answer,) = predict(weights, None, Options(problems=("what is 3 + 4 of a.json",), output=out))
+    assert json.loads(out.read_text())[0]["Problem"] == answer.problem == "what is 3 + 4 of a.json"
+
+
+def test_a_long_text_of_few_words_at_first(weights: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "mine.txt"
+    lines.write_text("what is 20 % of 50 ?\n" + "x" * 100_000 + " 3" * 2000)
+    with pytest.raises(UserError, match="problem 2: 104,000 characters are too long"):
+        predict(weights, None, Options(problems=(str(lines),)))
+
+
+def test_a_bert_for_a_network_without_one(weights: Path) -> None:
+    with pytest.raises(UserError, match="was made without a BERT"):
+        predict(weights, None, Options(problems=("3 and 4",), bert="bert-base-cased"))
+
+
+def test_the_best_that_has_a_value_by_the_formulas_asked_for() -> None:
+    programs = ("original_price_before_loss(n0,n1)|", "add(n0,n1)|")
+    tokens = Tokens.of(programs)
+    ids = [tokens.encode(program) or [] for program in programs]
+    found = [Hypothesis(tuple(part[:-1]), -1.0, -1.0, ended=True) for part in ids]
+    problem = Problem("a loss of 100 % on 5 .")
+    assert choose(found, problem, tokens, True) == programs[0]
+    assert choose(found, problem, tokens, True, GEOMETRY) == programs[1]
+    assert choose(found, problem, tokens, False, GEOMETRY) == programs[0]
+
+
 @pytest.mark.parametrize(
     ("problem", "fault"),
     [
@@ -221,7 +420,8 @@ def test_files_of_problems(weights: Path, tmp_path: Path) -> None:
         ("how are you", "it has no number"),
         (" ".join("7" * 60), "it has 60 numbers: at most 24 are read"),
         ("word " * 5000 + "3", "it has 5,001 words: at most 1000 are read"),
-        ("x" * 200_000, "too long"),
+        ("x" * 200_000, "200,000 characters are too long"),
+        ("3 caf\udce9s and 4", "it is no text in UTF-8"),
         ("nowhere.json", "nowhere.json cannot be read"),
         ("nowhere.txt", "nowhere.txt cannot be read"),
     ],

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
@@ -41,7 +42,8 @@ def _loaded(kind: str, name: str) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
         return getattr(transformers, kind).from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    # A garbled folder fails in many ways.
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"no BERT '{name}' ({reason}): give a folder or a hub name with --model.bert") from error
 
@@ -62,6 +64,7 @@ class Pieces:
         if first is None or last is None:
             raise UserError(f"'{name}' is not BERT-like: its tokenizer has no [CLS] and [SEP]")
         self._first, self._last = int(first), int(last)
+        self._most = min(_MAX_PIECES, getattr(_loaded("AutoConfig", name), "max_position_embeddings", _MAX_PIECES))
         self._known: dict[str, list[int]] = {}
 
     def _pieces(self, word: str) -> list[int]:
@@ -73,14 +76,14 @@ class Pieces:
     def read(self, text: str) -> tuple[list[int], list[int]]:
         """The pieces of a problem, and of each piece the index of the number that it begins, or -1.
 
-        ``[CLS]`` comes first and ``[SEP]`` last; what is longer than 512 pieces is cut.
+        ``[CLS]`` comes first and ``[SEP]`` last; what is longer than 512 pieces, or than the BERT reads, is cut.
         """
         ids, marks = [self._first], [-1]
         for word, index in zip(*words_of(text), strict=True):
             pieces = self._pieces(word)
             ids += pieces
             marks += [index, *[-1] * (len(pieces) - 1)]
-        return [*ids[: _MAX_PIECES - 1], self._last], [*marks[: _MAX_PIECES - 1], -1]
+        return [*ids[: self._most - 1], self._last], [*marks[: self._most - 1], -1]
 
     def spell(self, text: str) -> list[str]:
         """The pieces as the tokenizer writes them."""
@@ -172,5 +175,5 @@ def features(encoder: BertEncoder, batches: Sequence[tuple[Tensor, Batch]], star
 
 
 def about(name: str) -> str:
-    """How a protocol names a BERT: the hub's name, or a folder's last part."""
+    """How a protocol names a BERT: the last part of the hub's name or of a folder."""
     return Path(name).name

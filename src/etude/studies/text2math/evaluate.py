@@ -73,8 +73,9 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
         raise UserError(f"{path} has no problem: at least one is wanted")
     if weights is not None:
         search = Search(
-            beam=options.beam, grammar=options.grammar, executes=options.executes, words=False, bert=options.bert
-        )
+            beam=options.beam, grammar=options.grammar, executes=options.executes, words=False, bert=options.bert,
+            strict=options.strict,
+        )  # fmt: skip
         programs = Solver(weights, search).programs(problems)
         for row, program in zip(rows, programs, strict=True):
             row["predicted"] = program
@@ -90,7 +91,7 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
     if options.output is not None:
         for row, verdict in zip(rows, verdicts, strict=True):
             row["predicted_answer"] = real(verdict.value)
-        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     shares = scores.summary(verdicts)
     if told:
         shares["predicted_answer"] = 100 * sum(told) / len(rows)

@@ -33,7 +33,7 @@ def draw(task: Text2MathTask, folder: Path, metrics: Sequence[Mapping[str, Any]]
     steps(folder / "steps.png", verdicts, problems)
     confused(folder / "operators.png", programs, problems)
     if task.config.model.attention:
-        attention(folder / "attention.png", task)
+        attention(folder / "attention.png", task, programs, verdicts)
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -110,18 +110,16 @@ def confused(path: Path, programs: Sequence[str], problems: Sequence[Problem]) -
 
 
 @torch.no_grad()
-def attention(path: Path, task: Text2MathTask) -> None:
-    """The weights of the words at every token of some dev programs that came out right."""
-    programs, verdicts = task.verdicts("dev", task.config.beam)
+def attention(path: Path, task: Text2MathTask, programs: Sequence[str], verdicts: Sequence[scores.Verdict]) -> None:
+    """The weights of the words at every token of some dev programs, of right ones where there are any."""
     encoded, problems = task.encoded["dev"], task.problems["dev"]
     short = [
         row for row, verdict in enumerate(verdicts)
         if verdict.execution and len(words_of(problems[row].text)[0]) <= 40
     ]  # fmt: skip
     chosen = sorted(short or range(len(problems)), key=lambda row: -len(parse(problems[row].program)))[: 4 * _SHOWN : 4]
-    if not chosen:
-        return
-    written = [task.tokens.encode(programs[row]) or [END] for row in chosen]
+    # Where none came out right, what was written may be no program.
+    written = [(task.tokens.encode(programs[row]) if _length(programs[row]) else None) or [END] for row in chosen]
     heights = [1.1 + 0.15 * len(ids) for ids in written]
     with figure(path, 13.0, sum(heights)) as drawn:
         axes = drawn.subplots(len(chosen), 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.studies.text2math.batches import encode
 from etude.studies.text2math.model import Text2Math
-from etude.studies.text2math.problems import MAX_WORDS, Problem, read_json, rows_of
+from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, problem_of, rows_of
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures
 from etude.studies.text2math.study import BeamConfig, Text2MathConfig
@@ -81,17 +82,12 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     if options.runners_up < 0:
         raise UserError(f"--runners-up must be 0 or more, not {options.runners_up}")
-    texts = [text for given in options.problems for text in problems_in(given)]
-    if not texts:
+    rows = [row for given in options.problems for row in objects_in(given)]
+    if not rows:
         raise UserError('no problem to solve: give one in quotation marks, such as "what is 20 % of 50 ?", or a file')
     solver = Solver(weights, options)
-    answers = solver.solve(texts)
+    answers = solver.solve([row["Problem"] for row in rows])
     if options.output is not None:
-        rows: list[dict[str, Any]] = []
-        for given in options.problems:
-            rows += [dict(row) for _, row in rows_of(Path(given))] if given.endswith(".json") else [
-                {"Problem": text} for text in problems_in(given)
-            ]  # fmt: skip
         for row, answer in zip(rows, answers, strict=True):
             row["predicted"] = answer.program
             row["predicted_answer"] = answer.value
@@ -113,19 +109,23 @@ def tell(answers: Sequence[Prediction]) -> str:
     return "\n\n".join(parts)
 
 
-def problems_in(given: str) -> list[str]:
-    """The problems that one word of the command line means: a text, or a file's."""
-    if len(given) > _MAX_CHARACTERS:
-        raise UserError(f"a problem of {len(given):,} characters is too long: {MAX_WORDS} words are read at most")
+def objects_in(given: str) -> list[dict[str, Any]]:
+    """The problems that one word of the command line means, a text's or a file's, as objects in the course's form."""
     path = Path(given)
-    if path.suffix in (".json", ".txt") and " " not in given.strip():
-        if path.suffix == ".json":
-            return [problem.text for problem in read_json(path, needs=("Problem",))]
-        try:
-            return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
-    return [given]
+    # A name with spaces may also be a problem, and a problem too long to be a name.
+    if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):  # noqa: PTH113
+        return [{"Problem": given}]
+    if path.suffix == ".json":
+        rows: list[dict[str, Any]] = []
+        for line, row in rows_of(path):
+            problem_of(row, ("Problem",), f"{path}, line {line}")
+            rows.append(dict(row))
+        return rows
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
+    return [{"Problem": line} for line in lines if line.strip()]
 
 
 class Solver:
@@ -139,6 +139,8 @@ class Solver:
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
         self.words, self.tokens = _vocabularies(tensors, weights)
         if options.bert:
+            if self.config.model.encoder != "bert":
+                raise UserError(f"--bert: the network of {weights} was made without a BERT")
             self.config = replace(self.config, model=replace(self.config.model, bert=options.bert))
         self.reader = reader_of(self.config.model, self.words)
         self.model: Text2Math = build_model(self.config.model, self.words, self.tokens)
@@ -160,7 +162,7 @@ class Solver:
         found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
         best: dict[int, Prediction] = {}
         for (row, read, note), hypotheses in zip(readings, found, strict=True):
-            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes)
+            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
             scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
             others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
             answer = self._answer(texts[row], read, program, scores, others, note)
@@ -173,14 +175,18 @@ class Solver:
         encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
         found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
         return [
-            choose(hypotheses, problem, self.tokens, self.beam.executes)
+            choose(hypotheses, problem, self.tokens, self.beam.executes, self.operators)
             for hypotheses, problem in zip(found, problems, strict=True)
         ]
 
     def _readings(self, text: str, row: int, count: int) -> list[tuple[str, str]]:
         """The ways to read a problem's numbers, each with a note; `UserError` where there is none."""
         name = f"problem {row + 1}: " if count > 1 else ""
-        words, _ = words_of(text[:_MAX_CHARACTERS])
+        if len(text) > _MAX_CHARACTERS:
+            raise UserError(f"{name}{len(text):,} characters are too long: {MAX_WORDS} words are read at most")
+        if not is_text(text):
+            raise UserError(f"{name}it is no text in UTF-8")
+        words, _ = words_of(text)
         if not words:
             raise UserError(f"{name}it is empty: write a word problem")
         if len(words) > MAX_WORDS:

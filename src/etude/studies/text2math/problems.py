@@ -1,5 +1,6 @@
 """Word problems with their programs and answers: the course's JSON form, and its split of MathQA."""
 
+import contextlib
 import json
 import math
 import re
@@ -10,7 +11,8 @@ from typing import Any, Literal
 
 from etude.core.errors import UserError
 from etude.data import mathqa
-from etude.studies.text2math.program import ProgramError, Value, execute, numbers_of
+from etude.studies.text2math.program import ProgramError, TooLarge, UndefinedValue, Value, execute, numbers_of, parse
+from etude.studies.text2math.tokens import MAX_NUMBERS
 
 TOLERANCE = 0.02
 """A value within this share of the answer counts as the answer."""
@@ -107,6 +109,8 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             raise fault(place, "this object has a number of too many digits") from None
         if not isinstance(row, dict):
             raise fault(counted, f"an object {{...}} is wanted, not {_kind(row)}")
+        if _SURROGATE.search(text, counted, place) and not is_text(json.dumps(row, ensure_ascii=False)):
+            raise fault(counted, "this object has half a sign (a lone \\ud800 or the like), which no text holds")
         yield line, row
         place = skip(place)
         more = text[place : place + 1] == ","
@@ -117,6 +121,19 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     place = skip(place + 1)
     if place < len(text):
         raise fault(place, "the list has ended, and more follows")
+
+
+# How JSON spells either half of a sign above U+FFFF.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: it has no half of a sign, as bytes of another encoding become on the command line."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def problem_of(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
@@ -139,6 +156,36 @@ def problem_of(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Prob
 def _kind(value: object) -> str:
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a number")
+
+
+# An argument that a network can learn to write.
+_ARGUMENT = re.compile(r"[n#](0|[1-9]\d*)|const_.+")
+
+
+def read_learnable(path: Path) -> list[Problem]:
+    """As `read_json`; every program must be one that a network can learn, though it may lack a value.
+
+    Raises:
+        UserError: a program that the language does not know, or with a number past those that have an index; the line
+            is named.
+    """
+    found: list[Problem] = []
+    for line, row in rows_of(path):
+        where = f"{path}, line {line}"
+        problem = problem_of(row, ("Problem", "linear_formula", "answer"), where)
+        try:
+            steps = parse(problem.program)
+            with contextlib.suppress(UndefinedValue, TooLarge):
+                execute(steps, numbers_of(problem.text))
+        except ProgramError as error:
+            raise UserError(f"{where}: 'linear_formula' cannot be learned: {error}") from error
+        for argument in (argument for step in steps for argument in step.arguments):
+            if not _ARGUMENT.fullmatch(argument):
+                raise UserError(f"{where}: 'linear_formula' cannot be learned: write '{argument}' as n0, #0 or const_1")
+            if argument[0] == "n" and int(argument[1:]) >= MAX_NUMBERS:
+                raise UserError(f"{where}: 'linear_formula' cannot be learned: n{MAX_NUMBERS - 1} is the last number")
+        found.append(problem)
+    return found
 
 
 def sample() -> dict[Split, list[Problem]]:

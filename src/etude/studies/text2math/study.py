@@ -1,5 +1,6 @@
 """Word problems to programs: presets and experiments."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,8 @@ class ModelConfig:
         for name in ("embedding", "hidden", "layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
         _require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
+        bert = self.encoder == "bert"
+        _require(bert or not self.tuned, "model.encoder", "bert where model.tuned is set", self.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("least", "least_number"):
             _require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
-        _require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
+        _require(bool(self.folder) or self.source != "folder", "data.folder", "a path (--data.folder)", "empty")
+        folder = self.source == "folder"
+        _require(folder or not self.folder, "data.source", "folder where data.folder is set", self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +96,6 @@ class OptimConfig:
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
-        import math
-
         done = step / max_steps
         shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
         return self.lr * shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
@@ -131,6 +134,9 @@ class BeamConfig:
         _require(self.alpha >= 0, "beam.alpha", "0 or more", self.alpha)
 
 
+_TABLES = ("run", "architectures", "teacher-forcing", "beam")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Text2MathConfig(StudyConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -153,6 +159,8 @@ class Text2MathConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         _require(0 <= self.teacher_forcing <= 1, "teacher_forcing", "between 0 and 1", self.teacher_forcing)
+        for name in self.table.split("+"):
+            _require(name in _TABLES, "table", f"of {', '.join(_TABLES)}, joined by +", f"'{self.table}'")
 
 
 _PROBLEMS = 19_791
@@ -278,7 +286,7 @@ STUDY = Study(
         "smoke": Preset(smoke, "smoke"),
     },
     experiments={
-        "architectures": Experiment("without and with attention", _architectures),
+        "architectures": Experiment("without and with attention, a frozen and a fine-tuned BERT", _architectures),
         "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing),
         "beam": Experiment("one network with beams of 1, 10 and 20, and each option of the search", _beam),
     },

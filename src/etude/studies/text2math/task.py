@@ -24,11 +24,11 @@ from etude.data import mathqa
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.beam import Hypothesis, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
-from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
-from etude.studies.text2math.problems import Problem, Split, course_split, read_json, sample
-from etude.studies.text2math.program import numbers_of, real
+from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, loss
+from etude.studies.text2math.problems import Problem, Split, course_split, read_learnable, sample
+from etude.studies.text2math.program import OPERATORS, Operator, numbers_of, real
 from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig
-from etude.studies.text2math.tokens import Tokens, Words, spelled
+from etude.studies.text2math.tokens import PAD, Tokens, Words, spelled
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
@@ -37,7 +37,7 @@ def load(config: DataConfig) -> dict[Split, list[Problem]]:
     """The problems of the three splits."""
     if config.source == "folder":
         found: dict[Split, list[Problem]] = {
-            split: read_json(Path(config.folder) / f"{split}.json") for split in SPLITS
+            split: read_learnable(Path(config.folder) / f"{split}.json") for split in SPLITS
         }
     elif config.source == "sample":
         found = sample()
@@ -79,15 +79,43 @@ def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
             config.bert, tuned=config.tuned, dropout=config.dropout, marks_numbers=config.marks_numbers
         )
     else:
-        encoder = own(len(words))
-    if not isinstance(getattr(encoder, "width", None), int):
-        raise UserError(f"the encoder {config.encoder} has no whole number `width`: it says how wide its states are")
+        encoder = _own_encoder(own, config.encoder, len(words))
     decoder = Decoder(
         len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
         dropout=config.dropout, attention=config.attention, scaled=config.scaled, number_V=tokens.number,
         copies=config.copies,
     )  # fmt: skip
     return Text2Math(encoder, decoder, spelled(words, tokens))
+
+
+def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
+    """A user's own encoder, called once to check its interface."""
+    lengths_N = torch.tensor([4, 2])
+    words_NT, indices_NT = torch.tensor([[1, 2, 1, 1], [1, 2, 0, 0]]), torch.tensor([[-1, 0, -1, -1], [-1, 0, -1, -1]])
+    answer: Any = None
+    try:
+        encoder = kind(num_words)
+        if isinstance(encoder, nn.Module):
+            with torch.no_grad():
+                answer = encoder.eval()(Batch(words_NT, indices_NT, lengths_N))
+            encoder.train()
+    # A user's code may fail in any way.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"the encoder {name} failed on 2 problems of 4 words: {reason}") from error
+    if not isinstance(encoder, nn.Module):
+        raise UserError(f"the encoder {name} is no torch.nn.Module: its weights would not be trained")
+    width = getattr(encoder, "width", None)
+    if not isinstance(width, int):
+        raise UserError(f"the encoder {name} has no whole number `width`: it says how wide its states are")
+    parts: tuple[Any, ...] = answer if isinstance(answer, tuple) else (answer,)
+    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
+    if shapes != [(2, 4, width), (2, width)]:
+        raise UserError(
+            f"the encoder {name} of width {width} must map 2 problems of 4 words to states (2, 4, {width}) and a "
+            f"summary (2, {width}), not {', '.join(map(str, shapes))}"
+        )
+    return encoder
 
 
 def write_programs(
@@ -106,13 +134,16 @@ def write_programs(
     return found
 
 
-def choose(hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, executes: bool) -> str:
-    """The program that answers a problem: the best hypothesis, or the best one that has a value."""
+def choose(
+    hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, executes: bool,
+    operators: Mapping[str, Operator] = OPERATORS,
+) -> str:  # fmt: skip
+    """The program that answers a problem: the best hypothesis, or the best one that has a value by the formulas."""
     programs = [tokens.decode(hypothesis.tokens) for hypothesis in hypotheses]
     if executes:
         numbers = numbers_of(problem.text)
         for program in programs:
-            if real(scores.value_of(program, numbers)) is not None:
+            if real(scores.value_of(program, numbers, operators)) is not None:
                 return program
     return programs[0] if programs else ""
 
@@ -156,8 +187,6 @@ class Text2MathTask(Task):
         else:
             self.vectors = self._start_from_glove()
         self.modules: dict[str, nn.Module] = {"model": self.model}
-        if config.start:
-            self._start_from(Path(config.start))
         self.shared_model = runtime.prepare(self.model)
         optim = config.optim
         named = list(self.model.named_parameters())
@@ -217,6 +246,9 @@ class Text2MathTask(Task):
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.encoded["train"]
+        if step == 0 and config.start:
+            # Not when the task is built: a run that has begun needs the other one no more.
+            self._start_from(Path(config.start))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["scale"]
@@ -224,7 +256,8 @@ class Text2MathTask(Task):
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
         for part in self.runtime.parts(parts, self.shared_model):
-            mine = rows[part::parts]
+            # An epoch's last batch may have fewer problems than parts: some are then taken twice.
+            mine = rows[part % len(rows) :: parts]
             targets_NS = train.targets(mine)
             forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
             logits_NSV, _ = self.shared_model(train.batch(mine), targets_NS, forced_S)
@@ -244,7 +277,7 @@ class Text2MathTask(Task):
         encoded, summed, count = self.encoded[split], 0.0, 0
         for rows in batches.by_length(encoded.lengths_N.cpu(), self.config.batch.evaluation):
             targets_NS = encoded.targets(rows.to(self.runtime.device))
-            known = int((targets_NS != 0).sum())
+            known = int((targets_NS != PAD).sum())
             if known == 0:
                 continue
             forced = torch.ones(targets_NS.shape[1], dtype=torch.bool)
