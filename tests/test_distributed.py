@@ -122,6 +122,20 @@ def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str],
     assert_same_run(path, whole)
 
 
+def test_two_processes_write_programs_as_one(tmp_path: Path):
+    """With a clip of the gradient's norm, coins of teacher forcing, and a last batch that is not full."""
+    counts = {"loop.max-steps": 20, "loop.log-every": 1, "loop.eval-every": 10, "batch.parts": 2}
+    flags = [word for name, value in counts.items() for word in (f"--{name}", str(value))]
+    for processes, name in ((1, "one"), (2, "two")):
+        end(begin(processes, "run", "text2math", "smoke", "--name", name, "--runs", str(tmp_path), *flags))
+    one, two = (toy.metrics(tmp_path / "text2math" / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 20
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
+    assert two[-1]["val/loss"] == pytest.approx(one[-1]["val/loss"], rel=1e-3)
+
+
 def test_two_processes_train_the_residual_network_as_one(tmp_path: Path):
     """Batch statistics, gates and running averages among them; few steps, for single precision drifts apart."""
     counts = {"loop.max-steps": 6, "loop.log-every": 1, "loop.eval-every": 6, "batch.parts": 2, "batch.size": 16}

@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ FLAGS = (
 PATIENCE = 300.0
 
 
-def start(runs: Path, name: str) -> "subprocess.Popen[str]":
+def start(runs: Path, name: str, study: str = "protonet", flags: Sequence[str] = FLAGS) -> "subprocess.Popen[str]":
     """`etude run`, or `etude resume` where the run was begun."""
-    path = runs / "protonet" / name
-    words = ["run", "protonet", "smoke", "--name", name, "--runs", str(runs), *FLAGS]
+    path = runs / study / name
+    words = ["run", study, "smoke", "--name", name, "--runs", str(runs), *flags]
     if (path / "config.yaml").exists():
         words = ["resume", str(path)]
     command = [sys.executable, "-m", "etude", *words]
@@ -110,6 +110,28 @@ def test_ten_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest
         assert header == header_again
         assert toy.same(read_resume(ours / "resume.pt"), read_resume(theirs / "resume.pt"))
     assert files(path) == files(whole), "nothing is missing, and no kill left anything behind"
+
+
+def test_a_kill_changes_no_program(tmp_path: Path, request: pytest.FixtureRequest):
+    """The same of words, coins and a beam: killed while it trains, and again right after it went on."""
+    flags = ["--loop.max-steps", "60", "--loop.save-every", "5", "--loop.log-every", "2", "--loop.eval-every", "20"]
+    path, whole = tmp_path / "text2math" / "killed", tmp_path / "text2math" / "whole"
+    for wanted in (10, 25):
+        child = start(tmp_path, "killed", "text2math", flags)
+        request.addfinalizer(child.kill)
+        assert kill(child, lambda wanted=wanted: max(steps(path), default=0) >= wanted, 0.0)
+    assert not (path / "summary.json").exists()
+    for name in ("killed", "whole"):
+        child = start(tmp_path, name, "text2math", flags)
+        request.addfinalizer(child.kill)
+        _, said = child.communicate(timeout=PATIENCE)
+        assert child.returncode == 0, said
+    assert toy.metrics(path) == toy.metrics(whole)
+    assert len(toy.metrics(path)) == 30
+    assert summary(path) == summary(whole)
+    assert summary(path)["results"]
+    newest = [run / "checkpoints" / f"step-{max(steps(whole)):08d}" / "weights.safetensors" for run in (path, whole)]
+    assert toy.same(*(read_weights(weights)[0] for weights in newest))
 
 
 def test_the_comparison_has_teeth(tmp_path: Path):

@@ -105,6 +105,12 @@ def test_a_refusal_is_one_line(tmp_path: Path, number: int):
         raise OSError(number, os.strerror(number))
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a tree of the kernel")
+def test_a_tree_of_the_kernel_is_one_line():
+    with pytest.raises(UserError, match=r"cannot write /proc/nowhere/file\.txt .*: choose a folder"):
+        write_atomic(Path("/proc/nowhere/file.txt"), "text")
+
+
 def test_a_fault_of_the_hardware_is_no_fault_of_the_user(tmp_path: Path):
     with pytest.raises(OSError, match="Input/output error") as caught, one_line_faults(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -17,7 +17,7 @@ from etude.core.errors import UserError
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.EBUSY,
+    errno.EBUSY, errno.ENOENT,
 }  # fmt: skip
 
 

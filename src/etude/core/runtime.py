@@ -108,7 +108,10 @@ class Runtime:
         process with all the parts and many with a few end in the same state.
         """
         if total < self.world:
-            raise UserError(f"a batch of {total} part(s) cannot be shared by {self.world} processes: make it larger")
+            raise UserError(
+                f"a batch of {total} part(s) cannot be shared by {self.world} processes: make it larger "
+                "(--batch.parts where a study has it)"
+            )
         mine = range(self.rank, total, self.world)
         average = _BufferAverage(self._prepared) if total > 1 else None
         for index in mine:

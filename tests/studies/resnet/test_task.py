@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 from tests.core import toy
 from tests.studies.resnet.common import make, settings
@@ -416,7 +417,8 @@ def test_results_say_what_they_are() -> None:
         assert accuracy.value == pytest.approx(task.score(task.pictures.splits[split])["accuracy"])
         assert error.value == pytest.approx(100 - accuracy.value)
         share = accuracy.value / 100
-        half_width = 196 * math.sqrt(share * (1 - share) / count)
+        ends = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+        half_width = 100 * max(share - ends.low, ends.high - share)
         assert accuracy.half_width == error.half_width == by[split, "micro_f1"].half_width == pytest.approx(half_width)
         assert by[split, "macro_f1"].half_width is by[split, "loss"].half_width is None
 

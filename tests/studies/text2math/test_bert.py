@@ -111,6 +111,18 @@ def test_a_frozen_bert_is_no_part_of_the_weights(folder: Path) -> None:
     assert all(torch.equal(state[name], value) for name, value in frozen.model.encoder._frozen[0].state_dict().items())
 
 
+def test_another_bert_of_the_same_size_is_refused(folder: Path, tmp_path: Path) -> None:
+    """A frozen one is no part of the checkpoint, and nothing else would tell."""
+    torch.manual_seed(1)
+    transformers.BertModel(transformers.BertConfig.from_pretrained(folder)).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    first, other = task(folder), task(tmp_path)
+    weights = {name: value.clone() for name, value in first.model.state_dict().items()}
+    first.model.load_state_dict(weights)
+    with pytest.raises(UserError, match=r"trained on another BERT \(weights [0-9a-f]{12}\) than .*: give that one"):
+        other.model.load_state_dict(weights)
+
+
 def test_it_learns(folder: Path) -> None:
     built = task(folder, loop={"max_steps": 30})
     losses = [built.train_step(step)["loss"].item() for step in range(30)]

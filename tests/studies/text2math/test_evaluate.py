@@ -97,10 +97,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = written(tmp_path, ROWS)
     assert main(["eval", "text2math", str(path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown[0] == {"metric": "exact", "value": 25.0, "half_width": pytest.approx(42.43, abs=0.01), "problems": 4}
+    assert shown[0] == {"metric": "exact", "value": 25.0, "half_width": pytest.approx(44.94, abs=0.01), "problems": 4}
     assert main(["eval", "--json", "text2math", str(path)]) == 0
     assert json.loads(capsys.readouterr().out) == shown
     assert main(["eval", "protonet", str(path)]) == 2
     assert "scores no files" in capsys.readouterr().err
     assert main(["eval", "--course", "text2math", str(path)]) == 2
     assert "name the run or the study before --course" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [{"beam": 3}, {"grammar": True}, {"executes": True}, {"bert": "mine"}])
+def test_flags_of_a_search_need_a_network(tmp_path: Path, flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(flags))} says how a network writes, and none is named"):
+        scores(written(tmp_path, ROWS), **flags)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.studies.text2math.reading import in_figures
+from etude.studies.text2math.reading import in_figures, left_as_words
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,14 @@ from etude.studies.text2math.reading import in_figures
         ("seventy two and one", "72 and 1"),
         ("zero five", "0 5"),
         ("five zero", "5 0"),
-        ("a hundred people", "a hundred people"),
+        ("a hundred people", "100 people"),
+        ("A thousand and one nights", "1001 nights"),
+        ("half a dozen eggs or two dozen", "6 eggs or 24"),
+        ("a dozen dozens", "12 dozens"),
+        ("half a million a year", "500000 a year"),
+        ("hundreds of people, dozens of them", "hundreds of people, dozens of them"),
+        ("half an hour , twice a day", "half an hour , twice a day"),
+        ("a half of a tent", "a half of a tent"),
         ("someone has often a tent", "someone has often a tent"),
         ("12 men and 3 boys", "12 men and 3 boys"),
         ("", ""),
@@ -31,11 +38,17 @@ def test_in_figures(text: str, wanted: str) -> None:
     assert in_figures(text)[0] == wanted
 
 
+def test_words_of_quantity_are_named() -> None:
+    assert left_as_words("Twice as fast as two men , a half twice") == ["twice", "half"]
+    assert left_as_words("half a dozen eggs") == []
+
+
 def test_what_was_replaced_is_told() -> None:
     assert in_figures("Ninety km and forty-two m")[1] == [("Ninety", 90), ("forty-two", 42)]
 
 
-_WORDS = ("zero", "one", "five", "twelve", "twenty", "ninety", "hundred", "thousand", "million", "and", "-", "apples")
+_WORDS = ("zero", "one", "five", "twelve", "twenty", "ninety", "hundred", "thousand", "million", "dozen", "half", "a",
+          "and", "-", "apples")  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(_WORDS), max_size=12).map(" ".join) | st.text(max_size=30))

@@ -189,7 +189,7 @@ def test_the_pictures_of_a_network_that_writes_no_programs(
         ("model.tuned", True, "model.encoder must be bert where model.tuned is set, not lstm"),
         ("data.folder", "mine", "data.source must be folder where data.folder is set, not sample"),
         ("teacher_forcing", 1.5, "teacher_forcing must be between 0 and 1"),
-        ("beam.width", 0, "beam.width must be at least 1"),
+        ("beam.width", 0, "beam.width must be between 1 and 100"),
         ("model.dropout", 1.0, "model.dropout must be 0 or more and below 1"),
         ("batch.parts", 3, "a multiple of batch.parts"),
         ("data.source", "folder", "data.folder must be a path"),
@@ -345,7 +345,9 @@ def test_plain_typing_is_read(weights: Path) -> None:
     (answer,) = predict(weights, None, Options(problems=("a train at ninety km crosses in eighteen seconds",)))
     assert answer.note == "read 'ninety' as 90, 'eighteen' as 18"
     (answer,) = predict(weights, None, Options(problems=("ninety of 20",), words=False))
-    assert answer.note == ""
+    assert answer.note == "left as words: ninety"
+    (answer,) = predict(weights, None, Options(problems=("twice as many as 20",)))
+    assert answer.note == "left as words: twice"
 
 
 def test_files_of_problems(weights: Path, tmp_path: Path) -> None:
@@ -437,6 +439,32 @@ def test_problems_that_cannot_be_solved(weights: Path, tmp_path: Path, problem: 
 def test_emoji_and_unknown_words_are_no_fault(weights: Path) -> None:
     (answer,) = predict(weights, None, Options(problems=("a 🚂 runs 120 zorks in 3 blims",)))
     assert answer.program
+
+
+@pytest.mark.parametrize("beam", [0, 101, 10**9])
+def test_a_beam_that_cannot_be(weights: Path, tmp_path: Path, beam: int) -> None:
+    with pytest.raises(UserError, match=f"--beam must be between 1 and 100, not {beam}"):
+        predict(weights, None, Options(problems=("3 and 4",), beam=beam))
+    with pytest.raises(ValueError, match=r"beam\.width must be between 1 and 100"):
+        override(smoke(), {"beam.width": beam})
+
+
+def test_a_file_with_a_problem_too_long_to_score(weights: Path, tmp_path: Path) -> None:
+    given, row = tmp_path / "mine.json", {"linear_formula": "add(n0,n1)|", "answer": 7}
+    given.write_text(json.dumps([row | {"Problem": "3 and 4"}, row | {"Problem": "3 and 4 " + "word " * 2000}]))
+    with pytest.raises(UserError, match="problem 2 has 2,003 words: at most 1000 are read"):
+        evaluate(weights, Scored(given, output=tmp_path / "out.json"))
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_no_program_has_no_score(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even then the answer is JSON, which has no infinity."""
+    monkeypatch.setattr("etude.studies.text2math.predict.write_programs", lambda *_, **__: [[]])
+    (answer,) = predict(weights, None, Options(problems=("3 and 4",)))
+    assert answer.score is None
+    assert answer.program == ""
+    assert "score      none" in tell([answer])
+    assert json.loads(json.dumps(dataclasses.asdict(answer), allow_nan=False))["score"] is None
 
 
 def test_no_problem_at_all(weights: Path) -> None:

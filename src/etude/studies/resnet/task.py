@@ -3,7 +3,6 @@
 Shape suffixes as in model.py.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data.labelled import LabelledImages
+from etude.metrics.proportion import half_width
 from etude.nn.norms import make_norm
 from etude.studies.resnet import pictures
 from etude.studies.resnet.augment import crop_and_flip
@@ -197,8 +197,7 @@ class ResNetTask(Task):
         rows: list[Result] = []
         for split, images in found.splits.items():
             scores = self.score(images)
-            share = scores["accuracy"] / 100
-            width = 196 * math.sqrt(share * (1 - share) / len(images))
+            width = half_width(scores["accuracy"], len(images))
             scores["error"] = 100 - scores["accuracy"]
             for metric, value in scores.items():
                 unit = "" if metric == "loss" else "%"

@@ -110,6 +110,12 @@ class BertEncoder(nn.Module):
         self.bert: Any = bert if tuned else None
         # In a tuple it is no submodule.
         self._frozen: tuple[Any, ...] = () if tuned else (bert.eval().requires_grad_(False),)
+        self.name = name
+        if not tuned:
+            # A checkpoint without the weights says which they were.
+            digest = torch.frombuffer(bytearray.fromhex(self.fingerprint), dtype=torch.uint8)
+            self.register_buffer("weights_sha256", digest)
+            self.register_load_state_dict_post_hook(_refuse_other_bert)
         # BERTs differ in the size of their states, and the index of a number must not drown what surrounds it.
         self.norm = nn.LayerNorm(self.width)
         self.indices = nn.Embedding(MAX_NUMBERS + 1, self.width, padding_idx=0) if marks_numbers else None
@@ -142,6 +148,17 @@ class BertEncoder(nn.Module):
             whole.update(name.encode())
             whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
+
+
+def _refuse_other_bert(encoder: nn.Module, _: Any) -> None:
+    """After loading: the buffer then holds what the checkpoint was trained on."""
+    assert isinstance(encoder, BertEncoder)
+    was = bytes(encoder.get_buffer("weights_sha256").tolist()).hex()
+    if was != encoder.fingerprint:
+        raise UserError(
+            f"the network was trained on another BERT (weights {was[:12]}) than {encoder.name} "
+            f"({encoder.fingerprint[:12]}): give that one"
+        )
 
 
 def features(encoder: BertEncoder, batches: Sequence[tuple[Tensor, Batch]], starts_N: Tensor, total: int) -> Tensor:

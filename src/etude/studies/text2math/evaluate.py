@@ -1,7 +1,6 @@
 """Score programs for problems in the course's JSON form: those that a file holds, or those that a network writes."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
+from etude.metrics.proportion import half_width
 from etude.studies.text2math import scores
 from etude.studies.text2math.predict import Options as Search
 from etude.studies.text2math.predict import Solver
@@ -61,6 +61,8 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
         UserError: the file is not of the form, or has no problem; its line is named. Nothing is written then.
     """
     path, operators = options.problems, GEOMETRY if options.strict else OPERATORS
+    if weights is None:
+        _refuse_search(options)
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for line, row in rows_of(path):
@@ -96,10 +98,18 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
     if told:
         shares["predicted_answer"] = 100 * sum(told) / len(rows)
     count = len(rows)
-    widths = {name: 196 * math.sqrt(share / 100 * (1 - share / 100) / count) for name, share in shares.items()}
     return [
-        Score(name, share, None if name == "token_match" else widths[name], count) for name, share in shares.items()
+        # Tokens are no independent trials.
+        Score(name, share, None if name == "token_match" else half_width(share, count), count)
+        for name, share in shares.items()
     ]
+
+
+def _refuse_search(options: Options) -> None:
+    """Flags of a search where nothing is searched."""
+    for name in ("beam", "grammar", "executes", "bert"):
+        if getattr(options, name) != getattr(Options, name):
+            raise UserError(f"--{name} says how a network writes, and none is named: `etude eval RUN FILE` uses one")
 
 
 def _predicted(row: Mapping[str, Any], where: str) -> None:

@@ -20,8 +20,8 @@ from etude.studies.text2math.batches import encode
 from etude.studies.text2math.model import Text2Math
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, problem_of, rows_of
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
-from etude.studies.text2math.reading import in_figures
-from etude.studies.text2math.study import BeamConfig, Text2MathConfig
+from etude.studies.text2math.reading import in_figures, left_as_words
+from etude.studies.text2math.study import MAX_BEAM, BeamConfig, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, Tokens, Words, read_spelled, words_of
 
@@ -58,8 +58,8 @@ class Prediction:
     problem: str
     program: str
     answer: str
-    score: float
-    """Mean log-probability of the program's tokens."""
+    score: float | None
+    """Mean log-probability of the program's tokens; None where there is no program."""
     steps: tuple[str, ...]
     """Every step with its value; the fault last where it has none."""
     runners_up: tuple[str, ...]
@@ -102,7 +102,8 @@ def tell(answers: Sequence[Prediction]) -> str:
         lines = [answer.problem] if len(answers) > 1 else []
         lines += [f"program    {answer.program}"]
         lines += [f"  #{place}       {step}" for place, step in enumerate(answer.steps)]
-        lines += [f"answer     {answer.answer}", f"score      {answer.score:.3f} (mean log-probability of a token)"]
+        score = "none" if answer.score is None else f"{answer.score:.3f} (mean log-probability of a token)"
+        lines += [f"answer     {answer.answer}", f"score      {score}"]
         lines += [f"next best  {other}" for other in answer.runners_up]
         lines += [f"note       {answer.note}"] if answer.note else []
         parts.append("\n".join(lines))
@@ -133,8 +134,8 @@ class Solver:
 
     def __init__(self, weights: Path, options: Options) -> None:
         tensors, header = read_weights(weights, study="text2math")
-        if options.beam < 1:
-            raise UserError(f"--beam must be at least 1, not {options.beam}")
+        if not 1 <= options.beam <= MAX_BEAM:
+            raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
         self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
         self.words, self.tokens = _vocabularies(tensors, weights)
@@ -166,12 +167,20 @@ class Solver:
             scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
             others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
             answer = self._answer(texts[row], read, program, scores, others, note)
-            if row not in best or answer.score > best[row].score:
+            if row not in best or _rank(answer) > _rank(best[row]):
                 best[row] = answer
         return [best[row] for row in range(len(texts))]
 
     def programs(self, problems: Sequence[Problem]) -> list[str]:
-        """A program for each problem as it stands, without looking at how its numbers are written."""
+        """A program for each problem as it stands, without looking at how its numbers are written.
+
+        Raises:
+            UserError: a problem of more words than are read.
+        """
+        for row, problem in enumerate(problems, 1):
+            count = len(words_of(problem.text)[0])
+            if count > MAX_WORDS:
+                raise UserError(f"problem {row} has {count:,} words: at most {MAX_WORDS} are read")
         encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
         found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
         return [
@@ -192,15 +201,20 @@ class Solver:
         if len(words) > MAX_WORDS:
             raise UserError(f"{name}it has {len(words):,} words: at most {MAX_WORDS} are read")
         figures, replaced = in_figures(text) if self.options.words else (text, [])
+        missing = left_as_words(figures) + ([] if self.options.words else [word for word, _ in in_figures(text)[1]])
+        left = f"left as words: {', '.join(missing)}" if missing else ""
         told = ", ".join(f"'{word}' as {value}" for word, value in replaced)
         readings: list[tuple[str, str]] = []
         if numbers_of(text):
             missed = f"read as words and not as numbers: {', '.join(word for word, _ in replaced)}" if replaced else ""
-            readings.append((text, missed))
+            readings.append((text, "; ".join(filter(None, (missed, left)))))
         if replaced:
-            readings.append((figures, f"read {told}"))
+            readings.append((figures, "; ".join(filter(None, (f"read {told}", left)))))
         if not readings:
-            raise UserError(f"{name}it has no number, in figures or words: a program needs one to compute with")
+            raise UserError(
+                f"{name}it has no number, in figures or words{f' ({left})' if left else ''}: "
+                "a program needs one to compute with"
+            )
         kept = [reading for reading in readings if len(numbers_of(reading[0])) <= MAX_NUMBERS]
         if not kept:
             most = min(len(numbers_of(read)) for read, _ in readings)
@@ -216,7 +230,7 @@ class Solver:
             f"{other}  = {self._shown(other, numbers)}  ({scores[other]:.3f})" for other in others if other != program
         ]
         return Prediction(
-            text, program, "none" if value is None else written(value), scores.get(program, -math.inf), tuple(steps),
+            text, program, "none" if value is None else written(value), scores.get(program), tuple(steps),
             tuple(runners_up[: self.options.runners_up]), note, real(value),
         )  # fmt: skip
 
@@ -230,6 +244,10 @@ class Solver:
     def _shown(self, program: str, numbers: Sequence[float]) -> str:
         value = self._steps(program, numbers)[1]
         return "no value" if value is None else written(value)
+
+
+def _rank(answer: Prediction) -> float:
+    return -math.inf if answer.score is None else answer.score
 
 
 def _vocabularies(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Words, Tokens]:

