@@ -4,10 +4,8 @@ Command: ``uv run python benchmarks/norms.py``. The protocol is in benchmarks/RE
 """
 
 import dataclasses
-import os
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
+import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.files import write_json
-from etude.core.run_folder import environment
 from etude.core.runtime import Runtime
 from etude.nn.norms import (
     BatchInstanceNorm,
@@ -33,6 +31,7 @@ from etude.nn.norms import (
     plain_normalize,
 )
 from etude.studies.resnet.model import ResNet
+from side_by_side import ETUDE, Bar, Block, Side, interleave, timed
 
 BARS = {"eager": 0.5, "compiled": 0.9}
 # Where a value of two sides differs by more of the largest one, they do not compute the same.
@@ -80,37 +79,6 @@ class Sizes:
 # The norm layers of a residual network of 20 layers, as section 4.2 of He et al. 2016 has it.
 FULL = Sizes(9, 128, (Layers(7, 16, 32), Layers(6, 32, 16), Layers(6, 64, 8)), 4, 2)
 QUICK = Sizes(1, 4, (Layers(1, 16, 8), Layers(1, 32, 4)), 1, 1)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One timed stretch of work."""
-
-    turns: int
-    seconds: float
-
-    @property
-    def milliseconds(self) -> float:
-        """Of one turn: a pass through all layers, or a training step."""
-        return 1000 * self.seconds / self.turns
-
-
-Side = Callable[[], Block]
-
-
-def interleave(sides: dict[str, Side], repeats: int, *, warm_up: bool) -> dict[str, list[Block]]:
-    """Run the sides in turn, A B A B, after one turn that is not counted."""
-    for run in sides.values() if warm_up else ():
-        run()
-    blocks: dict[str, list[Block]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, run in sides.items():
-            blocks[name].append(run())
-    return blocks
-
-
-def median(blocks: Sequence[Block]) -> float:
-    return statistics.median(block.milliseconds for block in blocks)
 
 
 # The sides
@@ -162,7 +130,7 @@ def ours(name: str, channels: int) -> nn.Module:
 
 
 SIDES: dict[str, Callable[[str, int], nn.Module]] = {
-    "etude": ours,
+    ETUDE: ours,
     "plain reference": lambda name, channels: Plain(ours(name, channels)),
     "PyTorch": lambda name, channels: THEIRS[name](channels),
 }
@@ -205,16 +173,15 @@ def cases(side: str, name: str, layout: str, mode: Mode, sizes: Sizes) -> list[C
     return made
 
 
-def timed(layers: list[Case], sweeps: int) -> Side:
-    def run() -> Block:
-        start = time.perf_counter()
-        for _ in range(sweeps):
-            for case in layers:
-                for _ in range(case.number):
-                    case.run()
-        return Block(sweeps, time.perf_counter() - start)
+def layers_side(layers: list[Case], sweeps: int) -> Side[Block]:
+    """Passes through all layers."""
 
-    return run
+    def sweep(number: int) -> None:
+        for case in layers:
+            for _ in range(case.number):
+                case.run()
+
+    return timed(sweep, sweeps, calls=sweeps)
 
 
 def difference(layers: list[Case], reference: list[Case]) -> float:
@@ -234,7 +201,7 @@ def double(layers: list[Case]) -> list[Case]:
     ]
 
 
-def training_side(make: Callable[[int], nn.Module], sizes: Sizes) -> Side:
+def training_side(make: Callable[[int], nn.Module], sizes: Sizes) -> Side[Block]:
     """Training steps of the whole network, etude's layout and optimiser setting on every side."""
     torch.manual_seed(0)
     model = ResNet(3, 10, make).to(memory_format=torch.channels_last).train()
@@ -242,37 +209,37 @@ def training_side(make: Callable[[int], nn.Module], sizes: Sizes) -> Side:
     x_NCHW = torch.randn(sizes.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels_N = torch.randint(10, (sizes.batch,))
 
-    def run() -> Block:
-        start = time.perf_counter()
-        for _ in range(sizes.steps):
-            loss = functional.cross_entropy(model(x_NCHW)[0], labels_N)
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-            loss.item()
-        return Block(sizes.steps, time.perf_counter() - start)
+    def step(number: int) -> None:
+        loss = functional.cross_entropy(model(x_NCHW)[0], labels_N)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        loss.item()
 
-    return run
+    return timed(step, sizes.steps, calls=sizes.steps)
 
 
 # The report
 
 
-def add_rows(table: Table, heading: Sequence[str], blocks: dict[str, list[Block]]) -> None:
+def milliseconds(blocks: Sequence[Block]) -> list[float]:
+    """Of one turn, a pass through all layers or a training step, in each block."""
+    return [1000 * block.seconds / block.count for block in blocks]
+
+
+def median(blocks: Sequence[Block]) -> float:
+    return statistics.median(milliseconds(blocks))
+
+
+def add_rows(table: Table, norm: str, blocks: dict[str, list[Block]]) -> None:
     for side, row in blocks.items():
-        best = min(block.milliseconds for block in row)
-        lead = "" if side == "etude" else f"{median(row) / median(blocks['etude']):.2f}x"
-        table.add_row(*heading, side, f"{median(row):,.2f}", f"{best:,.2f}", lead)
+        ratio = "" if side == ETUDE else f"{median(row) / median(blocks[ETUDE]):.2f}x"
+        table.add_row(norm, side, f"{median(row):,.2f}", f"{min(milliseconds(row)):,.2f}", ratio)
     table.add_section()
 
 
-def new_table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in (*headings, "side"):
-        table.add_column(heading)
-    for heading in ("median ms", "best ms", "etude is"):
-        table.add_column(heading, justify="right")
-    return table
+def times_table(title: str) -> Table:
+    return side_by_side.new_table(title, ["norm", "side"], ["median ms", "best ms", f"{ETUDE} is"])
 
 
 def main(options: Options) -> int:
@@ -283,20 +250,18 @@ def main(options: Options) -> int:
     # The trainings that the numbers are for keep freed memory; so does every side here.
     Runtime(LoopConfig(max_steps=1, device="cpu"), 0)
     torch.set_num_threads(options.threads)
-    load = os.getloadavg()
+    about = side_by_side.surroundings()
     console = Console(soft_wrap=True)
-    about = environment() | {"load_average": load}
     console.print(
-        f"batch {sizes.batch}; {about['processor']}, {about['cores']} cores, {torch.get_num_threads()} threads, "
-        f"load {load[0]:.1f}; torch {torch.__version__}, etude {about['versions']['etude']} at {about['commit']}; "
+        f"batch {sizes.batch}; {side_by_side.machine(about)}, etude {about['versions']['etude']} at {about['commit']}; "
         f"interleaved repeats: {repeats}"
     )
     tables: dict[str, dict[str, list[Block]]] = {}
     differences: dict[str, float] = {}
-    bars: dict[str, tuple[float, float]] = {}
+    bars: dict[str, Bar] = {}
     for mode in modes:
         for layout in LAYOUTS:
-            table = new_table(f"Norm layers of a ResNet-20, forward and backward: {mode}, {layout}", "norm")
+            table = times_table(f"Norm layers of a ResNet-20, forward and backward: {mode}, {layout}")
             for name in THEIRS:
                 key = f"{name}, {mode}, {layout}"
                 torch.compiler.reset()
@@ -308,23 +273,23 @@ def main(options: Options) -> int:
                     for side, layers in sides.items():
                         differences[f"{key}, {side}"] = difference(layers, reference)
                     blocks = tables[key] = interleave(
-                        {side: timed(layers, sizes.sweeps) for side, layers in sides.items()},
+                        {side: layers_side(layers, sizes.sweeps) for side, layers in sides.items()},
                         repeats,
                         warm_up=not options.quick,
                     )
-                add_rows(table, (name,), blocks)
+                add_rows(table, name, blocks)
                 if layout == "channels last":
-                    bars[key] = (median(blocks["PyTorch"]) / median(blocks["etude"]), BARS[mode])
+                    bars[key] = Bar(median(blocks["PyTorch"]) / median(blocks[ETUDE]), BARS[mode])
             console.print(table)
 
-    table = new_table("Training step of a ResNet-20, eager, channels last", "norm")
+    table = times_table("Training step of a ResNet-20, eager, channels last")
     for name in THEIRS:
         makers = {side: lambda channels, name=name, side=side: SIDES[side](name, channels) for side in SIDES}
         steps = interleave(
             {side: training_side(make, sizes) for side, make in makers.items()}, repeats, warm_up=not options.quick
         )
         tables[f"{name}, training step"] = steps
-        add_rows(table, (name,), steps)
+        add_rows(table, name, steps)
     console.print(table)
 
     for key, value in differences.items():
@@ -332,32 +297,17 @@ def main(options: Options) -> int:
             console.print(f"DISAGREE: {key}: {value:.1e} of the largest value, tolerance {TOLERANCE:g}")
     worst = max(differences, key=lambda key: differences[key])
     console.print(f"largest difference to the formula in float64: {differences[worst]:.1e} ({worst})")
-    for name, (lead, bar) in bars.items():
-        verdict = "not judged (quick)" if options.quick else "pass" if lead >= bar else "FAIL"
-        console.print(f"{verdict}: {name}: {lead:.2f}x, bar {bar:g}x")
+    side_by_side.tell_bars(console, bars, judged=not options.quick)
     agree = all(value <= TOLERANCE for value in differences.values())
     if options.json is not None:
-        write_json(
-            options.json,
-            {
-                "benchmark": "norms",
-                "quick": options.quick,
-                "environment": about,
-                "threads": options.threads,
-                "repeats": repeats,
-                "sizes": dataclasses.asdict(sizes),
-                "blocks": {
-                    table: {side: [dataclasses.asdict(block) for block in row] for side, row in blocks.items()}
-                    for table, blocks in tables.items()
-                },
-                "differences": differences,
-                "agree": agree,
-                "bars": {
-                    name: {"lead": lead, "bar": bar, "judged": not options.quick, "pass": lead >= bar}
-                    for name, (lead, bar) in bars.items()
-                },
-            },
-        )
+        written = side_by_side.report("norms", tables, "turns", bars, about=about, repeats=repeats, quick=options.quick)
+        own = {
+            "threads": options.threads,
+            "sizes": dataclasses.asdict(sizes),
+            "differences": differences,
+            "agree": agree,
+        }
+        write_json(options.json, written | own)
     return 0 if agree else 1
 
 

@@ -7,14 +7,12 @@ import contextlib
 import dataclasses
 import io
 import math
-import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +24,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
+import side_by_side
 from etude.core import randomness
 from etude.core.config import LoopConfig
 from etude.core.errors import UserError
 from etude.core.files import write_json
-from etude.core.run_folder import environment
 from etude.core.runtime import Runtime
 from etude.data.omniglot import NUM_DRAWINGS, CharacterPool
 from etude.studies.protonet.episodes import Accuracy, draw_episode, score_pool
 from etude.studies.protonet.model import Conv4, prototypes
 from etude.studies.protonet.study import DataConfig, EpisodeConfig, ProtonetConfig
 from etude.studies.protonet.task import ProtonetTask, embed, to_input
+from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate
 
 try:
     from easyfsl.datasets import FeaturesDataset
@@ -95,36 +94,24 @@ QUICK = Sizes(1, 1, (Setting(5, 1, 500, 8, 20), Setting(20, 5, 200, 2, 4)), 2)
 
 
 @dataclass(frozen=True)
-class Block:
-    """One timed stretch of work."""
+class Episodes(Block):
+    """A block of test or training episodes."""
 
-    episodes: int
-    seconds: float
     one_off: float = 0.0
     """Seconds of work that does not grow with the number of episodes."""
     accuracy: float = math.nan
 
-    def rate(self, episodes: float) -> float:
-        """Episodes per second where ``episodes`` of them share the one-off work."""
-        return 1 / (self.seconds / self.episodes + self.one_off / episodes)
+    def among(self, episodes: float) -> Block:
+        """The block with its part of the one-off work where ``episodes`` of them share it."""
+        return Block(self.count, self.seconds + self.one_off * self.count / episodes)
+
+    def as_json(self, unit: str) -> dict[str, float]:
+        return super().as_json(unit) | {"one_off_seconds": self.one_off}
 
 
-Side = Callable[[int], Block]
-
-
-def interleave(sides: dict[str, Side], repeats: int, *, warm_up: bool) -> dict[str, list[Block]]:
-    """Run the sides in turn, A B A B, after one turn that is not counted."""
-    for run in sides.values() if warm_up else ():
-        run(repeats)
-    blocks: dict[str, list[Block]] = {name: [] for name in sides}
-    for repeat in range(repeats):
-        for name, run in sides.items():
-            blocks[name].append(run(repeat))
-    return blocks
-
-
-def median_rate(blocks: Sequence[Block], episodes: float = math.inf) -> float:
-    return statistics.median(block.rate(episodes) for block in blocks)
+def shared(blocks: Sequence[Episodes], episodes: float) -> list[Block]:
+    """The blocks where ``episodes`` episodes share the one-off work."""
+    return [block.among(episodes) for block in blocks]
 
 
 # easyfsl's side
@@ -180,40 +167,40 @@ def train_easyfsl(model: PrototypicalNetworks, adam: torch.optim.Optimizer, epis
 # Training
 
 
-def training_sides(task: ProtonetTask, train: FeaturesDataset, count: int) -> dict[str, Side]:
+def training_sides(task: ProtonetTask, train: FeaturesDataset, count: int) -> dict[str, Side[Episodes]]:
     """etude, easyfsl as its tutorial trains, and what becomes of easyfsl when single things are changed."""
     episode = task.config.episodes
 
-    def etude() -> Side:
+    def etude() -> Side[Episodes]:
         steps = iter(range(10**9))
 
-        def run(repeat: int) -> Block:
+        def run(repeat: int) -> Episodes:
             start = time.perf_counter()
             for step in (next(steps) for _ in range(count)):
                 randomness.seed_globals(task.config.seed, "step", step)
                 task.train_step(step)["loss"].item()
-            return Block(count, time.perf_counter() - start)
+            return Episodes(count, time.perf_counter() - start)
 
         return run
 
-    def easyfsl(network: nn.Module, *, fused: bool | None = None, loading: bool = True) -> Side:
+    def easyfsl(network: nn.Module, *, fused: bool | None = None, loading: bool = True) -> Side[Episodes]:
         assert sum(p.numel() for p in network.parameters()) == NUM_PARAMETERS
         model = PrototypicalNetworks(network)
         adam = torch.optim.Adam(model.parameters(), lr=task.config.optim.lr, fused=fused)
 
-        def run(repeat: int) -> Block:
+        def run(repeat: int) -> Episodes:
             random.seed(repeat)
             loader: Iterable[Any] = episodes_of(train, episode.way, episode.shot, episode.query, count)
             if not loading:
                 loader = list(loader)
             start = time.perf_counter()
             train_easyfsl(model, adam, loader)
-            return Block(count, time.perf_counter() - start)
+            return Episodes(count, time.perf_counter() - start)
 
         return run
 
     return {
-        "etude": etude(),
+        ETUDE: etude(),
         "easyfsl": easyfsl(plain_network()),
         "easyfsl, loading not counted": easyfsl(plain_network(), loading=False),
         "easyfsl, etude's block order": easyfsl(EmbeddingOnly(Conv4())),
@@ -228,7 +215,7 @@ def training_sides(task: ProtonetTask, train: FeaturesDataset, count: int) -> di
 
 def evaluation_sides(
     task: ProtonetTask, test: FeaturesDataset, setting: Setting, scores: list[Accuracy]
-) -> dict[str, Side]:
+) -> dict[str, Side[Episodes]]:
     """etude; easyfsl's evaluate on pictures; easyfsl's evaluate on embeddings that it extracted once.
 
     All sides use the task's own network and weights, easyfsl through a wrapper.
@@ -236,7 +223,7 @@ def evaluation_sides(
     pool = task.pool("test")
     network = EmbeddingOnly(task.encoder).eval()
 
-    def etude(repeat: int) -> Block:
+    def etude(repeat: int) -> Episodes:
         start = time.perf_counter()
         z_CPD = task.embed_pool("test")
         embedded = time.perf_counter()
@@ -247,17 +234,17 @@ def evaluation_sides(
         )  # fmt: skip
         end = time.perf_counter()
         scores.append(score)
-        return Block(setting.etude, end - embedded, embedded - start, score.mean / 100)
+        return Episodes(setting.etude, end - embedded, embedded - start, score.mean / 100)
 
-    def from_pictures(repeat: int) -> Block:
+    def from_pictures(repeat: int) -> Episodes:
         random.seed(repeat)
         model = PrototypicalNetworks(network)
         loader = episodes_of(test, setting.way, setting.shot, QUERY, setting.pictures)
         start = time.perf_counter()
         accuracy = evaluate(model, loader, device="cpu", use_tqdm=False)
-        return Block(setting.pictures, time.perf_counter() - start, accuracy=accuracy)
+        return Episodes(setting.pictures, time.perf_counter() - start, accuracy=accuracy)
 
-    def from_embeddings(repeat: int) -> Block:
+    def from_embeddings(repeat: int) -> Episodes:
         random.seed(repeat)
         start = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
@@ -266,9 +253,9 @@ def evaluation_sides(
         loader = episodes_of(data, setting.way, setting.shot, QUERY, setting.embedded)
         ready = time.perf_counter()
         accuracy = evaluate(PrototypicalNetworks(nn.Identity()), loader, device="cpu", use_tqdm=False)
-        return Block(setting.embedded, time.perf_counter() - ready, ready - start, accuracy)
+        return Episodes(setting.embedded, time.perf_counter() - ready, ready - start, accuracy)
 
-    return {"etude": etude, "easyfsl, pictures": from_pictures, "easyfsl, embeddings": from_embeddings}
+    return {ETUDE: etude, "easyfsl, pictures": from_pictures, "easyfsl, embeddings": from_embeddings}
 
 
 @torch.no_grad()
@@ -308,8 +295,8 @@ class Agreement:
         return abs(self.etude - self.easyfsl) <= self.tolerance and self.same_predictions >= 0.998
 
 
-def agreement(setting: Setting, side: str, blocks: Sequence[Block], score: Accuracy, same: float) -> Agreement:
-    episodes = sum(block.episodes for block in blocks)
+def agreement(setting: Setting, side: str, blocks: Sequence[Episodes], score: Accuracy, same: float) -> Agreement:
+    episodes = sum(block.count for block in blocks)
     theirs = 100 * statistics.fmean(block.accuracy for block in blocks)
     deviation = score.half_width / 1.96 * math.sqrt(score.num_episodes)
     tolerance = 3.3 * deviation * math.sqrt(1 / score.num_episodes + 1 / episodes)
@@ -319,18 +306,17 @@ def agreement(setting: Setting, side: str, blocks: Sequence[Block], score: Accur
 # The report
 
 
-def speed_table(title: str, blocks: dict[str, list[Block]], counts: Sequence[float]) -> Table:
+def episodes_table(title: str, blocks: dict[str, list[Episodes]], counts: Sequence[float]) -> Table:
     """Episodes per second of each side, and etude's lead, where ``counts`` episodes share the one-off work."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("episodes")
-    table.add_column("side")
-    for heading in ("median /s", "best /s", "etude is"):
-        table.add_column(heading, justify="right")
+    table = side_by_side.new_table(title, ["episodes", "side"], ["median /s", "best /s", f"{ETUDE} is"])
     for count in counts:
-        for name, row in blocks.items():
-            median, best = median_rate(row, count), max(block.rate(count) for block in row)
-            lead = "" if name == "etude" else f"{median_rate(blocks['etude'], count) / median:.2f}x"
-            table.add_row("any" if math.isinf(count) else f"{count:,}", name, f"{median:,.2f}", f"{best:,.2f}", lead)
+        heading = "any" if math.isinf(count) else f"{count:,}"
+        ours = shared(blocks[ETUDE], count)
+        for name, episodes in blocks.items():
+            row = shared(episodes, count)
+            best = max(block.rate for block in row)
+            ratio = "" if name == ETUDE else f"{lead(ours, row):.2f}x"
+            table.add_row(heading, name, f"{median_rate(row):,.2f}", f"{best:,.2f}", ratio)
         table.add_section()
     return table
 
@@ -363,7 +349,7 @@ def main(options: Options) -> int:
     torch.set_num_threads(options.threads)
     admit_data_source()
     task = build_task(options.quick)
-    load = os.getloadavg()
+    about = side_by_side.surroundings("easyfsl")
     console = Console(soft_wrap=True)
 
     def pictures(split: Any) -> FeaturesDataset:
@@ -371,10 +357,8 @@ def main(options: Options) -> int:
         return in_memory(to_input(pool.images_CNHW.flatten(0, 1)), pool)
 
     data = "Omniglot" if task.config.data.source == "omniglot" else "generated twin of Omniglot"
-    about = environment() | {"easyfsl": metadata.version("easyfsl"), "load_average": load}
     console.print(
-        f"{data}; {about['processor']}, {about['cores']} cores, {torch.get_num_threads()} threads, load {load[0]:.1f}; "
-        f"torch {torch.__version__}, easyfsl {about['easyfsl']}, etude {about['versions']['etude']} "
+        f"{data}; {side_by_side.machine(about)}, easyfsl {about['easyfsl']}, etude {about['versions']['etude']} "
         f"at {about['commit']}; interleaved repeats: {repeats}"
     )
 
@@ -383,9 +367,9 @@ def main(options: Options) -> int:
     )
     episode = task.config.episodes
     title = f"Training: {episode.way}-way {episode.shot}-shot, {episode.query} queries, Adam"
-    console.print(speed_table(title, training, [math.inf]))
+    console.print(episodes_table(title, training, [math.inf]))
 
-    evaluation: dict[str, dict[str, list[Block]]] = {}
+    evaluation: dict[str, dict[str, list[Episodes]]] = {}
     agreements: list[Agreement] = []
     test = pictures("test")
     for setting in sizes.settings:
@@ -394,53 +378,33 @@ def main(options: Options) -> int:
             evaluation_sides(task, test, setting, scores), repeats, warm_up=not options.quick
         )
         title = f"Evaluation: {setting.name}, {QUERY} queries ('any': the one-off embedding not counted)"
-        console.print(speed_table(title, blocks, (MANY, FEW, math.inf)))
+        console.print(episodes_table(title, blocks, (MANY, FEW, math.inf)))
         same = same_predictions(task, setting, sizes.same_episodes)
-        agreements += [
-            agreement(setting, side, row, scores[-1], same) for side, row in blocks.items() if side != "etude"
-        ]
+        agreements += [agreement(setting, side, row, scores[-1], same) for side, row in blocks.items() if side != ETUDE]
 
-    bars = {"training": (median_rate(training["etude"]) / median_rate(training["easyfsl"]), TRAINING_BAR)}
+    bars = {"training": Bar(lead(training[ETUDE], training["easyfsl"]), TRAINING_BAR)}
     for name, blocks in evaluation.items():
-        lead = median_rate(blocks["etude"], MANY) / median_rate(blocks["easyfsl, pictures"], MANY)
-        bars[f"evaluation, {name}, {MANY:,} episodes"] = (lead, EVALUATION_BAR)
+        ours, theirs = shared(blocks[ETUDE], MANY), shared(blocks["easyfsl, pictures"], MANY)
+        bars[f"evaluation, {name}, {MANY:,} episodes"] = Bar(lead(ours, theirs), EVALUATION_BAR)
     for check in agreements:
         console.print(
             f"{'agree' if check.holds else 'DISAGREE'}: {check.setting}, {check.side}: {check.easyfsl:.2f} %, "
             f"etude {check.etude:.2f} % (tolerance {check.tolerance:.2f}); "
             f"{check.same_predictions:.2%} equal predictions in the same episodes"
         )
-    for name, (lead, bar) in bars.items():
-        verdict = "not judged (quick)" if options.quick else "pass" if lead >= bar else "FAIL"
-        console.print(f"{verdict}: {name}: {lead:.2f}x, bar {bar:g}x")
+    side_by_side.tell_bars(console, bars, judged=not options.quick)
 
     if options.json is not None:
-        rows = {"training": training} | evaluation
-        write_json(
-            options.json,
-            {
-                "benchmark": "protonet",
-                "quick": options.quick,
-                "data": data,
-                "environment": about,
-                "repeats": repeats,
-                "settings": [dataclasses.asdict(setting) for setting in sizes.settings],
-                "blocks": {
-                    table: {
-                        side: [
-                            {"episodes": b.episodes, "seconds": b.seconds, "one_off_seconds": b.one_off} for b in row
-                        ]
-                        for side, row in blocks.items()
-                    }
-                    for table, blocks in rows.items()
-                },
-                "agreements": [dataclasses.asdict(check) | {"holds": check.holds} for check in agreements],
-                "bars": {
-                    name: {"lead": lead, "bar": bar, "judged": not options.quick, "pass": lead >= bar}
-                    for name, (lead, bar) in bars.items()
-                },
-            },
+        tables = {"training": training} | evaluation
+        written = side_by_side.report(
+            "protonet", tables, "episodes", bars, about=about, repeats=repeats, quick=options.quick
         )
+        own = {
+            "data": data,
+            "settings": [dataclasses.asdict(setting) for setting in sizes.settings],
+            "agreements": [dataclasses.asdict(check) | {"holds": check.holds} for check in agreements],
+        }
+        write_json(options.json, written | own)
     return 0 if all(check.holds for check in agreements) else 1
 
 

@@ -6,35 +6,36 @@ Command: ``uv run --extra bench python benchmarks/resnet.py``. The protocol is i
 import dataclasses
 import math
 import os
-import statistics
 import sys
 import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+import side_by_side
 from etude.core.config import LoopConfig, override
 from etude.core.errors import UserError
 from etude.core.files import write_json
-from etude.core.run_folder import environment
 from etude.core.runtime import Runtime
 from etude.data import folders
 from etude.data.shapes import shapes
 from etude.studies.resnet.cam import LogitsOnly, batched_cam, package_cam, target_layers
+from etude.studies.resnet.model import ResNet
 from etude.studies.resnet.study import DataConfig, ResNetConfig, birds
 from etude.studies.resnet.task import ResNetTask, build_model, build_optimizer
+from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate, timed
 
 try:
     from pytorch_grad_cam import GradCAM
@@ -46,7 +47,7 @@ except ImportError:
 PIPELINE_BAR, CAM_BAR = 1.5, 2.0
 # Where the maps of two ways of computing them differ by more, they are not the same maps.
 CAM_TOLERANCE = 1e-3
-ETUDE, COMPILED, USUAL = "etude", "etude --loop.compile", "torchvision"
+COMPILED, USUAL, LOOP = f"{ETUDE} --loop.compile", "torchvision", "grad-cam, one picture at a time"
 
 
 @dataclass(frozen=True)
@@ -65,36 +66,6 @@ class Options:
     """Also measure both sides compiled; wants a C++ compiler."""
     repeats: int | None = None
     """Blocks of each side; 5, or 1 when quick."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One timed stretch of work."""
-
-    images: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        return self.images / self.seconds
-
-
-Side = Callable[[int], Block]
-
-
-def interleave(sides: dict[str, Side], repeats: int, *, warm_up: bool) -> dict[str, list[Block]]:
-    """Run the sides in turn, A B A B, after one turn that is not counted."""
-    for run in sides.values() if warm_up else ():
-        run(repeats)
-    blocks: dict[str, list[Block]] = {name: [] for name in sides}
-    for repeat in range(repeats):
-        for name, run in sides.items():
-            blocks[name].append(run(repeat))
-    return blocks
-
-
-def median_rate(blocks: Sequence[Block]) -> float:
-    return statistics.median(block.rate for block in blocks)
 
 
 def unpacked(options: Options, to: Path) -> Path:
@@ -120,22 +91,14 @@ def unpacked(options: Options, to: Path) -> Path:
 # Training
 
 
-def etude_side(task: ResNetTask, count: int) -> Side:
+def etude_side(task: ResNetTask, count: int) -> Side[Block]:
     """The training step as the loop calls it."""
-    steps = iter(range(10**9))
-
-    def run(repeat: int) -> Block:
-        start = time.perf_counter()
-        for step in (next(steps) for _ in range(count)):
-            task.train_step(step)["loss"].item()
-        return Block(count * task.config.batch.size, time.perf_counter() - start)
-
-    return run
+    return timed(lambda step: task.train_step(step)["loss"].item(), count * task.config.batch.size, calls=count)
 
 
 def torchvision_side(
     config: ResNetConfig, train_folder: Path, count: int, *, workers: int, channels_last: bool, compiled: bool
-) -> Side:
+) -> Side[Block]:
     """The same network in a loop around ImageFolder and DataLoader."""
     size = config.data.size
     usual = transforms.Compose(
@@ -175,16 +138,16 @@ def torchvision_side(
     return run
 
 
-def pipeline_sides(config: ResNetConfig, train_folder: Path, count: int, *, compiles: bool) -> dict[str, Side]:
+def pipeline_sides(config: ResNetConfig, train_folder: Path, count: int, *, compiles: bool) -> dict[str, Side[Block]]:
     """etude, and torchvision in the usual form and with what etude does around it, step by step."""
     workers = os.cpu_count() or 1
 
-    def etude(compiled: bool) -> Side:
+    def etude(compiled: bool) -> Side[Block]:
         loop = dataclasses.replace(config.loop, compile=compiled)
         changed = dataclasses.replace(config, loop=loop)
         return etude_side(ResNetTask(changed, Runtime(loop, config.seed)), count)
 
-    def peer(workers: int = workers, *, channels_last: bool = True, compiled: bool = False) -> Side:
+    def peer(workers: int = workers, *, channels_last: bool = True, compiled: bool = False) -> Side[Block]:
         return torchvision_side(
             config, train_folder, count, workers=workers, channels_last=channels_last, compiled=compiled
         )
@@ -203,7 +166,7 @@ def pipeline_sides(config: ResNetConfig, train_folder: Path, count: int, *, comp
 # Grad-CAM
 
 
-def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side], float]:
+def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side[Block]], float]:
     """Maps of the true class by etude in batches, by the package in a loop, and by the package in batches.
 
     Returns the sides, and the largest difference between etude's maps and the package's.
@@ -211,45 +174,29 @@ def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side]
     images = task.pictures.splits["train"].take(list(range(min(count, len(task.pictures.splits["train"])))))
     model, num = task.model.eval(), len(images)
 
-    def etude(repeat: int) -> Block:
-        start = time.perf_counter()
-        for part, labels in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
-            batched_cam(model, model.prepare(part), labels)
-        return Block(num, time.perf_counter() - start)
+    def in_batches(cam: Callable[[ResNet, Tensor, Tensor], Any]) -> Side[Block]:
+        def run(number: int) -> None:
+            for part, labels in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
+                cam(model, model.prepare(part), labels)
 
-    def loop(repeat: int) -> Block:
-        start = time.perf_counter()
+        return timed(run, num)
+
+    def loop(number: int) -> None:
         with GradCAM(LogitsOnly(model), target_layers(model)) as cam:
             for image_HWC, label in zip(images.images_NHWC, images.labels_N.tolist(), strict=True):
                 cam(model.prepare(image_HWC[None]), [ClassifierOutputTarget(label)])
-        return Block(num, time.perf_counter() - start)
-
-    def batches(repeat: int) -> Block:
-        start = time.perf_counter()
-        for part, labels in zip(images.images_NHWC.split(batch), images.labels_N.split(batch), strict=True):
-            package_cam(model, model.prepare(part), labels)
-        return Block(num, time.perf_counter() - start)
 
     some = images.take(list(range(min(16, num))))
     x_NCHW = model.prepare(some.images_NHWC)
     ours = batched_cam(model, x_NCHW, some.labels_N)
     theirs = torch.from_numpy(package_cam(model, x_NCHW, some.labels_N))
     difference = (ours - theirs).abs().max().item()
-    sides = {"etude": etude, "grad-cam, one picture at a time": loop, f"grad-cam, batches of {batch}": batches}
+    sides = {
+        ETUDE: in_batches(batched_cam),
+        LOOP: timed(loop, num),
+        f"grad-cam, batches of {batch}": in_batches(package_cam),
+    }
     return sides, difference
-
-
-def speed_table(title: str, blocks: dict[str, list[Block]]) -> Table:
-    ours = [name for name in (ETUDE, COMPILED) if name in blocks]
-    table = Table(title=title, title_justify="left")
-    table.add_column("side")
-    for heading in ("median images/s", "best images/s", *(f"{name} is" for name in ours)):
-        table.add_column(heading, justify="right")
-    for name, row in blocks.items():
-        median, best = median_rate(row), max(block.rate for block in row)
-        leads = ["" if name == our else f"{median_rate(blocks[our]) / median:.2f}x" for our in ours]
-        table.add_row(name, f"{median:,.1f}", f"{best:,.1f}", *leads)
-    return table
 
 
 def main(options: Options) -> int:
@@ -259,7 +206,7 @@ def main(options: Options) -> int:
     # The package asks PyTorch's zip reader nothing; its imports warn of their own.
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = Console(soft_wrap=True)
-    load = os.getloadavg()
+    about = side_by_side.surroundings("torchvision", "grad-cam")
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpacked(options, Path(temporary) / "photographs")
         classes = sum(entry.is_dir() for entry in folder.iterdir())
@@ -277,16 +224,10 @@ def main(options: Options) -> int:
             place = train_folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to((folder / name).resolve())
-        about = environment() | {
-            "torchvision": metadata.version("torchvision"),
-            "grad-cam": metadata.version("grad-cam"),
-            "load_average": load,
-        }
         console.print(
             f"{'generated pictures' if options.quick else options.folder}: {len(train)} training photographs, "
             f"{classes} classes, {options.size} px, n = {config.model.n}, batch {config.batch.size}; "
-            f"{about['processor']}, {about['cores']} cores, {torch.get_num_threads()} threads, load {load[0]:.1f}; "
-            f"torch {torch.__version__}, torchvision {about['torchvision']}, grad-cam {about['grad-cam']}, "
+            f"{side_by_side.machine(about)}, torchvision {about['torchvision']}, grad-cam {about['grad-cam']}, "
             f"etude at {about['commit']}; interleaved repeats: {repeats}"
         )
         steps = 2 if options.quick else len(train) // config.batch.size
@@ -295,46 +236,29 @@ def main(options: Options) -> int:
             repeats,
             warm_up=not options.quick,
         )
-        console.print(speed_table("Training: decoding, augmentation, forward, backward, step", pipeline))
+        title = "Training: decoding, augmentation, forward, backward, step"
+        console.print(side_by_side.speed_table(title, "images", pipeline, (ETUDE, COMPILED)))
         sides, difference = cam_sides(task, 8 if options.quick else 128, 32)
         cams = interleave(sides, repeats, warm_up=not options.quick)
-        console.print(speed_table("Grad-CAM of the last 2n convolutions", cams))
+        console.print(side_by_side.speed_table("Grad-CAM of the last 2n convolutions", "images", cams))
 
     usual = max(
-        median_rate(row) for name, row in pipeline.items() if name.startswith(f"{USUAL}, ") and "worker" in name
+        (row for name, row in pipeline.items() if name.startswith(f"{USUAL}, ") and "worker" in name), key=median_rate
     )
     best = COMPILED if COMPILED in pipeline else ETUDE
     bars = {
-        f"training, {best} against torchvision's usual form": (median_rate(pipeline[best]) / usual, PIPELINE_BAR),
-        "Grad-CAM against the loop over the package": (
-            median_rate(cams["etude"]) / median_rate(cams["grad-cam, one picture at a time"]),
-            CAM_BAR,
-        ),
+        f"training, {best} against torchvision's usual form": Bar(lead(pipeline[best], usual), PIPELINE_BAR),
+        "Grad-CAM against the loop over the package": Bar(lead(cams[ETUDE], cams[LOOP]), CAM_BAR),
     }
     agree = difference <= CAM_TOLERANCE and math.isfinite(difference)
     console.print(f"{'agree' if agree else 'DISAGREE'}: largest difference of a map's value {difference:.1e}")
-    for name, (lead, bar) in bars.items():
-        verdict = "not judged (quick)" if options.quick else "pass" if lead >= bar else "FAIL"
-        console.print(f"{verdict}: {name}: {lead:.2f}x, bar {bar:g}x")
+    side_by_side.tell_bars(console, bars, judged=not options.quick)
     if options.json is not None:
-        write_json(
-            options.json,
-            {
-                "benchmark": "resnet",
-                "quick": options.quick,
-                "environment": about,
-                "repeats": repeats,
-                "blocks": {
-                    table: {side: [dataclasses.asdict(block) for block in row] for side, row in blocks.items()}
-                    for table, blocks in (("training", pipeline), ("grad-cam", cams))
-                },
-                "agreement": {"difference": difference, "holds": agree},
-                "bars": {
-                    name: {"lead": lead, "bar": bar, "judged": not options.quick, "pass": lead >= bar}
-                    for name, (lead, bar) in bars.items()
-                },
-            },
+        tables = {"training": pipeline, "grad-cam": cams}
+        written = side_by_side.report(
+            "resnet", tables, "images", bars, about=about, repeats=repeats, quick=options.quick
         )
+        write_json(options.json, written | {"agreement": {"difference": difference, "holds": agree}})
     return 0 if agree else 1
 
 

@@ -20,30 +20,25 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import random
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.errors import UserError
 from etude.core.files import write_json
-from etude.core.run_folder import environment
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches
 from etude.studies.text2math.beam import Rule, beam_search
@@ -52,6 +47,7 @@ from etude.studies.text2math.problems import Problem, course_split, sample
 from etude.studies.text2math.study import DataConfig, laptop
 from etude.studies.text2math.task import Text2MathTask
 from etude.studies.text2math.tokens import END, MAX_NUMBERS, PAD, START
+from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate, timed
 
 try:
     import transformers
@@ -65,7 +61,7 @@ GENERATE_BAR, LOOP_BAR, TRAINING_BAR = 2.0, 8.0, 3.0
 TOLERANCE = 1e-3
 WIDTH = 10
 NEVER = -1e4
-ETUDE, STANDARD = "etude", "etude, standard rule"
+STANDARD = f"{ETUDE}, standard rule"
 GENERATE, AROUND = "transformers", "transformers around etude's network"
 LOOP = "one hypothesis at a time"
 SENTENCES, STEPS = "tutorial, a sentence at a time", "tutorial, in batches"
@@ -83,36 +79,6 @@ class Options:
     """Threads of all sides."""
     repeats: int | None = None
     """Blocks of each side; 5, or 1 when quick."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One timed stretch of work: so many sentences, or so many tokens of programs."""
-
-    count: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        return self.count / self.seconds
-
-
-Side = Callable[[int], Block]
-
-
-def interleave(sides: dict[str, Side], repeats: int, *, warm_up: bool) -> dict[str, list[Block]]:
-    """Run the sides in turn, A B A B, after one turn that is not counted."""
-    for run in sides.values() if warm_up else ():
-        run(repeats)
-    blocks: dict[str, list[Block]] = {name: [] for name in sides}
-    for repeat in range(repeats):
-        for name, run in sides.items():
-            blocks[name].append(run(repeat))
-    return blocks
-
-
-def median_rate(blocks: Sequence[Block]) -> float:
-    return statistics.median(block.rate for block in blocks)
 
 
 # Problems
@@ -251,20 +217,18 @@ def one_at_a_time(model: Text2Math, problem: Batch, max_tokens: int) -> list[tup
 def beam_sides(
     network: Text2Math, theirs: MarianMTModel, encoded: batches.Encoded, max_tokens: int, batch: int, small: int,
     alone: int,
-) -> dict[str, Side]:  # fmt: skip
+) -> dict[str, Side[Block]]:  # fmt: skip
     """A beam of ten on all problems, or on ``alone`` of them in the loop. Every batch holds problems of like length."""
     around, settings = Around(network, len(network.decoder.logits.bias)).eval(), generate_settings(max_tokens)
     # Over the whole range of lengths.
     few = encoded.lengths_N.argsort(stable=True)[:: max(1, len(encoded) // alone)][:alone].split(1)
 
-    def side(search: Callable[[Batch], Any], parts: Sequence[Tensor]) -> Side:
-        def run(repeat: int) -> Block:
-            start = time.perf_counter()
+    def side(search: Callable[[Batch], Any], parts: Sequence[Tensor]) -> Side[Block]:
+        def run(number: int) -> None:
             for rows in parts:
                 search(encoded.batch(rows))
-            return Block(sum(map(len, parts)), time.perf_counter() - start)
 
-        return run
+        return timed(run, sum(map(len, parts)))
 
     def etude(rule: Rule) -> Callable[[Batch], Any]:
         return lambda part: beam_search(network, part, width=WIDTH, max_tokens=max_tokens, rule=rule)
@@ -375,21 +339,14 @@ class Tutorial(nn.Module):
         return total / (targets_NS != PAD).sum()
 
 
-def training_sides(task: Text2MathTask) -> dict[str, Side]:
+def training_sides(task: Text2MathTask) -> dict[str, Side[Block]]:
     """An epoch of etude and of the two loops; the loops have etude's optimiser, clipping and coins."""
     config, encoded, model = task.config, task.encoded["train"], task.model
     size = config.batch.size
     # Padding is not counted.
     tokens, per_epoch = int((encoded.targets_NS != PAD).sum()), -(-len(encoded) // size)
-    steps = iter(range(10**9))
 
-    def etude(repeat: int) -> Block:
-        start = time.perf_counter()
-        for step in (next(steps) for _ in range(per_epoch)):
-            task.train_step(step)["loss"].item()
-        return Block(tokens, time.perf_counter() - start)
-
-    def tutorial(size: int) -> Side:
+    def tutorial(size: int) -> Side[Block]:
         network = Tutorial(model).train()
         # Fused, as etude's: the default's loop over the weights would slow these sides.
         optimizer = torch.optim.AdamW(
@@ -397,8 +354,7 @@ def training_sides(task: Text2MathTask) -> dict[str, Side]:
         )
         draw = torch.Generator().manual_seed(0)
 
-        def run(repeat: int) -> Block:
-            start = time.perf_counter()
+        def epoch(number: int) -> None:
             for rows in batches.epoch_order(encoded.lengths_N, size, draw):
                 targets_NS = encoded.targets(rows)
                 coins_S = torch.rand(targets_NS.shape[1], generator=draw) < config.teacher_forcing
@@ -408,10 +364,10 @@ def training_sides(task: Text2MathTask) -> dict[str, Side]:
                 optimizer.step()
                 optimizer.zero_grad()
                 mean.item()
-            return Block(tokens, time.perf_counter() - start)
 
-        return run
+        return timed(epoch, tokens)
 
+    etude = timed(lambda step: task.train_step(step)["loss"].item(), tokens, calls=per_epoch)
     return {ETUDE: etude, SENTENCES: tutorial(1), f"{STEPS} of {size}": tutorial(size)}
 
 
@@ -445,18 +401,6 @@ def weights(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters() if id(weight) not in vectors)
 
 
-def speed_table(title: str, unit: str, blocks: dict[str, list[Block]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("side")
-    for heading in (f"median {unit}/s", f"best {unit}/s", f"{ETUDE} is"):
-        table.add_column(heading, justify="right")
-    for name, row in blocks.items():
-        median, best = median_rate(row), max(block.rate for block in row)
-        lead = "" if name == ETUDE else f"{median_rate(blocks[ETUDE]) / median:.2f}x"
-        table.add_row(name, f"{median:,.1f}", f"{best:,.1f}", lead)
-    return table
-
-
 def main(options: Options) -> int:
     """Measure, print, and return 1 if two sides do not compute the same."""
     repeats = options.repeats or (1 if options.quick else 5)
@@ -465,7 +409,7 @@ def main(options: Options) -> int:
     torch.set_flush_denormal(True)
     transformers.logging.set_verbosity_error()
     console = Console(soft_wrap=True)
-    load = os.getloadavg()
+    about = side_by_side.surroundings("transformers")
     problems = chosen(options)
     with tempfile.TemporaryDirectory() as temporary:
         task = task_on(problems, Path(temporary), quick=options.quick)
@@ -476,13 +420,11 @@ def main(options: Options) -> int:
     with torch.no_grad():
         network.decoder.logits.bias[END] = NEVER
     theirs = peer(len(task.words), len(task.tokens), config.model.hidden)
-    about = environment() | {"transformers": metadata.version("transformers"), "load_average": load}
     console.print(
         f"{options.source}: {len(problems)} problems of {encoded.lengths_N.float().mean():.1f} words, programs of "
         f"{lengths_N.float().mean():.1f} tokens (median {max_tokens}), {len(task.words)} words and "
         f"{len(task.tokens)} tokens known; weights beside their vectors: etude {weights(network):,}, "
-        f"transformers {weights(theirs):,}; {about['processor']}, {about['cores']} cores, "
-        f"{torch.get_num_threads()} threads, load {load[0]:.1f}; torch {torch.__version__}, "
+        f"transformers {weights(theirs):,}; {side_by_side.machine(about)}, "
         f"transformers {about['transformers']}, etude at {about['commit']}; interleaved repeats: {repeats}"
     )
     differences = beam_differences(network, encoded, max_tokens) | training_differences(task)
@@ -492,47 +434,32 @@ def main(options: Options) -> int:
         repeats,
         warm_up=not options.quick,
     )
-    console.print(speed_table(f"Beam of {WIDTH}, {max_tokens} tokens a program", "sentences", beams))
+    console.print(side_by_side.speed_table(f"Beam of {WIDTH}, {max_tokens} tokens a program", "sentences", beams))
     training = interleave(training_sides(task), repeats, warm_up=not options.quick)
-    console.print(speed_table("Training: forward, backward, step", "tokens", training))
+    console.print(side_by_side.speed_table("Training: forward, backward, step", "tokens", training))
 
-    generate = max(median_rate(row) for name, row in beams.items() if name.startswith(f"{GENERATE}, "))
+    generate = max((row for name, row in beams.items() if name.startswith(f"{GENERATE}, ")), key=median_rate)
     bars = {
-        "beam search against transformers": (median_rate(beams[ETUDE]) / generate, GENERATE_BAR),
-        "beam search against the loop": (median_rate(beams[ETUDE]) / median_rate(beams[LOOP]), LOOP_BAR),
-        "training against a sentence at a time": (
-            median_rate(training[ETUDE]) / median_rate(training[SENTENCES]),
-            TRAINING_BAR,
-        ),
+        "beam search against transformers": Bar(lead(beams[ETUDE], generate), GENERATE_BAR),
+        "beam search against the loop": Bar(lead(beams[ETUDE], beams[LOOP]), LOOP_BAR),
+        "training against a sentence at a time": Bar(lead(training[ETUDE], training[SENTENCES]), TRAINING_BAR),
     }
     agree = all(difference <= TOLERANCE and math.isfinite(difference) for difference in differences.values())
     for name, difference in differences.items():
         verdict = "agree" if difference <= TOLERANCE else "DISAGREE"
         console.print(f"{verdict}: {name}: largest difference {difference:.1e}")
-    for name, (lead, bar) in bars.items():
-        verdict = "not judged (quick)" if options.quick else "pass" if lead >= bar else "FAIL"
-        console.print(f"{verdict}: {name}: {lead:.2f}x, bar {bar:g}x")
+    side_by_side.tell_bars(console, bars, judged=not options.quick)
     if options.json is not None:
-        write_json(
-            options.json,
-            {
-                "benchmark": "text2math",
-                "quick": options.quick,
-                "source": options.source,
-                "max_tokens": max_tokens,
-                "environment": about,
-                "repeats": repeats,
-                "blocks": {
-                    table: {side: [dataclasses.asdict(block) for block in row] for side, row in blocks.items()}
-                    for table, blocks in (("beam", beams), ("training", training))
-                },
-                "agreement": {"differences": differences, "holds": agree},
-                "bars": {
-                    name: {"lead": lead, "bar": bar, "judged": not options.quick, "pass": lead >= bar}
-                    for name, (lead, bar) in bars.items()
-                },
-            },
+        tables = {"beam": beams, "training": training}
+        written = side_by_side.report(
+            "text2math", tables, "count", bars, about=about, repeats=repeats, quick=options.quick
         )
+        own = {
+            "source": options.source,
+            "max_tokens": max_tokens,
+            "agreement": {"differences": differences, "holds": agree},
+        }
+        write_json(options.json, written | own)
     return 0 if agree else 1
 
 
