@@ -273,8 +273,7 @@ def share_name(share: float) -> str:
 
 def _teacher_forcing(preset: str) -> tuple[Job, ...]:
     return tuple(
-        Job(share_name(share), {"teacher_forcing": share, "table": "teacher-forcing"})
-        for share in (0.3, 0.6, 0.9)
+        Job(share_name(share), {"teacher_forcing": share, "table": "teacher-forcing"}) for share in (0.3, 0.6, 0.9)
     )
 
 
