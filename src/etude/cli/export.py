@@ -31,7 +31,7 @@ def main(args: list[str]) -> int:
     if out.exists() and not options.force:
         raise UserError(f"{out} exists: choose another --out, or --force to write over it")
     save_weights(
-        out, task.modules, WeightsHeader(study.name, run.record.config, summary["extra"]), half=not options.fp32
+        out, task.exported, WeightsHeader(study.name, run.record.config, summary["extra"]), half=not options.fp32
     )
     say(f"{out}: {out.stat().st_size:,} bytes")
     return 0

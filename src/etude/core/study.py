@@ -50,6 +50,11 @@ class Task(ABC):
     monitor: tuple[str, Literal["max", "min"]] | None = None
     """The validation metric that chooses the best checkpoint; None: the last one is kept."""
 
+    @property
+    def exported(self) -> Mapping[str, nn.Module]:
+        """The networks that `etude export` writes."""
+        return self.modules
+
     @abstractmethod
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         """One optimiser step, from 0. Returns scalars on the device, ``loss`` among them."""

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -50,7 +51,7 @@ class Source:
         dataset: the folder in the cache and in a mirror.
         filename: the path inside that folder, with ``/``.
         url: the data set's own home.
-        sha256: hex digest of the home's file.
+        sha256: hex digest of the home's file; ``md5:`` and that digest where nobody published the other.
         size: bytes of the home's file.
         mirror_sha256: other digests to accept, of a mirror that packed the same content again.
     """
@@ -169,7 +170,8 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
             return target
     raise UserError(
         f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url} "
-        f"(sha256 {source.sha256}) at {target}, or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
+        f"({' '.join(_kind(source.sha256))}) at {target}, "
+        f"or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
     )
 
 
@@ -247,11 +249,25 @@ def _is_accepted(path: Path, source: Source, *, rehash: bool = False) -> bool:
         now, noted = path.stat(), None if rehash else _noted(path)
         if noted is not None and (noted["size"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
             return noted["sha256"] in source.accepted
-        sha256 = file_sha256(path)
+        sha256 = _digest(path, source)
     except OSError:
         return False
     _note(path, now, sha256)
     return sha256 in source.accepted
+
+
+def _kind(sha256: str) -> tuple[str, str]:
+    """A source's digest with the name of its kind: ``("md5", hex)`` of ``"md5:hex"``, else ``("sha256", hex)``."""
+    kind, _, value = sha256.rpartition(":")
+    return kind or "sha256", value
+
+
+def _digest(path: Path, source: Source) -> str:
+    """A file's digest, of the kind that the source names."""
+    if _kind(source.sha256)[0] == "sha256":
+        return file_sha256(path)
+    with path.open("rb") as file:
+        return f"md5:{hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()}"
 
 
 def _note_place(path: Path) -> Path:
@@ -319,7 +335,7 @@ def _retrieve(url: str, accepted: tuple[str, ...], target: Path, transfer: "_Tra
     downloader: Any = transfer
     for sha256 in accepted:
         try:
-            pooch.retrieve(url, f"sha256:{sha256}", target.name, target.parent, downloader=downloader)
+            pooch.retrieve(url, ":".join(_kind(sha256)), target.name, target.parent, downloader=downloader)
         except requests.RequestException:
             raise
         except ValueError:

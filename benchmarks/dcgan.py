@@ -1,0 +1,184 @@
+"""DCGAN's training step: etude beside the form that PyTorch's examples have.
+
+    uv run python benchmarks/dcgan.py
+
+The same networks, losses and optimiser settings on the same digits. The examples' form: a DataLoader over pictures with
+torchvision's transforms, the default memory layout, three backward passes of which the last one also computes the
+discriminator's gradients, plain Adam. Needs MNIST (`etude data get mnist`) and torchvision (extra `bench`).
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import side_by_side
+from etude.core.config import LoopConfig
+from etude.core.errors import UserError
+from etude.core.files import write_json
+from etude.core.runtime import Runtime
+from etude.data import mnist
+from etude.studies.dcgan.study import DCGANConfig, course, smoke
+from etude.studies.dcgan.task import DCGANTask, build_discriminator, build_generator
+from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate, timed
+
+try:
+    from torchvision import transforms
+except ImportError:
+    sys.exit("benchmarks/dcgan.py: torchvision is missing: `uv sync --extra bench`")
+
+USUAL = "PyTorch examples' form"
+BAR = 1.3
+# Largest difference of a loss of the first step, both sides from the same weights, digits and noise.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Options:
+    json: Path | None = None
+    """Where to write every measurement."""
+    quick: bool = False
+    """Seconds, on digits that come with etude: shows that all sides run and agree; its speeds mean nothing."""
+    threads: int = torch.get_num_threads()
+    """Threads of all sides."""
+    repeats: int | None = None
+    """Blocks of each side; 5, or 1 when quick."""
+
+
+class Digits(Dataset[Tensor]):
+    """MNIST as torchvision has it: a picture at a time, through transforms."""
+
+    def __init__(self, images_NHW: Tensor, size: int) -> None:
+        self.images = images_NHW.numpy()
+        border = (size - self.images.shape[1]) // 2
+        self.transform = transforms.Compose(
+            [transforms.Pad(border), transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.transform(Image.fromarray(self.images[row]))
+
+
+class Usual:
+    """The examples' networks, optimisers and step."""
+
+    def __init__(self, config: DCGANConfig, task: DCGANTask) -> None:
+        self.noise = config.model.noise
+        self.generator, self.discriminator = build_generator(config.model), build_discriminator(config.model)
+        self.generator.load_state_dict(task.generator.state_dict())
+        self.discriminator.load_state_dict(task.discriminator.state_dict())
+        self.criterion = nn.BCEWithLogitsLoss()
+        betas = (config.optim.beta1, 0.999)
+        self.of_generator = torch.optim.Adam(self.generator.parameters(), lr=config.optim.lr, betas=betas)
+        self.of_discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=config.optim.lr, betas=betas)
+
+    def step(self, real_NCHW: Tensor, noise_NZ: Tensor) -> tuple[float, float]:
+        """Both losses of one batch."""
+        ones, zeros = torch.ones(len(real_NCHW)), torch.zeros(len(real_NCHW))
+        self.of_discriminator.zero_grad()
+        on_real = self.criterion(self.discriminator(real_NCHW), ones)
+        on_real.backward()
+        fake_NCHW = self.generator(noise_NZ)
+        on_fake = self.criterion(self.discriminator(fake_NCHW.detach()), zeros)
+        on_fake.backward()
+        self.of_discriminator.step()
+        self.of_generator.zero_grad()
+        loss = self.criterion(self.discriminator(fake_NCHW), ones)
+        loss.backward()
+        self.of_generator.step()
+        return on_real.item() + on_fake.item(), loss.item()
+
+
+def usual_side(config: DCGANConfig, task: DCGANTask, images_NHW: Tensor, count: int, workers: int) -> Side[Block]:
+    """The examples' loop around a DataLoader."""
+    usual = Usual(config, task)
+    loader = DataLoader(
+        Digits(images_NHW, config.model.size), config.batch.size, shuffle=True, drop_last=True, num_workers=workers,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+
+    def run(repeat: int) -> Block:
+        done, start = 0, time.perf_counter()
+        while done < count:
+            # Whole epochs, so that what workers have fetched ahead is used.
+            for real_NCHW in loader:
+                usual.step(real_NCHW, torch.randn(len(real_NCHW), usual.noise))
+                done += 1
+        return Block(done * config.batch.size, time.perf_counter() - start)
+
+    return run
+
+
+def difference(config: DCGANConfig) -> float:
+    """The largest difference between both forms' losses of a first step on the same digits and noise."""
+    task = DCGANTask(config, Runtime(config.loop, config.seed))
+    usual = Usual(config, task)
+    images_NHW = task.split("train")[0][task.batch_rows(0)]
+    digits = Digits(images_NHW, config.model.size)
+    real_NCHW = torch.stack([digits[row] for row in range(len(digits))])
+    theirs = usual.step(real_NCHW, task.noise(len(real_NCHW), "train/noise", 0))
+    ours = task.train_step(0)
+    return max(abs(float(ours[name]) - loss) for name, loss in zip(("discriminator", "generator"), theirs, strict=True))
+
+
+def main(options: Options) -> int:
+    """Measure, print, and return 1 if the two forms' losses are not the same."""
+    repeats = options.repeats or (1 if options.quick else 5)
+    torch.set_num_threads(options.threads)
+    console = Console(soft_wrap=True)
+    about = side_by_side.surroundings("torchvision")
+    config = replace(course(), loop=LoopConfig(max_steps=10**9, device="cpu"))
+    if options.quick:
+        small = smoke()
+        config = replace(
+            small, model=replace(small.model, conditional=False), optim=replace(small.optim, ema=0.0), loop=config.loop
+        )
+    task = DCGANTask(config, Runtime(config.loop, config.seed))
+    images_NHW = task.split("train")[0]
+    # An epoch of the peer is a block; of ours as many steps.
+    digits_NHW = mnist.sample("train")[0] if options.quick else mnist.load("train")[0][:6400]
+    steps = len(digits_NHW) // config.batch.size
+    console.print(
+        f"{len(images_NHW):,} digits of {config.model.size} px, {config.model.width} filters, noise of "
+        f"{config.model.noise}, batch {config.batch.size}; {side_by_side.machine(about)}, torchvision "
+        f"{about['torchvision']}, etude at {about['commit']}; interleaved repeats: {repeats}"
+    )
+    apart = difference(config)
+    agree = apart <= TOLERANCE
+    workers = os.cpu_count() or 1
+    sides: dict[str, Side[Block]] = {
+        ETUDE: timed(lambda step: task.train_step(step)["loss"].item(), steps * config.batch.size, calls=steps),
+        f"{USUAL}, no worker": usual_side(config, task, digits_NHW, steps, 0),
+    }
+    if not options.quick:
+        sides[f"{USUAL}, {workers} workers"] = usual_side(config, task, digits_NHW, steps, workers)
+    blocks = interleave(sides, repeats, warm_up=not options.quick)
+    console.print(side_by_side.speed_table("Training: both networks, one step each", "images", blocks))
+    best = max((row for name, row in blocks.items() if name != ETUDE), key=median_rate)
+    bars = {f"training against {USUAL} at its better": Bar(lead(blocks[ETUDE], best), BAR)}
+    console.print(f"{'agree' if agree else 'DISAGREE'}: largest difference of a first step's loss {apart:.1e}")
+    side_by_side.tell_bars(console, bars, judged=not options.quick)
+    if options.json is not None:
+        written = side_by_side.report(
+            "dcgan", {"training": blocks}, "images", bars, about=about, repeats=repeats, quick=options.quick
+        )
+        write_json(options.json, written | {"agreement": {"difference": apart, "holds": agree}})
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Options, description=__doc__)))
+    except UserError as error:
+        sys.exit(f"benchmarks/dcgan.py: {error}")

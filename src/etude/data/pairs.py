@@ -1,0 +1,483 @@
+"""Pairs of pictures of one thing, A and B: aerial photo and map, facade and its labels, edges and shoe.
+
+Isola et al. 2017, "Image-to-image translation with conditional adversarial networks", section 3.3 and appendix 6.2,
+whose page serves the sets as archives of side-by-side pictures. It publishes no digests; the MD5 ones here are those
+that a public loader of the same files lists, and were not checked against a download of ours. The maps come from Google
+Maps, the facades from the CMP Facade Database (Tylecek and Sara 2013), the shoes from UT Zappos50K (Yu and Grauman
+2014, for research only): each has its owner's terms.
+
+What can be read:
+
+- the archives, as published;
+- 50 pairs of each (``maps_subset_256x512.zip`` and so on), from the published val or test pictures: a number made with
+  them is to say "50-pair subset";
+- a folder or zip file of side-by-side pictures, A on the left, flat or in train, val and test sub-folders;
+- two such folders whose files have the same names, with or without sub-folders;
+- a folder or zip file of colour photos, of which A is the grey version;
+- made-up towns (`etude.data.tiles`).
+
+Grey pictures are read as colour with three equal channels.
+
+Shapes: N pairs, H height, W width; the axis of 2 is A and B.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from etude.core.errors import UserError
+from etude.core.files import read_json, sha256, write_json
+from etude.core.randomness import generator
+from etude.data import Dataset, folders
+from etude.data.cache import decoded, digest
+from etude.data.fetch import Source, cache_folder, fetch
+from etude.data.images import EXTENSIONS, ImageError, in_threads, printable, read_image
+from etude.data.labelled import mapped
+from etude.data.tiles import tiles
+
+Published = Literal["maps", "facades", "edges2shoes"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+_HOME = "https://efrosgans.eecs.berkeley.edu/pix2pix/datasets"
+ARCHIVES: dict[str, Source] = {
+    name: Source("pairs", f"{name}.tar.gz", f"{_HOME}/{name}.tar.gz", sha256=f"md5:{md5}")
+    for name, md5 in {
+        "maps": "e5f65d26eb288457f5ac056deb94d154",
+        "facades": "e2e25dd517e9d15828416ab329da2854",
+        "edges2shoes": "71da478b54fedde126e234a2a050bc15",
+    }.items()
+}
+DATASET = Dataset(
+    name="pairs",
+    about="pairs of pictures: 2,194 aerial photos with maps, 606 facades with labels, 50,025 shoes with edges",
+    licence="each owner's terms: Google Maps; CMP Facades; UT Zappos50K, for research only",
+    home="https://phillipi.github.io/pix2pix/",
+    sources=tuple(ARCHIVES.values()),
+)
+SUBSETS = ("maps", "facades", "edges2shoes", "day2night")
+SUBSET_SIZE = 50
+SUBSET_SPLIT: dict[Split, int] = {"train": 38, "val": 6, "test": 6}
+"""By sorted name: neighbours in name are often neighbours in place."""
+HELD_OUT = 96
+"""Training pairs that validate where a published set has no split for it."""
+_VERSION = 1
+_SHOWN = 5
+_LARGEST_SIDE = 4096
+_MOST_PIXELS = 64_000_000
+_LARGEST_MEMBER = 1 << 29
+_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LAYOUT = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Some pairs of one size.
+
+    Attributes:
+        pairs_N2HWC: uint8 ``[N, 2, H, W, 3]``.
+        names: one a pair.
+    """
+
+    pairs_N2HWC: Tensor
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.pairs_N2HWC.dtype == torch.uint8
+        assert self.pairs_N2HWC.ndim == 5
+        assert self.pairs_N2HWC.shape[1] == 2
+        assert self.pairs_N2HWC.shape[-1] == 3
+        assert len(self.pairs_N2HWC) == len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The three splits of a set.
+
+    Attributes:
+        splits: ``train`` at the size that training crops from, the others at the size that is measured.
+        about: what it is and how it was split, for the line beside every number.
+        checksums: of the files, or of the pixels of a folder.
+    """
+
+    splits: Mapping[Split, Pairs]
+    about: str
+    checksums: Mapping[str, str]
+
+
+def archive(name: Published, train_size: int, size: int) -> PairSet:
+    """A published set. What it calls val is the test split where it has no other; see `HELD_OUT`.
+
+    Raises:
+        UserError: the archive is neither cached nor within reach, or is damaged.
+    """
+    source = ARCHIVES[name]
+    members = _members(source)
+    rows = _published_splits(members)
+    splits: dict[Split, Pairs] = {}
+    for split in SPLITS:
+        at = [members[row] for row in rows[split]]
+        side = train_size if split == "train" else size
+        key = digest(source.sha256, split, str(side))
+
+        def build(to: np.ndarray, at: Sequence[str] = at, side: int = side) -> None:
+            place = {name: row for row, name in enumerate(at)}
+            for member, body in _unpacked(source, set(place)):
+                to[place[member]] = halves(read_image((member, body), "RGB"), Path(member), side)
+
+        array = decoded("pairs", key, _VERSION, (len(at), 2, side, side, 3), build)
+        splits[split] = Pairs(mapped(array), tuple(at))
+    counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
+    return PairSet(splits, f"{name}, {counts} pairs", {source.filename: source.sha256})
+
+
+def subset(name: str, train_size: int, size: int) -> PairSet:
+    """Fifty pairs of a published set, from a file in the working folder or below the one that ETUDE_MIRROR names.
+
+    Raises:
+        UserError: there is no such file, or it is not what it should be.
+    """
+    file = f"{name}_subset_256x512.zip"
+    path = _found(file, f"pairs/{file}")
+    with folders._opened(path) as place:
+        files = _side_by_side(place, path)
+        if len(files) != SUBSET_SIZE:
+            raise ImageError(path, f"holds {len(files)} pairs, not {SUBSET_SIZE}", "copy it again")
+        files.sort(key=lambda file: file.name)
+        ends = np.cumsum([SUBSET_SPLIT[split] for split in SPLITS]).tolist()
+        rows: dict[Split, list[int]] = {
+            split: list(range(end - SUBSET_SPLIT[split], end)) for split, end in zip(SPLITS, ends, strict=True)
+        }
+        splits = _splits(place, files, rows, train_size, size, halves)
+    counts = " / ".join(str(SUBSET_SPLIT[split]) for split in SPLITS)
+    return PairSet(splits, f"50-pair subset of {name}, {counts} pairs", {file: sha256(path)})
+
+
+def folder(
+    name: str, name_b: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int
+) -> PairSet:
+    """A user's own pairs: one folder or zip file of side-by-side pictures, or two of pictures with the same names.
+
+    Splits that have a sub-folder are taken as they are; the others are drawn from the training pictures.
+
+    Args:
+        name: of the folder or zip file; looked for below ETUDE_MIRROR too.
+        name_b: of a second one with the B pictures; empty for side-by-side pictures.
+        train_size: height and width of the training pairs.
+        size: of the others.
+        val_share: of the pictures that have no other split's folder, where there is no val folder.
+        test_share: the same of test.
+        seed: of the draw.
+
+    Raises:
+        UserError: in one line, what is wrong with the folder or with a picture in it.
+    """
+    path = folders.find(name)
+    shares = {"val": val_share, "test": test_share}
+    with folders._opened(path) as place:
+        if not name_b:
+            files = _side_by_side(place, path)
+            rows = _drawn_splits([file.part for file in files], shares, seed, path)
+            splits = _splits(place, files, rows, train_size, size, halves)
+        else:
+            path_b = folders.find(name_b, "give another with --data.folder-b")
+            with folders._opened(path_b) as place_b:
+                files, others = _matched(_side_by_side(place, path), path, _side_by_side(place_b, path_b), path_b)
+                rows = _drawn_splits([file.part for file in files], shares, seed, path)
+                splits = _splits(place, files, rows, train_size, size, _beside, place_b, others)
+    return _told(splits, printable(path.name), "pixels")
+
+
+def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
+    """Colour photos of a folder or zip file, at any depth, each after its own grey version (ITU-R BT.601 luma).
+
+    Their middle squares are taken. Arguments and errors as in `folder`.
+    """
+    path = folders.find(name)
+    with folders._opened(path) as place:
+        files = [_File(at, at, "") for at in _anywhere(place, "")]
+        if not files:
+            raise ImageError(path, f"holds no image ({', '.join(EXTENSIONS)})", "put colour photos into it")
+        rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
+        splits = _splits(place, files, rows, train_size, size, greyed)
+    return _told(splits, f"grey photos of {printable(path.name)}", "pixels")
+
+
+def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:
+    """Made-up towns; each split has towns of its own."""
+    splits: dict[Split, Pairs] = {}
+    for seed, split in enumerate(SPLITS):
+        both = tiles(counts[split], train_size if split == "train" else size, seed)
+        names = tuple(f"{split}/{number:05d}" for number in range(counts[split]))
+        splits[split] = Pairs(torch.stack(both, 1), names)
+    return PairSet(splits, "generated towns, " + " / ".join(f"{counts[split]}" for split in SPLITS) + " pairs", {})
+
+
+# --- from pictures to pairs ---
+
+
+def halves(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+    """The two halves of a side-by-side picture, each squashed into a square.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        path: for the error.
+        size: of the result.
+
+    Returns:
+        uint8 ``[2, size, size, 3]``.
+
+    Raises:
+        ImageError: the width is odd.
+    """
+    width = image.shape[1]
+    if width % 2:
+        fault = f"is {width} pixels wide, which two halves cannot share"
+        raise ImageError(path, fault, "make it a pair of equal halves side by side, A on the left")
+    middle = width // 2
+    return np.stack([folders.fitted(half, size, "squash") for half in (image[:, :middle], image[:, middle:])])
+
+
+def greyed(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+    """A photo's middle square after its grey version: uint8 ``[2, size, size, 3]``."""
+    colour = folders.fitted(image, size, "crop")
+    luma = np.array(Image.fromarray(colour).convert("L"))
+    return np.stack([np.repeat(luma[:, :, None], 3, 2), colour])
+
+
+def _beside(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+    return folders.fitted(image, size, "squash")
+
+
+def _splits(
+    place: Any,
+    files: Sequence["_File"],
+    rows: Mapping[Split, Sequence[int]],
+    train_size: int,
+    size: int,
+    make: Callable[[np.ndarray, Path, int], np.ndarray],
+    place_b: Any = None,
+    others: Sequence["_File"] = (),
+) -> dict[Split, Pairs]:
+    """The pairs of each split, decoded once into the cache.
+
+    Args:
+        make: of a picture, its path and a size, the pair ``[2, size, size, 3]``, or one of both where there is a
+            second place.
+        place_b: where the B pictures lie, if elsewhere.
+        others: those of ``files``.
+    """
+    made: dict[Split, Pairs] = {}
+    for split in SPLITS:
+        mine, side = rows[split], train_size if split == "train" else size
+        stamps = [f"{files[row].name} {place.stamp(files[row].at)}" for row in mine]
+        if place_b is not None:
+            stamps += [f"{others[row].name} {place_b.stamp(others[row].at)}" for row in mine] + [place_b.mark]
+        key = digest(place.mark, make.__name__, str(side), *stamps)
+
+        def build(to: np.ndarray, mine: Sequence[int] = mine, side: int = side) -> None:
+            def one(number: int) -> None:
+                file = files[mine[number]]
+                image = read_image(place.image(file.at), "RGB", _MOST_PIXELS)
+                if place_b is None:
+                    to[number] = make(image, Path(file.name), side)
+                    return
+                other = others[mine[number]]
+                image_b = read_image(place_b.image(other.at), "RGB", _MOST_PIXELS)
+                if image.shape != image_b.shape:
+                    (height, width), (height_b, width_b) = image.shape[:2], image_b.shape[:2]
+                    fault = f"is {width} x {height} pixels in A and {width_b} x {height_b} in B"
+                    raise ImageError(Path(file.name), fault, "make both the same size")
+                to[number] = np.stack([make(image, Path(file.name), side), make(image_b, Path(other.name), side)])
+
+            in_threads(one, len(mine), "decoding pairs")
+
+        array = decoded("pairs", key, _VERSION, (len(mine), 2, side, side, 3), build)
+        made[split] = Pairs(mapped(array), tuple(files[row].name for row in mine))
+    return made
+
+
+def _told(splits: Mapping[Split, Pairs], what: str, kind: str) -> PairSet:
+    whole = hashlib.sha256()
+    for split in SPLITS:
+        for name, pair in zip(splits[split].names, splits[split].pairs_N2HWC, strict=True):
+            whole.update(f"{split} {len(name)}:{name}".encode() + pair.numpy().tobytes())
+    counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
+    return PairSet(splits, f"{what}, {counts} pairs", {f"{what} ({kind})": whole.hexdigest()})
+
+
+# --- which pictures, of which split ---
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    at: str
+    """In the place."""
+    part: str
+    """train, val, test, or nothing where there are no such folders."""
+
+
+def _found(file: str, in_mirror: str) -> Path:
+    fix = "put it here, or set ETUDE_MIRROR to the folder that holds it"
+    try:
+        return folders.find(file, fix)
+    except UserError:
+        return folders.find(in_mirror, fix)
+
+
+def _side_by_side(place: Any, path: Path) -> list[_File]:
+    """The pictures of a folder, or of its train, val and test folders; also below one folder around everything."""
+    top = ""
+    while True:
+        below, images = place.contents(top)
+        named = {name: _FOLDERS[name.casefold()] for name in below if name.casefold() in _FOLDERS}
+        named = {name: part for name, part in named.items() if place.contents(folders._joined(top, name))[1]}
+        # A folder called val around everything is a name like another.
+        if images or len(named) > 1 or len(below) != 1 or "train" in named.values():
+            break
+        top = folders._joined(top, below[0])
+    if named and "train" not in named.values():
+        fix = "put the training pictures into 'train'"
+        raise ImageError(path / top, f"has '{min(named)}' but no 'train' with pictures in it", fix)
+    for name, part in named.items():
+        twin = next((other for other in named if other != name and named[other] == part), None)
+        if twin:
+            raise ImageError(path / top, f"has both '{name}' and '{twin}'", "keep one of them")
+    if named:
+        listed = [
+            _File(f"{name}/{image}", folders._joined(top, name, image), part)
+            for name, part in named.items()
+            for image in place.contents(folders._joined(top, name))[1]
+        ]
+    else:
+        listed = [_File(image, folders._joined(top, image), "") for image in images]
+    if not listed:
+        raise ImageError(path / top, f"holds no image ({', '.join(EXTENSIONS)})", _LAYOUT)
+    return listed
+
+
+def _anywhere(place: Any, at: str) -> list[str]:
+    below, images = place.contents(at)
+    found = [folders._joined(at, image) for image in images]
+    return found + [deep for name in below for deep in _anywhere(place, folders._joined(at, name))]
+
+
+def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tuple[list[_File], list[_File]]:
+    """The pictures of both folders in one order, by name without the ending."""
+    tables: list[dict[tuple[str, str], _File]] = []
+    for files, path in ((a, path_a), (b, path_b)):
+        table: dict[tuple[str, str], _File] = {}
+        for file in files:
+            twin = table.setdefault((file.part, PurePosixPath(file.name).stem), file)
+            if twin is not file:
+                fault = f"has both {printable(twin.name)} and {printable(file.name)}"
+                raise ImageError(path, fault, "keep one picture a name")
+        tables.append(table)
+    alone = [
+        f"{len(names)} in {printable(here)} alone ({_cut(names)})"
+        for here, names in (
+            (path_a, sorted(tables[0][key].name for key in tables[0].keys() - tables[1].keys())),
+            (path_b, sorted(tables[1][key].name for key in tables[1].keys() - tables[0].keys())),
+        )
+        if names
+    ]
+    if alone:
+        raise UserError(
+            f"the two folders have pictures of other names: {'; '.join(alone)}: give both the same names, "
+            "or take those out"
+        )
+    keys = sorted(tables[0])
+    return [tables[0][key] for key in keys], [tables[1][key] for key in keys]
+
+
+def _cut(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
+
+
+def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, path: Path) -> dict[Split, list[int]]:
+    """Rows of each split: those of its folder, or else a share of the training ones, at random."""
+    rows: dict[str, list[int]] = {split: [row for row, part in enumerate(parts) if part == split] for split in SPLITS}
+    pool = [row for row, part in enumerate(parts) if part in ("", "train")]
+    drawn = [split for split in ("val", "test") if not rows[split]]
+    if drawn and len(pool) <= len(drawn):
+        have = "one picture" if len(pool) == 1 else f"{len(pool)} pictures"
+        missing = " and ".join(drawn)
+        raise ImageError(path, f"has {have} to train on and to draw {missing} from", "add pairs: more make it learn")
+    order = torch.randperm(len(pool), generator=generator(seed, "split", 0)).tolist()
+    start = 0
+    for split in drawn:
+        count = max(1, min(round(shares[split] * len(pool)), len(pool) - start - len(drawn)))
+        rows[split] = sorted(pool[place] for place in order[start : start + count])
+        start += count
+    rows["train"] = sorted(pool[place] for place in order[start:])
+    return {split: rows[split] for split in SPLITS}
+
+
+# --- the published archives ---
+
+
+def _members(source: Source) -> list[str]:
+    """The names of an archive's pictures, sorted; listed once."""
+    listing = cache_folder() / "pairs" / f"{source.filename}-{digest(source.sha256)[:16]}.json"
+    if listing.is_file():
+        found: Any = read_json(listing)
+        if isinstance(found, list) and found:
+            return found
+    names = sorted(name for name, _ in _unpacked(source, None))
+    if not names:
+        raise UserError(f"{source.name} holds no pictures: delete it and fetch it again")
+    write_json(listing, names)
+    return names
+
+
+def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of an archive's pictures, in its order; the bytes are empty where None are wanted."""
+    path = fetch(source)
+    try:
+        with tarfile.open(path, "r|gz") as packed:
+            for member in packed:
+                parts = PurePosixPath(member.name).parts
+                is_picture = member.isfile() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+                if not is_picture or parts[-1].startswith(".") or len(parts) < 2 or parts[-2] not in SPLITS:
+                    continue
+                name = "/".join(parts[-2:])
+                if wanted is None:
+                    yield name, b""
+                elif name in wanted:
+                    if member.size > _LARGEST_MEMBER:
+                        raise ImageError(Path(name), f"has {member.size:,} bytes", "fetch the archive again")
+                    file = packed.extractfile(member)
+                    assert file is not None, "it is a plain file"
+                    yield name, file.read()
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and fetch it again") from error
+
+
+def _published_splits(members: Sequence[str]) -> dict[Split, list[int]]:
+    rows: dict[Split, list[int]] = {
+        split: [row for row, name in enumerate(members) if name.startswith(f"{split}/")] for split in SPLITS
+    }
+    if not rows["test"]:
+        rows["test"], rows["val"] = rows["val"], []
+    if not rows["val"]:
+        order = torch.randperm(len(rows["train"]), generator=generator(0, "split", 0)).tolist()
+        held = min(HELD_OUT, len(order) // 2)
+        rows["val"] = sorted(rows["train"][place] for place in order[:held])
+        rows["train"] = sorted(rows["train"][place] for place in order[held:])
+    empty = [split for split in SPLITS if not rows[split]]
+    if empty:
+        raise UserError(f"the archive has no pictures for {' and '.join(empty)}: delete it and fetch it again")
+    return rows

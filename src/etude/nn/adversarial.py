@@ -1,0 +1,169 @@
+r"""What two studies' adversarial networks share: losses, initial weights, spectral normalisation, guarded steps.
+
+The discriminator gives one logit an image or patch, $D$. The losses:
+
+- vanilla (Goodfellow et al. 2014): $-\log \sigma(D(x)) - \log(1 - \sigma(D(G(z))))$ for the discriminator, and the
+  non-saturating $-\log \sigma(D(G(z)))$ for the generator;
+- lsgan (Mao et al. 2017): $(D(x) - 1)^2 + D(G(z))^2$ and $(D(G(z)) - 1)^2$.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+GanLoss = Literal["vanilla", "lsgan"]
+
+
+def discriminator_loss(kind: GanLoss, real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The sum of both halves, each a mean over all logits.
+
+    Args:
+        kind: which loss.
+        real: logits of real images, any shape.
+        fake: logits of generated ones.
+        smoothing: the target of real images is 1 less this (one-sided; Salimans et al. 2016, section 3.4).
+    """
+    return _towards(kind, real, 1.0 - smoothing) + _towards(kind, fake, 0.0)
+
+
+def generator_loss(kind: GanLoss, fake: Tensor) -> Tensor:
+    """How far generated images are from being taken for real."""
+    return _towards(kind, fake, 1.0)
+
+
+def _towards(kind: GanLoss, logits: Tensor, target: float) -> Tensor:
+    # Half precision has no room for the logarithm of a sigmoid.
+    logits = logits.float()
+    if kind == "lsgan":
+        return (logits - target).square().mean()
+    return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def r1_penalty(logits_N: Tensor, images_NCHW: Tensor) -> Tensor:
+    r"""$\mathbb E \lVert \nabla_x D(x) \rVert^2$ over real images (Mescheder et al. 2018, equation 9, no factor).
+
+    Args:
+        logits_N: one for each image, or for each of its patches.
+        images_NCHW: what they were computed of, with ``requires_grad``.
+    """
+    (gradient,) = torch.autograd.grad(logits_N.sum(), images_NCHW, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+@torch.no_grad()
+def start_normal(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), scales of norms from N(1, 0.02), the rest zero (Radford et al. 2016, section 4)."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            part.weight.normal_(0, 0.02)
+            if part.bias is not None:
+                part.bias.zero_()
+        elif isinstance(part, nn.BatchNorm2d) and part.affine:
+            part.weight.normal_(1, 0.02)
+            part.bias.zero_()
+
+
+PATIENCE = 50
+"""Steps in a row that may be left out before a run ends."""
+
+
+class FiniteSteps:
+    """Optimiser steps that leave a network as it was where a gradient is not finite.
+
+    One such step of two adversaries is no reason to end a run; fifty in a row are. A training step calls `begin`,
+    `update` for each network and `end`.
+
+    Args:
+        modules: the networks by name.
+        optimizers: of each network, as the runtime prepared them.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
+        self._modules, self._optimizers = dict(modules), dict(optimizers)
+        self._before: list[Tensor] = []
+        self._now = 0
+        self.skipped = 0
+        """Updates of a network that were left out, from the first step on."""
+        self.in_a_row = 0
+        """Training steps just before this one in which a network was left as it was."""
+
+    def state(self) -> dict[str, int]:
+        """What an exact resume needs."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Take back what `state` gave."""
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for module in self._modules.values() for buffer in module.buffers()]
+
+    def begin(self) -> None:
+        """Before a training step: running statistics are noted."""
+        self._before, self._now = [buffer.clone() for buffer in self._buffers()], 0
+
+    def update(self, name: str) -> None:
+        """One network's optimiser step, unless a gradient is not finite; its gradients are cleared."""
+        optimizer = self._optimizers[name]
+        gradients = [p.grad for p in self._modules[name].parameters() if p.grad is not None]
+        if nn.utils.get_total_norm(gradients).isfinite():
+            optimizer.step()
+        else:
+            self._now += 1
+            self.skipped += 1
+        optimizer.zero_grad()
+
+    def end(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """After a training step: what it logs, with ``skipped``, the networks that were left as they were.
+
+        The running statistics of a step that was left out are put back, and metrics of it that are not finite become
+        zero: the loop ends a run at the first loss that is not. After `PATIENCE` such steps in a row they stay.
+        """
+        if self._now:
+            for buffer, before in zip(self._buffers(), self._before, strict=True):
+                buffer.copy_(before)
+        self.in_a_row = self.in_a_row + 1 if self._now else 0
+        logged = dict(metrics)
+        if self.in_a_row < PATIENCE:
+            logged = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in logged.items()}
+        return logged | {"skipped": next(iter(logged.values())).new_tensor(float(self._now))}
+
+
+class SpectralNorm(nn.Module):
+    """Divides a weight by its largest singular value (Miyato et al. 2018, algorithm 1).
+
+    The value comes from one step of power iteration a forward pass in training, on a vector that is kept.
+
+    Args:
+        weight: of a convolution or a linear layer, ``[outputs, ...]``.
+    """
+
+    u_O: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        start_O = torch.randn(len(weight), dtype=weight.dtype, device=weight.device)
+        self.register_buffer("u_O", functional.normalize(start_O, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        flat_OI = weight.flatten(1)
+        with torch.no_grad():
+            v_I = functional.normalize(flat_OI.T @ self.u_O, dim=0)
+            u_O = functional.normalize(flat_OI @ v_I, dim=0)
+            if self.training:
+                # The graph of an earlier pass may still hold the old vector.
+                self.u_O.copy_(u_O)
+        return weight / (u_O.clone() @ flat_OI @ v_I)
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """The layer with its weight normalised at every use."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(weight.detach()), unsafe=True)
+    return layer

@@ -1,0 +1,94 @@
+"""The pictures of a dcgan run: losses, and what one noise became after the first, the middle and the last epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.core.loop import rows_of
+from etude.report.figures import curves, figure
+
+if TYPE_CHECKING:
+    from etude.studies.dcgan.task import DCGANTask
+
+
+def draw(task: DCGANTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a run into ``folder``."""
+    learning_curves(folder / "curves.png", metrics)
+    if task.snapshots:
+        steps_per_epoch = len(task.split("train")[0]) // task.config.batch.size
+        snapshots(folder / "samples.png", task.snapshots, steps_per_epoch)
+    digits(folder / "digits.png", task)
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Both losses; the discriminator's logits of real and drawn pictures; diversity at the evaluations."""
+    losses = {name: rows_of(metrics, f"train/{name}") for name in ("discriminator", "generator")}
+    logits = {name: rows_of(metrics, f"train/logit_{name}") for name in ("real", "fake")}
+    panels = [("Losses", "loss", losses), ("Logits of the discriminator", "mean logit", logits)]
+    diversity = {"against real": rows_of(metrics, "val/diversity")}
+    if any(steps for steps, _ in diversity.values()):
+        panels.append(("Diversity of what is drawn", "share of real diversity", diversity))
+    labels = {"right digit": rows_of(metrics, "val/label_accuracy")}
+    if any(steps for steps, _ in labels.values()):
+        panels.append(("What the classifier takes for the digit", "accuracy, %", labels))
+    curves(path, panels)
+
+
+def snapshots(path: Path, pictures: Mapping[int, Tensor], steps_per_epoch: int) -> None:
+    """The same 64 noises after some steps, side by side.
+
+    Args:
+        path: the picture's file.
+        pictures: bytes ``[64, H, W]`` by step.
+        steps_per_epoch: for the titles.
+    """
+    with figure(path, 3.4 * len(pictures), 3.8) as drawn:
+        axes = drawn.subplots(1, len(pictures), squeeze=False)[0]
+        for ax, (step, images_NHW) in zip(axes, sorted(pictures.items()), strict=True):
+            ax.imshow(sheet(images_NHW, 8), cmap="gray", vmin=0, vmax=255)
+            ax.set_title(f"after epoch {step / steps_per_epoch:.3g} (step {step:,})")
+            ax.set_axis_off()
+
+
+def digits(path: Path, task: DCGANTask, rows: int = 8) -> None:
+    """Real digits above, drawn ones below; where the network knows classes, a column is a digit."""
+    images_NHW, labels_N = task.split("test")
+    columns = 10
+    wanted_N = torch.arange(columns, device=labels_N.device).repeat(rows)
+    noise_NZ = task.noise(rows * columns, "figure/noise", 0)
+    known = task.config.model.conditional
+    drawn_NHW = task.draw(noise_NZ, wanted_N if known else None)[:, 0].cpu()
+    found = [(labels_N == digit).nonzero().flatten()[:3] for digit in range(columns)]
+    real = torch.stack([images_NHW[part].cpu() for part in found if len(part) == 3]).transpose(0, 1)
+    with figure(path, 5.2, 0.52 * (rows + 3) + 1.0) as page:
+        top, bottom = page.subplots(2, 1, height_ratios=(3, rows))
+        top.imshow(sheet(real.flatten(0, 1), columns), cmap="gray", vmin=0, vmax=255)
+        top.set_title("real test digits")
+        bottom.imshow(sheet(drawn_NHW, columns), cmap="gray", vmin=0, vmax=255)
+        bottom.set_title("drawn, a column for each digit asked for" if known else "drawn")
+        for ax in (top, bottom):
+            ax.set_axis_off()
+
+
+def sheet(images_NHW: Tensor, columns: int) -> np.ndarray:
+    """Pictures in rows, a pixel of grey between them.
+
+    Args:
+        images_NHW: bytes.
+        columns: of the sheet; the last row may have fewer.
+
+    Returns:
+        bytes ``[rows (H + 1) - 1, columns (W + 1) - 1]``.
+    """
+    count, height, width = images_NHW.shape
+    rows = -(-count // columns)
+    tiles = torch.full((rows * columns, height + 1, width + 1), 96, dtype=torch.uint8)
+    tiles[:count, :height, :width] = images_NHW.cpu()
+    page = tiles.unflatten(0, (rows, columns)).transpose(1, 2).reshape(rows * (height + 1), columns * (width + 1))
+    return page[:-1, :-1].numpy()

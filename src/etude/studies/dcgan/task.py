@@ -1,0 +1,320 @@
+"""DCGAN: the training step, what is watched, what is measured.
+
+Shape suffixes as in model.py.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data import mnist
+from etude.metrics import diversity, fid
+from etude.metrics.proportion import half_width
+from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss, r1_penalty
+from etude.studies.dcgan.classifier import classify
+from etude.studies.dcgan.model import Discriminator, Generator
+from etude.studies.dcgan.study import DCGANConfig, ModelConfig
+
+NUM_CLASSES = 10
+REMEDIES = "try --optim.r1 0.2, --model.norm spectral or another seed"
+
+_log = logging.getLogger("etude")
+
+
+def build_generator(config: ModelConfig) -> Generator:
+    """The generator of a configuration."""
+    classes = NUM_CLASSES if config.conditional else 0
+    return Generator(config.noise, config.size, width=config.width, num_classes=classes)
+
+
+def build_discriminator(config: ModelConfig) -> Discriminator:
+    """The discriminator of a configuration."""
+    classes = NUM_CLASSES if config.conditional else 0
+    return Discriminator(config.size, width=config.width, num_classes=classes, norm=config.norm)
+
+
+def scaled(images_NHW: Tensor) -> Tensor:
+    """Bytes ``[N, H, W]`` as pictures ``[N, 1, H, W]`` in [-1, 1]."""
+    return images_NHW[:, None].float() / 127.5 - 1
+
+
+def to_bytes(images_NCHW: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as bytes of the same shape."""
+    return ((images_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+class DCGANTask(Task):
+    """Two networks against each other (Goodfellow et al. 2014, algorithm 1, one step of each)."""
+
+    def __init__(self, config: DCGANConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self.generator = build_generator(config.model)
+        self.discriminator = build_discriminator(config.model)
+        self.modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        self.shared_generator = runtime.prepare(self.generator, channels_last=True)
+        self.shared_discriminator = runtime.prepare(self.discriminator, channels_last=True)
+        self.mean_generator = self.generator
+        if config.optim.ema:
+            self.mean_generator = copy.deepcopy(self.generator).requires_grad_(False)
+            self.modules["mean_generator"] = self.mean_generator
+        optim = config.optim
+        options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, 0.999), "fused": True}
+        self.adams = {
+            name: torch.optim.Adam(module.parameters(), **options)
+            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
+        }
+        self.optimizers = dict(self.adams)
+        self._splits: dict[mnist.Split, tuple[Tensor, Tensor]] = {}
+        self._order: tuple[int, Tensor] | None = None
+        pair = {"generator": self.generator, "discriminator": self.discriminator}
+        self.steps = FiniteSteps(pair, {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()})
+        self.snapshots: dict[int, Tensor] = {}
+        """Bytes ``[64, H, W]`` drawn of the same noise after some steps; see `snapshot_steps`."""
+
+    def split(self, name: mnist.Split) -> tuple[Tensor, Tensor]:
+        """Bytes ``[N, H, W]`` in the networks' size, and digits ``[N]``; read once, on the device."""
+        if name not in self._splits:
+            read = mnist.sample(name) if self.config.data.source == "sample" else mnist.load(name)
+            images, labels = mnist.to_size(read[0], self.config.model.size), read[1]
+            if name == "train" and len(images) < self.config.batch.size:
+                raise UserError(
+                    f"a batch of {self.config.batch.size} is larger than the {len(images)} training pictures: "
+                    "give a smaller --batch.size"
+                )
+            self._splits[name] = images.to(self.runtime.device), labels.to(self.runtime.device)
+        return self._splits[name]
+
+    def batch_rows(self, step: int) -> Tensor:
+        """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        count, size = len(self.split("train")[0]), self.config.batch.size
+        epoch, place = divmod(step, count // size)
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
+            self._order = (epoch, order.to(self.runtime.device))
+        return self._order[1][place * size : (place + 1) * size]
+
+    def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
+        """Standard normal ``[count, Z]`` on the device."""
+        draw = self.runtime.generator(stream, step, index)
+        return torch.randn(count, self.config.model.noise, generator=draw).to(self.runtime.device)
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, parts = self.config, self.config.batch.parts
+        images_NHW, digits_N = self.split("train")
+        rows = self.batch_rows(step)
+        self.generator.train()
+        self.discriminator.train()
+        self.steps.begin()
+        on_discriminator = torch.zeros(3, device=self.runtime.device)
+        on_generator = torch.zeros((), device=self.runtime.device)
+
+        def labels(part: int) -> Tensor | None:
+            return digits_N[rows[part::parts]] if config.model.conditional else None
+
+        def fakes(part: int, network: nn.Module) -> Tensor:
+            count = len(rows[part::parts])
+            return network(self.noise(count, "train/noise", step, part), labels(part))
+
+        # A process with one part draws its pictures once for both networks.
+        kept: dict[int, Tensor] = {}
+        for part in self.runtime.parts(parts, self.shared_discriminator):
+            if parts == self.runtime.world:
+                fake = kept[part] = fakes(part, self.shared_generator)
+            else:
+                with torch.no_grad():
+                    fake = fakes(part, self.generator)
+            real = scaled(images_NHW[rows[part::parts]]).contiguous(memory_format=torch.channels_last)
+            real.requires_grad_(config.optim.r1 > 0)
+            on_real = self.shared_discriminator(real, labels(part))
+            on_fake = self.shared_discriminator(fake.detach(), labels(part))
+            loss = discriminator_loss(config.optim.loss, on_real, on_fake, config.optim.smoothing)
+            penalty = r1_penalty(on_real, real) * config.optim.r1 / 2 if config.optim.r1 else torch.zeros_like(loss)
+            self.runtime.backward(loss + penalty, parts)
+            on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
+        self.steps.update("discriminator")
+
+        # Its weights want no gradient here, and outside DDP nobody waits for one.
+        self.discriminator.requires_grad_(False)
+        for part in self.runtime.parts(parts, self.shared_generator):
+            fake = kept.pop(part) if part in kept else fakes(part, self.shared_generator)
+            loss = generator_loss(config.optim.loss, self.discriminator(fake, labels(part)))
+            self.runtime.backward(loss, parts)
+            on_generator += loss.detach()
+        self.discriminator.requires_grad_(True)
+        self.steps.update("generator")
+
+        scale = self.runtime.world / parts
+        loss, real, fake = on_discriminator * scale
+        made = on_generator * scale
+        logged = self.steps.end(
+            {"loss": loss + made, "discriminator": loss, "generator": made, "logit_real": real, "logit_fake": fake}
+        )
+        self._average()
+        if step + 1 in self.snapshot_steps():
+            self.snapshots[step + 1] = self.draw(self.fixed_noise(), self.fixed_digits())[:, 0].cpu()
+        return logged
+
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """The ends of the first, the middle and the last epoch, as far as there are such."""
+        steps, epoch = self.config.loop.max_steps, len(self.split("train")[0]) // self.config.batch.size
+        middle = steps // epoch // 2 * epoch or steps // 2
+        return tuple(sorted({min(epoch, steps), max(middle, 1), steps}))
+
+    def fixed_noise(self, count: int = 64) -> Tensor:
+        """The noise ``[count, Z]`` of every snapshot."""
+        return self.noise(count, "snapshot/noise", 0)
+
+    def fixed_digits(self, count: int = 64) -> Tensor | None:
+        """Digits of a conditional network's snapshot, one a column as in `figures`; None: it knows no digits."""
+        if not self.config.model.conditional:
+            return None
+        return torch.arange(count, device=self.runtime.device) % 8
+
+    @torch.no_grad()
+    def draw(self, noise_NZ: Tensor, digits_N: Tensor | None = None) -> Tensor:
+        """Pictures of the generator, or of its mean where there is one, in evaluation mode.
+
+        Returns:
+            bytes ``[N, 1, H, W]`` on the device.
+        """
+        network, size = self.mean_generator, self.config.batch.evaluation
+        was_training = network.training
+        network.eval()
+        digits = digits_N.split(size) if digits_N is not None else [None] * -(-len(noise_NZ) // size)
+        parts = [to_bytes(network(z, d)) for z, d in zip(noise_NZ.split(size), digits, strict=True)]
+        network.train(was_training)
+        return torch.cat(parts)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"snapshots": dict(self.snapshots), "steps": self.steps.state()}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.snapshots = dict(state["snapshots"])
+        self.steps.load_state(state["steps"])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if not self.config.optim.ema:
+            return
+        pairs = zip(self.mean_generator.parameters(), self.generator.parameters(), strict=True)
+        means, now = map(list, zip(*pairs, strict=True))
+        torch._foreach_lerp_(means, now, 1 - self.config.optim.ema)  # pyright: ignore[reportPrivateImportUsage]
+        for mean, buffer in zip(self.mean_generator.buffers(), self.generator.buffers(), strict=True):
+            mean.copy_(buffer)
+
+    def samples(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
+        """Drawn bytes ``[N, H, W]``, and the digits asked for, all ten in turn; -1 where the network knows none.
+
+        Several processes draw a share each.
+        """
+        mine = self.runtime.share(count)
+        noise_NZ = self.noise(count, stream, 0)[mine]
+        digits_N = torch.arange(count, device=self.runtime.device) % NUM_CLASSES
+        conditional = self.config.model.conditional
+        drawn_NHW = self.draw(noise_NZ, digits_N[mine] if conditional else None)[:, 0]
+        return self.runtime.gather(drawn_NHW, count), digits_N if conditional else torch.full_like(digits_N, -1)
+
+    def evaluate(self) -> dict[str, float]:
+        """How varied the drawn digits are, and whether they are those asked for. Nothing is chosen by it."""
+        images_NHW, digits_N = self.samples(self.config.metric.watched, "val/noise")
+        found = self.variety(images_NHW, digits_N, "train")
+        metrics = {"diversity": found.ratio, "duplicates": 100 * found.duplicates, "collapsed": float(found.collapsed)}
+        if self.config.model.conditional:
+            metrics["label_accuracy"] = 100 * (classify(images_NHW) == digits_N.cpu()).double().mean().item()
+        if found.collapsed and self.runtime.is_main:
+            _log.warning("the generator has collapsed: %s; %s", ", ".join(found.faults), REMEDIES)
+        return metrics
+
+    def variety(self, images_NHW: Tensor, digits_N: Tensor, split: mnist.Split) -> diversity.Diversity:
+        """How varied drawn pictures are beside as many real ones of a split; within the digits too where known."""
+        images, labels = self.split(split)
+        count = min(len(images_NHW), len(images))
+        drawn_N1HW, real_N1HW = images_NHW[:count, None], images[:count, None]
+        if not self.config.model.conditional:
+            return diversity.measure(drawn_N1HW, real_N1HW)
+        return diversity.measure(drawn_N1HW, real_N1HW, digits_N[:count], labels[:count])
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config, table = self.config, self.config.table
+        real_NHW, _ = self.split("test")
+        images_NHW, digits_N = self.samples(config.metric.samples, "test/noise")
+        num_train = len(self.split("train")[0])
+        epochs = config.loop.max_steps / (num_train // config.batch.size)
+        net = "conditional" if config.model.conditional else "unconditional"
+        drawn = f"{len(images_NHW):,} drawn digits"
+        protocol = (
+            f"{drawn} of {config.model.size} px; {net}, {config.model.width} filters, noise of {config.model.noise}; "
+            f"{epochs:.3g} epochs of {num_train:,}, batch {config.batch.size}"
+            f"{f', mean weights (decay {config.optim.ema:g})' if config.optim.ema else ''}, last weights"
+        )
+        data = "MNIST" if config.data.source == "mnist" else "300 digits of MNIST"
+        variant = f"{data}, {config.model.size} px"
+
+        def row(metric: str, value: float, about: str, half: float | None = None, unit: str = "") -> Result:
+            return Result(table, self.cell(), metric, "test", value, f"{about}; {protocol}", half, unit, variant)
+
+        watched = config.metric.watched
+        found = self.variety(images_NHW[:watched], digits_N[:watched], "test")
+        about = f"{watched:,} against as many test digits"
+        about += f"; COLLAPSED: {', '.join(found.faults)}" if found.collapsed else ""
+        rows = [row("diversity", found.ratio, about), row("duplicates", 100 * found.duplicates, about, unit="%")]
+        if config.metric.inception != "none":
+            rows += self._distances(row, images_NHW, real_NHW)
+        if config.model.conditional:
+            right_N = (classify(images_NHW) == digits_N.cpu()).double()
+            share = 100 * right_N.mean().item()
+            about = "taken for the digit asked for, by the classifier that comes with etude"
+            rows.append(row("label_accuracy", share, about, half_width(share, len(right_N)), "%"))
+            for digit in range(NUM_CLASSES):
+                of_digit_N = right_N[digits_N.cpu() == digit]
+                share = 100 * of_digit_N.mean().item()
+                rows.append(row(f"label_accuracy_{digit}", share, about, half_width(share, len(of_digit_N)), "%"))
+        return rows
+
+    def _distances(self, row: Callable[..., Result], images_NHW: Tensor, real_NHW: Tensor) -> list[Result]:
+        """FID and KID, the pictures shared by the processes; those of real ones come from the cache."""
+        name = self.config.metric.inception
+        network = fid.Inception(Path(name) if name else None, self.runtime.device)
+        mine = network.features(images_NHW[self.runtime.share(len(images_NHW))], title="features of drawn digits")
+        drawn_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), len(images_NHW)).cpu().numpy()
+        found = fid.score(network.cached_features(real_NHW), drawn_NF, self.runtime.generator("test/kid", 0))
+        about = f"clean-fid, against all {found.num_real:,} test digits"
+        return [row("fid", found.fid, about, found.half_width), row("kid", 1000 * found.kid, f"{about}; times 1,000")]
+
+    def cell(self) -> str:
+        """The place in a table that the run belongs to."""
+        config = self.config
+        if config.table == "options":
+            remedies = {
+                "spectral": config.model.norm == "spectral", "ema": config.optim.ema > 0, "r1": config.optim.r1 > 0,
+                "smoothing": config.optim.smoothing > 0,
+            }  # fmt: skip
+            return "+".join(name for name, used in remedies.items() if used) or "plain"
+        if config.table == "sizes":
+            return f"{config.model.size}px-z{config.model.noise}"
+        return "conditional" if config.model.conditional else "dcgan"
+
+    @property
+    def exported(self) -> dict[str, nn.Module]:
+        """What `etude export` writes: the network that draws."""
+        return {"generator": self.mean_generator}
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.dcgan import figures
+
+        figures.draw(self, folder, metrics)
+
+    def data_checksums(self) -> dict[str, str]:
+        if self.config.data.source == "sample":
+            return {"mnist": "300 digits that come with etude"}
+        return {f"mnist/{name}": digest for name, digest in mnist.checksums().items()}

@@ -1,0 +1,124 @@
+"""The pictures of a run: loss curves, sheets of translations, error maps.
+
+Shape suffixes as in model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from etude.core.loop import rows_of
+from etude.report.figures import PALETTE, curves, figure
+
+if TYPE_CHECKING:
+    from etude.studies.pix2pix.task import Pix2PixTask
+
+ROWS = 10
+_SHEETS = 2
+_WORST = 128
+"""The difference, in levels, that the brightest colour of an error map stands for."""
+
+
+def draw(task: Pix2PixTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a run into ``folder``."""
+    learning_curves(folder / "curves.png", metrics)
+    count = min(ROWS * _SHEETS, len(task.pairs.splits["test"]))
+    given = task.take("test", slice(0, count))[:, 0].cpu().numpy()
+    truth, made = task.truth("test")[:count].numpy(), task.translate("test")[:count].numpy()
+    names = task.pairs.splits["test"].names[:count]
+    for sheet, start in enumerate(range(0, count, ROWS), 1):
+        rows = slice(start, start + ROWS)
+        translations(folder / f"translations-{sheet}.png", given[rows], truth[rows], made[rows], names[rows])
+    errors(folder / "errors.png", truth[:ROWS], made[:ROWS], names[:ROWS])
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Both networks' losses, the L1 distance of training, and what validation measures."""
+    panels = [
+        ("Adversarial losses", "loss", {
+            "generator": rows_of(metrics, "train/generator"), "discriminator": rows_of(metrics, "train/discriminator"),
+        }),
+        ("Distance of training pictures", "L1, of -1 to 1", {"train": rows_of(metrics, "train/l1")}),
+        ("Distance of validation pictures", "L1, of 255", {"val": rows_of(metrics, "val/l1")}),
+        ("Likeness of validation pictures", "SSIM", {"val": rows_of(metrics, "val/ssim")}),
+    ]  # fmt: skip
+    # Without a discriminator there is one loss.
+    curves(path, panels if rows_of(metrics, "train/discriminator")[0] else panels[1:])
+
+
+def translations(
+    path: Path, given_NHWC: np.ndarray, truth_NHWC: np.ndarray, made_NHWC: np.ndarray, names: Sequence[str]
+) -> None:
+    """One row a pair: input, truth, output, and how far the output is off."""
+    headings = ("input", "truth", "output", "error")
+    off_NHW = np.stack([_off(truth, made) for truth, made in zip(truth_NHWC, made_NHWC, strict=True)])
+    off_NHWC = (mpl.colormaps["magma"](np.clip(off_NHW / _WORST, 0, 1))[..., :3] * 255).astype(np.uint8)
+    size, gap = given_NHWC.shape[1], max(2, given_NHWC.shape[1] // 32)
+    # One picture of all: so many axes would take many seconds.
+    sheet = np.full((len(names) * (size + gap) - gap, len(headings) * (size + gap) - gap, 3), 255, np.uint8)
+    places = [column * (size + gap) for column in range(max(len(names), len(headings)))]
+    for column, images in enumerate((given_NHWC, truth_NHWC, made_NHWC, off_NHWC)):
+        for row, image in enumerate(images):
+            sheet[places[row] : places[row] + size, places[column] : places[column] + size] = image
+    with figure(path, 1.55 * len(headings) + 0.6, 1.55 * len(names) + 0.3) as drawn:
+        ax = drawn.subplots()
+        ax.imshow(sheet)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.set_xticks([places[column] + size / 2 for column in range(len(headings))], headings)
+        ax.set_yticks([places[row] + size / 2 for row in range(len(names))], [_short(name) for name in names])
+
+
+def errors(path: Path, truth_NHWC: np.ndarray, made_NHWC: np.ndarray, names: Sequence[str]) -> None:
+    """How far each pixel is off, and the mean over the pictures."""
+    maps = [(_short(name), _off(truth_NHWC[row], made_NHWC[row])) for row, name in enumerate(names)]
+    maps.append(("mean", np.mean([off for _, off in maps], 0)))
+    columns = min(4, len(maps))
+    rows = -(-len(maps) // columns)
+    with figure(path, 2.0 * columns + 0.8, 2.1 * rows) as drawn:
+        axes = drawn.subplots(rows, columns, squeeze=False).flatten()
+        shown = None
+        for ax in axes:
+            ax.set_axis_off()
+        for ax, (name, off) in zip(axes, maps, strict=False):
+            shown = ax.imshow(off, cmap="magma", vmin=0, vmax=_WORST)
+            ax.set_title(f"{name}: {off.mean():.1f}", fontsize=8)
+        if shown is not None:
+            drawn.colorbar(shown, ax=axes, shrink=0.7, label="mean absolute difference, of 255")
+
+
+def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Validation distance and likeness of several runs beside each other.
+
+    Args:
+        path: the picture's file.
+        title: over it.
+        runs: by legend, the lines of each metrics.jsonl.
+    """
+    panels = [("Distance", "L1, of 255", "val/l1"), ("Signal to noise", "PSNR, dB", "val/psnr")]
+    panels.append(("Likeness", "SSIM", "val/ssim"))
+    with figure(path, 4.0 * len(panels), 3.4) as drawn:
+        axes = drawn.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (heading, label, name) in zip(axes, panels, strict=True):
+            for number, (legend, metrics) in enumerate(runs.items()):
+                ax.plot(*rows_of(metrics, name), label=legend, color=PALETTE[number % len(PALETTE)])
+            ax.set(title=f"{heading} of validation pictures", xlabel="step", ylabel=label)
+        axes[0].legend()
+        drawn.suptitle(title, fontsize=10)
+
+
+def _off(truth_HWC: np.ndarray, made_HWC: np.ndarray) -> np.ndarray:
+    """Mean absolute difference over the channels, in levels."""
+    return np.abs(truth_HWC.astype(np.float32) - made_HWC).mean(-1)
+
+
+def _short(name: str) -> str:
+    stem = Path(name).stem
+    return stem if len(stem) <= 16 else f"{stem[:15]}…"

@@ -1,0 +1,209 @@
+"""Translate your own pictures with a trained generator.
+
+The network and its direction are read from the weights. A picture larger than the network's is cut into tiles that
+overlap, and the results are blended; a smaller one is padded with its mirror image.
+
+Shape suffixes: N tiles, H height, W width.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+
+from etude.core import randomness
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.core.loop import progress_bar
+from etude.core.runtime import resolve_device
+from etude.data.images import list_images, read_image
+from etude.studies.pix2pix.model import Generator, scaled, to_bytes
+from etude.studies.pix2pix.study import Pix2PixConfig
+from etude.studies.pix2pix.task import build_generator
+
+Network = Callable[[np.ndarray], np.ndarray]
+"""uint8 tiles ``[N, size, size, 3]`` to tiles of the same shape."""
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures to translate, or folders of pictures."""
+    output: Path | None = None
+    """The folder for the results, each under its picture's name, as PNG."""
+    fit: Literal["tile", "whole"] = "tile"
+    """tile: every pixel at its own scale, in tiles where the picture is larger than the network's; whole: squeezed into
+    the network's size, as in training, and enlarged again."""
+    overlap: int = 32
+    """Pixels that neighbouring tiles share."""
+    seed: int = 0
+    """Of the dropout, the network's noise; every tile and picture has the same."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one picture."""
+
+    image: str
+    output: str
+    width: int
+    height: int
+    tiles: int
+
+
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+    """Translate the inputs one after the other; the order of the answers is theirs.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        extra: unused.
+        options: the inputs and where results go.
+
+    Raises:
+        UserError: a missing or broken picture, folder or weights file, in one line; results written before it stay.
+    """
+    if not options.inputs:
+        raise UserError("no pictures to translate: name some, or a folder of them")
+    if options.output is None:
+        raise UserError("no place for the results: name a folder with --output")
+    tensors, header = read_weights(weights, study="pix2pix")
+    config = from_dict(Pix2PixConfig, header.config, origin=str(weights))
+    generator = build_generator(config.model)
+    load_weights({"generator": generator}, tensors, weights)
+    size = config.model.size
+    if not 0 <= options.overlap <= size // 2:
+        raise UserError(f"an overlap of {options.overlap} is not possible: give 0 to {size // 2}")
+    # Unlike Path.is_dir, it takes a name too long for the system.
+    paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
+    targets = _targets(paths, options.output)
+    network = _network(generator, resolve_device(config.loop.device), options.seed)
+    answers: list[Prediction] = []
+    with progress_bar() as bar:
+        shown = bar.add_task("translating", total=len(paths), note="")
+        for path in paths:
+            image = read_image(path, "RGB", options.max_pixels)
+            made, count = translated(image, network, size, options.overlap, options.fit)
+            _save(targets[len(answers)], made)
+            height, width = image.shape[:2]
+            answers.append(Prediction(str(path), str(targets[len(answers)]), width, height, count))
+            bar.advance(shown)
+    return answers
+
+
+def tell(answers: Sequence[Prediction]) -> str:
+    """One line a picture, for people."""
+    lines = [
+        f"{row.image} -> {row.output} ({row.width} x {row.height}, {row.tiles} {'tile' if row.tiles == 1 else 'tiles'})"
+        for row in answers
+    ]
+    return "\n".join(lines)
+
+
+def translated(
+    image: np.ndarray, network: Network, size: int, overlap: int, fit: Literal["tile", "whole"]
+) -> tuple[np.ndarray, int]:
+    """A picture's translation and how many tiles it took.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        network: see `Network`.
+        size: of its tiles.
+        overlap: pixels that neighbouring tiles share, at most half of ``size``.
+        fit: see `Options`.
+
+    Returns:
+        uint8 ``[H, W, 3]``, and a count.
+    """
+    height, width = image.shape[:2]
+    if fit == "whole":
+        small = np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+        made = network(small[None])[0]
+        return np.array(Image.fromarray(made).resize((width, height), Image.Resampling.BILINEAR)), 1
+    return tiled(image, network, size, overlap)
+
+
+def tiled(image: np.ndarray, network: Network, size: int, overlap: int) -> tuple[np.ndarray, int]:
+    """Translate in tiles, row by row, each pixel the mean of its tiles weighted by the distance from their edge.
+
+    Beside the picture and the result it holds one row of tiles only.
+    """
+    height, width = image.shape[:2]
+    padded = _padded(image, size)
+    tops, lefts = (starts(length, size, overlap) for length in padded.shape[:2])
+    weight_S = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).clip(max=overlap + 1).astype(np.float32)
+    weight_SS = weight_S[:, None] * weight_S
+    result = np.empty_like(padded)
+    # The sum of the weighted tiles, and of the weights, of the rows that are not yet final.
+    band = np.zeros((size, padded.shape[1], 4), np.float32)
+    for number, top in enumerate(tops):
+        for start in range(0, len(lefts), _BATCH):
+            some = lefts[start : start + _BATCH]
+            made = network(np.stack([padded[top : top + size, left : left + size] for left in some]))
+            for left, tile in zip(some, made, strict=True):
+                band[:, left : left + size, :3] += tile * weight_SS[..., None]
+                band[:, left : left + size, 3] += weight_SS
+        final = (tops[number + 1] if number + 1 < len(tops) else padded.shape[0]) - top
+        done = band[:final]
+        result[top : top + final] = np.rint(done[..., :3] / done[..., 3:]).astype(np.uint8)
+        band = np.concatenate([band[final:], np.zeros((final, *band.shape[1:]), np.float32)])
+    return result[:height, :width], len(tops) * len(lefts)
+
+
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles of ``size`` begin so that they cover ``length``, evenly, neighbours sharing ``overlap`` or more."""
+    count = 1 + -(-(length - size) // max(1, size - overlap))
+    return [round(place * (length - size) / max(1, count - 1)) for place in range(count)]
+
+
+def _padded(image: np.ndarray, size: int) -> np.ndarray:
+    """At least ``size`` on each side, by its mirror image on the right and below."""
+    below, right = (max(0, size - length) for length in image.shape[:2])
+    return np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric") if below or right else image
+
+
+def _network(generator: Generator, device: str, seed: int) -> Network:
+    generator.eval().to(device).to(memory_format=torch.channels_last)
+    draw = randomness.generator(seed, "predict/noise", 0)
+    # Noise of its own for each tile would show the tiles.
+    masks = [mask.to(device) for mask in generator.noise(1, draw)] if generator.dropout else []
+
+    @torch.inference_mode()
+    def network(tiles_NHWC: np.ndarray) -> np.ndarray:
+        given: Tensor = scaled(torch.from_numpy(tiles_NHWC).to(device))
+        noise = [mask.expand(len(given), -1, -1, -1) for mask in masks]
+        return to_bytes(generator(given, noise)).cpu().numpy()
+
+    return network
+
+
+def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Where each result goes; two of one name, and a result over its own picture, are refused."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(f"{other} and {path} would both write {path.stem}.png: give other names, or one at a time")
+    targets = [folder / f"{path.stem}.png" for path in paths]
+    for path, target in zip(paths, targets, strict=True):
+        if target.exists() and path.exists() and target.samefile(path):
+            raise UserError(f"{target} would be written over the picture itself: choose another --output")
+    return targets
+
+
+def _save(target: Path, image: np.ndarray) -> None:
+    def write(to: Path) -> None:
+        Image.fromarray(image).save(to, "PNG")
+
+    write_atomic(target, write)

@@ -1,0 +1,367 @@
+"""pix2pix: the training step, what is watched, what is measured.
+
+Shape suffixes as in model.py; the axis of 2 is A and B.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data import pairs
+from etude.data.pairs import PairSet, Split
+from etude.metrics import pairs as measures
+from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss
+from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror, scaled, to_bytes
+from etude.studies.pix2pix.study import DataConfig, ModelConfig, Pix2PixConfig
+
+_log = logging.getLogger("etude.pix2pix")
+_WATCH = 0.99
+"""Decay of the watched mean of the discriminator's loss."""
+WINS = 0.05
+"""Below this mean loss the discriminator wins outright; guessing has 0.69, or 0.25 with lsgan."""
+WINS_STEPS = 500
+"""Steps in a row after which that is said."""
+_ON_DEVICE = 4 << 30
+"""Bytes of a split up to which it is kept on the device; a larger one stays on disk and is read by batch."""
+# What a run's translation is called, by source and direction.
+_CELLS = {
+    ("maps", "AtoB"): "aerial2map", ("maps", "BtoA"): "map2aerial",
+    ("facades", "AtoB"): "photo2labels", ("facades", "BtoA"): "labels2photo",
+    ("edges2shoes", "AtoB"): "edges2shoes", ("edges2shoes", "BtoA"): "shoes2edges",
+    ("day2night", "AtoB"): "day2night", ("day2night", "BtoA"): "night2day",
+    ("grey", "AtoB"): "grey2colour", ("grey", "BtoA"): "colour2grey",
+    ("generated", "AtoB"): "aerial2map", ("generated", "BtoA"): "map2aerial",
+    ("folder", "AtoB"): "folder", ("folder", "BtoA"): "folder-back",
+}  # fmt: skip
+
+
+def build_generator(config: ModelConfig) -> Generator:
+    """The generator of a configuration."""
+    return Generator(
+        config.size, width=config.width, widest=config.widest, dropout=config.dropout, test_norm=config.test_norm
+    )
+
+
+def build_discriminator(config: ModelConfig) -> Discriminator:
+    """The discriminator of a configuration."""
+    return Discriminator(config.patch, width=config.discriminator_width)
+
+
+def load_pairs(data: DataConfig, size: int, jitter: int) -> PairSet:
+    """The pairs that a configuration names; `UserError` where they cannot be had."""
+    larger = size + jitter
+    if data.source.endswith("-subset"):
+        return pairs.subset(data.source.removesuffix("-subset"), larger, size)
+    shares: Any = {"val_share": data.val_share, "test_share": data.test_share, "seed": data.split_seed}
+    if data.source == "folder":
+        return pairs.folder(data.folder, data.folder_b, larger, size, **shares)
+    if data.source == "grey":
+        return pairs.grey(data.folder, larger, size, **shares)
+    if data.source == "generated":
+        few = max(1, data.pairs // 4)
+        return pairs.generated(larger, size, {"train": data.pairs, "val": few, "test": few})
+    return pairs.archive(data.source, larger, size)  # pyright: ignore[reportArgumentType]
+
+
+class Pix2PixTask(Task):
+    """A generator and a discriminator that both see the input (Isola et al. 2017, equations 1 to 4)."""
+
+    def __init__(self, config: Pix2PixConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self.generator = build_generator(config.model)
+        self.discriminator = build_discriminator(config.model)
+        self.modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        self.shared_generator = runtime.prepare(self.generator, channels_last=True)
+        self.shared_discriminator = runtime.prepare(self.discriminator, channels_last=True)
+        optim = config.optim
+        options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, 0.999), "fused": True}
+        self.adams = {
+            name: torch.optim.Adam(module.parameters(), **options)
+            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
+        }
+        prepared = {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()}
+        self.steps = FiniteSteps(self.modules, prepared)
+        self.optimizers = dict(self.adams)
+        chosen = config.metric.choose
+        self.monitor = None if chosen == "last" else (chosen, "min" if chosen == "l1" else "max")
+        # The discriminator's watched mean loss, and the steps in a row that it won outright.
+        self.watched = torch.tensor([math.log(2) if optim.loss == "vanilla" else 0.25, 0.0], device=runtime.device)
+        self._set: PairSet | None = None
+        self._on_device: dict[Split, Tensor] = {}
+        self._order: tuple[int, Tensor] | None = None
+
+    @property
+    def exported(self) -> Mapping[str, nn.Module]:
+        # Prediction needs no discriminator.
+        return {"generator": self.generator}
+
+    # --- the pairs ---
+
+    @property
+    def pairs(self) -> PairSet:
+        """The data set, read once."""
+        if self._set is None:
+            config = self.config
+            read = load_pairs(config.data, config.model.size, config.augment.jitter)
+            if len(read.splits["train"]) < config.batch.size:
+                raise UserError(
+                    f"a batch of {config.batch.size} is larger than the {len(read.splits['train'])} training pairs: "
+                    "give a smaller --batch.size"
+                )
+            chosen = config.metric.inception
+            if chosen not in ("", "none") and not Path(chosen).expanduser().is_file():
+                fault = f"no file {chosen} with the Inception weights"
+                raise UserError(f"{fault}: give another --metric.inception, or none")
+            self._set = read
+        return self._set
+
+    def take(self, split: Split, rows: Tensor | slice) -> Tensor:
+        """Some pairs of a split in its order, uint8 ``[N, 2, H, W, 3]`` on the device, input first."""
+        if split not in self._on_device:
+            held = self.pairs.splits[split].pairs_N2HWC
+            self._on_device[split] = held.to(self.runtime.device) if held.nbytes <= _ON_DEVICE else held
+        held = self._on_device[split]
+        taken = held[rows if isinstance(rows, slice) else rows.to(held.device)].to(self.runtime.device)
+        return taken.flip(1) if self.config.data.direction == "BtoA" else taken
+
+    def batch_rows(self, step: int) -> Tensor:
+        """Which training pairs a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        count, size = len(self.pairs.splits["train"]), self.config.batch.size
+        epoch, place = divmod(step, count // size)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, torch.randperm(count, generator=self.runtime.generator("train/order", epoch)))
+        return self._order[1][place * size : (place + 1) * size]
+
+    # --- training ---
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, parts, device = self.config, self.config.batch.parts, self.runtime.device
+        optim, rows = config.optim, self.batch_rows(step)
+        self.generator.train()
+        self.discriminator.train()
+        for adam in self.adams.values():
+            for group in adam.param_groups:
+                group["lr"] = optim.rate(step, config.loop.max_steps)
+        self.steps.begin()
+        on_discriminator, on_generator = torch.zeros(3, device=device), torch.zeros(2, device=device)
+
+        def drawn(part: int) -> tuple[Tensor, Tensor]:
+            draw = self.runtime.generator("train/augment", step, part)
+            taken = self.take("train", rows[part::parts])
+            cut = crop_and_mirror(taken, config.model.size, draw, mirror=config.augment.mirror)
+            return scaled(cut[:, 0]), scaled(cut[:, 1])
+
+        def fakes(part: int, input_NCHW: Tensor, network: nn.Module) -> Tensor:
+            draw = self.runtime.generator("train/noise", step, part)
+            noise = self.generator.noise(len(input_NCHW), draw) if config.model.dropout else []
+            return network(input_NCHW, [mask.to(device) for mask in noise])
+
+        # A process with one part makes its pictures once for both networks.
+        kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        if optim.gan:
+            for part in self.runtime.parts(parts, self.shared_discriminator):
+                given, truth = drawn(part)
+                if parts == self.runtime.world:
+                    fake = fakes(part, given, self.shared_generator)
+                    kept[part] = given, truth, fake
+                else:
+                    with torch.no_grad():
+                        fake = fakes(part, given, self.generator)
+                on_real = self.shared_discriminator(given, truth)
+                on_fake = self.shared_discriminator(given, fake.detach())
+                # Halved, so that it learns more slowly than the generator (appendix 6.2).
+                loss = discriminator_loss(optim.loss, on_real, on_fake) / 2
+                self.runtime.backward(loss, parts)
+                on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
+            self.steps.update("discriminator")
+
+        # Its weights want no gradient here, and outside DDP nobody waits for one.
+        self.discriminator.requires_grad_(False)
+        for part in self.runtime.parts(parts, self.shared_generator):
+            if part in kept:
+                given, truth, fake = kept.pop(part)
+            else:
+                given, truth = drawn(part)
+                fake = fakes(part, given, self.shared_generator)
+            distance = functional.l1_loss(fake.float(), truth)
+            adversarial = distance.new_zeros(())
+            if optim.gan:
+                adversarial = generator_loss(optim.loss, self.discriminator(given, fake))
+            self.runtime.backward(optim.gan * adversarial + optim.l1 * distance, parts)
+            on_generator += torch.stack([adversarial, distance]).detach()
+        self.discriminator.requires_grad_(True)
+        self.steps.update("generator")
+
+        scale = self.runtime.world / parts
+        discriminator, real, fake = on_discriminator * scale
+        adversarial, distance = on_generator * scale
+        losses = {"loss": optim.gan * (discriminator + adversarial) + optim.l1 * distance, "l1": distance}
+        if optim.gan:
+            losses |= {
+                "discriminator": discriminator, "generator": adversarial, "logit_real": real, "logit_fake": fake
+            }  # fmt: skip
+        logged = self.steps.end(losses)
+        if optim.gan:
+            self._watch(self.runtime.sum(logged["discriminator"]) / self.runtime.world)
+        return logged
+
+    def _watch(self, loss: Tensor) -> None:
+        mean = self.watched[0].lerp(loss, 1 - _WATCH)
+        self.watched = torch.stack([mean, torch.where(mean < WINS, self.watched[1] + 1, 0.0)])
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps.state(), "watched": self.watched.cpu()}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.steps.load_state(state["steps"])
+        self.watched = state["watched"].to(self.runtime.device)
+
+    # --- evaluation ---
+
+    @torch.no_grad()
+    def translate(self, split: Split) -> Tensor:
+        """What the generator makes of a split's inputs, dropout on, the work shared by the processes.
+
+        Returns:
+            uint8 ``[N, H, W, 3]`` on the CPU; the same for the same weights, whatever the batches.
+        """
+        self.generator.eval()
+        count, size = len(self.pairs.splits[split]), self.config.batch.evaluation
+        mine = range(count)[self.runtime.share(count)]
+        made: list[Tensor] = []
+        for start in range(mine.start, mine.stop, size):
+            rows = range(start, min(start + size, mine.stop))
+            given = scaled(self.take(split, slice(rows.start, rows.stop))[:, 0])
+            made.append(to_bytes(self.generator(given, self._noise(f"{split}/noise", rows))))
+        side = self.config.model.size
+        empty = torch.zeros(0, side, side, 3, dtype=torch.uint8, device=self.runtime.device)
+        return self.runtime.gather(torch.cat([empty, *made]), count).cpu()
+
+    def _noise(self, stream: str, rows: Sequence[int]) -> list[Tensor]:
+        if not self.config.model.dropout:
+            return []
+        each = [self.generator.noise(1, self.runtime.generator(stream, 0, row)) for row in rows]
+        return [torch.cat(masks).to(self.runtime.device) for masks in zip(*each, strict=True)]
+
+    def truth(self, split: Split) -> Tensor:
+        """The true outputs of a split, uint8 ``[N, H, W, 3]`` on the CPU."""
+        held = self.pairs.splits[split].pairs_N2HWC
+        return held[:, 0 if self.config.data.direction == "BtoA" else 1]
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether the outputs are maps, which have few colours."""
+        return self.config.data.direction == "AtoB" and self.config.data.source in ("maps", "maps-subset", "generated")
+
+    def scores(self, made_NHWC: Tensor, truth_NHWC: Tensor) -> dict[str, Tensor]:
+        """Each metric of each picture, float64 ``[N]``."""
+        found: dict[str, list[Tensor]] = {}
+        step = 64
+        for start in range(0, len(made_NHWC), step):
+            made, truth = made_NHWC[start : start + step], truth_NHWC[start : start + step]
+            rows = {name: getattr(measures, name)(made, truth) for name in ("l1", "psnr", "ssim")}
+            if self.makes_maps:
+                rows |= {f"accuracy_{t}": measures.pixel_accuracy(made, truth, t) for t in measures.TOLERANCES}
+            for name, values in rows.items():
+                found.setdefault(name, []).append(values)
+        return {name: torch.cat(values) for name, values in found.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        scores = self.scores(self.translate("val"), self.truth("val"))
+        rows = {name: values.mean().item() for name, values in scores.items()}
+        if self.config.optim.gan:
+            mean, wins = self.watched.tolist()
+            rows |= {"watch/discriminator": mean, "watch/steps_won": wins}
+            if wins >= WINS_STEPS and self.runtime.is_main:
+                _log.warning("%s", self._won())
+        if self.steps.skipped and self.runtime.is_main:
+            _log.warning("%d update(s) left out so far for gradients that were not finite", self.steps.skipped)
+        return rows
+
+    def _won(self) -> str:
+        mean, wins = self.watched.tolist()
+        return (
+            f"the discriminator has won outright for {wins:.0f} steps (mean loss {mean:.3f}) and teaches little: "
+            "a lower --model.discriminator-width or --optim.loss lsgan may help"
+        )
+
+    def finish(self) -> dict[str, Any]:
+        config = self.config
+        notes = []
+        if config.optim.gan and self.watched[1] >= WINS_STEPS:
+            notes.append(self._won())
+        if self.steps.skipped:
+            notes.append(f"{self.steps.skipped} update(s) were left out for gradients that were not finite")
+        return {
+            "pairs": self.pairs.about,
+            "direction": config.data.direction,
+            "skipped": self.steps.skipped,
+            "notes": notes,
+        }
+
+    def cell(self) -> str:
+        """The place in the table that the run belongs to."""
+        optim = self.config.optim
+        if self.config.table == "losses":
+            return "l1-gan" if optim.gan and optim.l1 else "gan" if optim.gan else "l1"
+        return _CELLS[self.config.data.source.removesuffix("-subset"), self.config.data.direction]
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config = self.config
+        epochs = config.loop.max_steps * config.batch.size / len(self.pairs.splits["train"])
+        kept = "last checkpoint" if self.monitor is None else f"chosen by validation {self.monitor[0]}"
+        protocol = (
+            f"{self.pairs.about}, {config.data.direction}, {config.model.size} px, {config.model.width} filters, "
+            f"L1 x {config.optim.l1:g} + GAN x {config.optim.gan:g} ({config.optim.loss}), batch {config.batch.size}, "
+            f"{epochs:.0f} epochs, {kept}"
+        )
+        rows: list[Result] = []
+
+        def add(metric: str, split: str, value: float, count: int, half_width: float | None, unit: str) -> None:
+            told = f"{protocol}; {count:,} pictures"
+            variant = config.data.source
+            rows.append(Result(config.table, self.cell(), metric, split, value, told, half_width, unit, variant))
+
+        units = {"l1": "of 255", "psnr": "dB", "ssim": ""} | {f"accuracy_{t}": "%" for t in measures.TOLERANCES}
+        made = {split: self.translate(split) for split in ("val", "test")}
+        for split in ("val", "test"):
+            for metric, values in self.scores(made[split], self.truth(split)).items():
+                count = len(values)
+                width = 1.96 * values.std().item() / math.sqrt(count) if count > 1 else None
+                add(metric, split, values.mean().item(), count, width, units[metric])
+        for metric, (value, width) in self._distances(made["test"].numpy(), self.truth("test").numpy()).items():
+            add(metric, "test", value, len(made["test"]), width, "")
+        return rows
+
+    def _distances(self, made_NHWC: np.ndarray, truth_NHWC: np.ndarray) -> dict[str, tuple[float, float | None]]:
+        """FID and KID (x 1,000) of the outputs against the true pictures; nothing where they are not wanted."""
+        chosen = self.config.metric.inception
+        # An interval needs four.
+        if chosen == "none" or len(made_NHWC) < 4:
+            return {}
+        from etude.metrics import fid
+
+        network = fid.Inception(Path(chosen).expanduser() if chosen else None, self.runtime.device)
+        truth, made = network.cached_features(truth_NHWC), network.features(made_NHWC)
+        found = fid.score(truth, made, self.runtime.generator("test/kid", 0))
+        return {"fid": (found.fid, found.half_width), "kid": (1000 * found.kid, None)}
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.pix2pix import figures
+
+        figures.draw(self, folder, metrics)
+
+    def data_checksums(self) -> dict[str, str]:
+        return dict(self.pairs.checksums)
