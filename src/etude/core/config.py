@@ -55,6 +55,29 @@ class LoopConfig:
                 raise ValueError(f"loop.{name} must be 0 or more, not {getattr(self, name)}")
 
 
+def require(holds: bool, name: str, wanted: str, value: object) -> None:
+    """Refuse a setting: a `ValueError` that names it, what it must be and what it is, unless ``holds``."""
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How many items at a time; a study says what they are, and what is usual."""
+
+    size: int
+    """Items of one optimiser step, over all processes."""
+    parts: int = 1
+    """Equal parts whose gradients are added up, each normalised on its own; at least as many as processes."""
+    evaluation: int
+    """Items at a time where nothing is learned."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "parts", "evaluation"):
+            require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
+        require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """What every study's configuration has; a study adds its own parts."""

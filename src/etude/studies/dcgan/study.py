@@ -4,13 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-
-
-def _require(holds: bool, name: str, wanted: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +23,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("noise", "width"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        _require(self.size in (28, 32), "model.size", "28 or 32", self.size)
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        require(self.size in (28, 32), "model.size", "28 or 32", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +49,24 @@ class OptimConfig:
     """Decay of the mean of the generator's weights, which then draws in its place; 0: none."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        _require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
-        _require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
-        _require(self.r1 >= 0, "optim.r1", "0 or more", self.r1)
-        _require(0 <= self.ema < 1, "optim.ema", "0 or more and below 1", self.ema)
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
+        require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
+        require(self.r1 >= 0, "optim.r1", "0 or more", self.r1)
+        require(0 <= self.ema < 1, "optim.ema", "0 or more and below 1", self.ema)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
+class Batch(BatchConfig):
     size: int = 64
     """Pictures of one step, over all processes."""
-    parts: int = 1
-    """Equal parts whose gradients are added up; at least as many as processes."""
     evaluation: int = 250
     """Pictures at a time where nothing is learned."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "parts", "evaluation"):
-            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
-        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
-        _require(self.size // self.parts >= 2, "batch.size / batch.parts", "at least 2", self.size // self.parts)
+        super().__post_init__()
+        # Batch norm over one picture alone would take away what sets it apart.
+        require(self.size // self.parts >= 2, "batch.size / batch.parts", "at least 2", self.size // self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +79,8 @@ class MetricConfig:
     """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 2, "metric.samples", "at least 2", self.samples)
-        _require(self.watched >= 2, "metric.watched", "at least 2", self.watched)
+        require(self.samples >= 2, "metric.samples", "at least 2", self.samples)
+        require(self.watched >= 2, "metric.watched", "at least 2", self.watched)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +89,7 @@ class DCGANConfig(StudyConfig):
     """The two networks."""
     data: DataConfig = field(default_factory=DataConfig)
     """The pictures."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    batch: Batch = field(default_factory=Batch)
     """How many pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The losses and the optimisers."""
@@ -128,7 +120,7 @@ def paper() -> DCGANConfig:
     """
     steps = 60_000 // 128
     return DCGANConfig(
-        batch=BatchConfig(size=128),
+        batch=Batch(size=128),
         loop=LoopConfig(max_steps=150 * steps, log_every=100, eval_every=5 * steps, save_every=5 * steps),
         table="mnist",
     )
@@ -175,7 +167,7 @@ def smoke() -> DCGANConfig:
     return DCGANConfig(
         model=ModelConfig(noise=16, size=28, width=8, conditional=True),
         data=DataConfig(source="sample"),
-        batch=BatchConfig(size=32),
+        batch=Batch(size=32),
         optim=OptimConfig(lr=1e-3, ema=0.9),
         metric=MetricConfig(samples=64, watched=50, inception="none"),
         loop=LoopConfig(max_steps=60, log_every=10, eval_every=30, save_every=30, device="cpu"),

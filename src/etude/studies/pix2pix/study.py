@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
 
 Source = Literal[
@@ -12,11 +12,6 @@ Source = Literal[
     "maps-subset", "facades-subset", "edges2shoes-subset", "day2night-subset",
     "folder", "grey", "generated",
 ]  # fmt: skip
-
-
-def _require(holds: bool, name: str, wanted: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +34,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "widest", "discriminator_width"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        _require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
         most = {64: 142, 128: 286, 256: 286}[self.size]
-        _require(self.patch <= most, "model.patch", f"at most {most} for {self.size} pixels", self.patch)
+        require(self.patch <= most, "model.patch", f"at most {most} for {self.size} pixels", self.patch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +64,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         for name in ("val_share", "test_share"):
             share = getattr(self, name)
-            _require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
-        _require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
-        _require(self.pairs >= 4, "data.pairs", "at least 4", self.pairs)
+            require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
+        require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
+        require(self.pairs >= 4, "data.pairs", "at least 4", self.pairs)
         own = self.source in ("folder", "grey")
-        _require(bool(self.folder) or not own, "data.folder", "a path (--data.folder)", "empty")
-        _require(own or not self.folder, "data.source", "folder or grey where --data.folder is given", self.source)
+        require(bool(self.folder) or not own, "data.folder", "a path (--data.folder)", "empty")
+        require(own or not self.folder, "data.source", "folder or grey where --data.folder is given", self.source)
         both = self.source == "folder" or not self.folder_b
-        _require(both, "data.source", "folder where --data.folder-b is given", self.source)
+        require(both, "data.source", "folder where --data.folder-b is given", self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +82,7 @@ class AugmentConfig:
     """Mirror every second pair."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.jitter <= 256, "augment.jitter", "0 to 256", self.jitter)
+        require(0 <= self.jitter <= 256, "augment.jitter", "0 to 256", self.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +101,12 @@ class OptimConfig:
     """Weight lambda of the L1 loss."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        _require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
-        _require(0 <= self.decay_from <= 1, "optim.decay_from", "0 to 1", self.decay_from)
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
+        require(0 <= self.decay_from <= 1, "optim.decay_from", "0 to 1", self.decay_from)
         for name in ("gan", "l1"):
-            _require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
-        _require(self.gan + self.l1 > 0, "optim.gan + optim.l1", "above 0", 0)
+            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
+        require(self.gan + self.l1 > 0, "optim.gan + optim.l1", "above 0", 0)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -120,18 +115,11 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
+class Batch(BatchConfig):
     size: int = 1
     """Pairs of one step, over all processes."""
-    parts: int = 1
-    """Equal parts whose gradients are added up, each normalised on its own; at least as many as processes."""
     evaluation: int = 8
     """Pairs at a time where nothing is learned."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "parts", "evaluation"):
-            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
-        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +138,7 @@ class Pix2PixConfig(StudyConfig):
     """The pairs."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What training does to the pairs."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    batch: Batch = field(default_factory=Batch)
     """How many pairs at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The losses and the optimisers."""
@@ -219,7 +207,7 @@ def colour() -> Pix2PixConfig:
         model=ModelConfig(size=128, width=16, widest=6, discriminator_width=32),
         data=DataConfig(source="grey", folder="birds525_224.zip"),
         augment=AugmentConfig(jitter=15),
-        batch=BatchConfig(size=4),
+        batch=Batch(size=4),
         optim=OptimConfig(decay_from=0.5),
         metric=MetricConfig(inception="none"),
         loop=LoopConfig(max_steps=10_500, log_every=50, eval_every=2_100, save_every=525),
@@ -236,7 +224,7 @@ def smoke() -> Pix2PixConfig:
         model=ModelConfig(size=64, width=8, widest=4, discriminator_width=8, patch=34),
         data=DataConfig(source="generated"),
         augment=AugmentConfig(jitter=7),
-        batch=BatchConfig(size=4),
+        batch=Batch(size=4),
         optim=OptimConfig(lr=1e-3, decay_from=0.5),
         metric=MetricConfig(inception="none"),
         loop=LoopConfig(max_steps=100, log_every=10, eval_every=50, save_every=50, device="cpu"),

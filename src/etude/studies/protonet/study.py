@@ -4,13 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig
+from etude.core.config import LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-
-
-def _require(holds: bool, name: str, wanted: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +22,8 @@ class ModelConfig:
     """Distances are divided by it before the softmax; 1 in the paper."""
 
     def __post_init__(self) -> None:
-        _require(self.width >= 1, "model.width", "at least 1", self.width)
-        _require(self.temperature > 0, "model.temperature", "above 0", self.temperature)
+        require(self.width >= 1, "model.width", "at least 1", self.width)
+        require(self.temperature > 0, "model.temperature", "above 0", self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,7 @@ class DataConfig:
     """How 105x105 becomes smaller: nearest is the paper's code, area averages pixels."""
 
     def __post_init__(self) -> None:
-        _require(self.size >= 1, "data.size", "at least 1", self.size)
+        require(self.size >= 1, "data.size", "at least 1", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,7 @@ class EpisodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("way", "shot", "query", "per_step"):
-            _require(getattr(self, name) >= 1, f"episodes.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"episodes.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +67,8 @@ class OptimConfig:
     """Steps between two halvings."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        _require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -96,10 +91,10 @@ class EvaluationConfig:
     """Random validation episodes."""
 
     def __post_init__(self) -> None:
-        _require(len(self.ways) > 0, "evaluation.ways", "one number or more", "none")
-        _require(min(self.ways) >= 1, "evaluation.ways", "at least 1 each", min(self.ways))
+        require(len(self.ways) > 0, "evaluation.ways", "one number or more", "none")
+        require(min(self.ways) >= 1, "evaluation.ways", "at least 1 each", min(self.ways))
         for name in ("query", "episodes", "pool_episodes", "val_episodes"):
-            _require(getattr(self, name) >= 1, f"evaluation.{name}", "at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"evaluation.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +117,7 @@ class ProtonetConfig(StudyConfig):
 
     def __post_init__(self) -> None:
         # Four poolings halve the side.
-        _require(self.model.encoder != "conv4" or self.data.size >= 16, "data.size", "at least 16", self.data.size)
+        require(self.model.encoder != "conv4" or self.data.size >= 16, "data.size", "at least 16", self.data.size)
 
 
 def paper() -> ProtonetConfig:

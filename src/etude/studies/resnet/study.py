@@ -4,18 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
 
 Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
 # In the order of the published table.
 NORMS = ("bn-torch", "bn", "in", "bin", "ln", "gn", "none")
 BATCH_NORMS = ("bn-torch", "bn", "bin")
-
-
-def _require(holds: bool, name: str, wanted: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +31,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n", "groups", "width"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        _require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +60,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         # The maps are halved twice, and some norms take a variance of each.
-        _require(self.size >= 5, "data.size", "at least 5", self.size)
+        require(self.size >= 5, "data.size", "at least 5", self.size)
         for name in ("val_share", "test_share"):
             share = getattr(self, name)
-            _require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
-        _require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
-        _require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
+            require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
+        require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
+        require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
         if self.source.startswith("cifar10"):
-            _require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
+            require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +78,7 @@ class AugmentConfig:
     """Mirror every second picture."""
 
     def __post_init__(self) -> None:
-        _require(self.pad >= 0, "augment.pad", "0 or more", self.pad)
+        require(self.pad >= 0, "augment.pad", "0 or more", self.pad)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +98,11 @@ class OptimConfig:
     """Steps over which the rate rises from zero."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        _require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
-        _require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
-        _require(self.gate_lr > 0, "optim.gate_lr", "above 0", self.gate_lr)
-        _require(self.warmup >= 0, "optim.warmup", "0 or more", self.warmup)
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
+        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        require(self.gate_lr > 0, "optim.gate_lr", "above 0", self.gate_lr)
+        require(self.warmup >= 0, "optim.warmup", "0 or more", self.warmup)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -124,18 +119,11 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
+class Batch(BatchConfig):
     size: int = 128
     """Pictures of one optimiser step, over all processes."""
-    parts: int = 1
-    """Equal parts whose gradients are added up, each normalised on its own; at least as many as processes."""
     evaluation: int = 500
     """Pictures at a time where nothing is learned."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "parts", "evaluation"):
-            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
-        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +134,7 @@ class ResNetConfig(StudyConfig):
     """The pictures."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What training does to the pictures."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    batch: Batch = field(default_factory=Batch)
     """How many pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
@@ -158,7 +146,7 @@ class ResNetConfig(StudyConfig):
     """The published table that the run's numbers belong to: norms, batch-size, best, depth, norms-tuned; run: none."""
 
     def __post_init__(self) -> None:
-        _require(self.curve_images >= 1, "curve_images", "at least 1", self.curve_images)
+        require(self.curve_images >= 1, "curve_images", "at least 1", self.curve_images)
         each = self.batch.size // self.batch.parts
         if self.model.norm in BATCH_NORMS and each < 2:
             raise ValueError(
@@ -197,7 +185,7 @@ def course() -> ResNetConfig:
         model=ModelConfig(n=2, num_classes=25),
         data=DataConfig(source="folder", folder="Birds_25", size=256),
         augment=AugmentConfig(pad=0, flip=False),
-        batch=BatchConfig(size=32, evaluation=64),
+        batch=Batch(size=32, evaluation=64),
         optim=OptimConfig(lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant"),
         loop=LoopConfig(max_steps=46_875, log_every=100, eval_every=937, save_every=937),
         table="norms",
@@ -230,7 +218,7 @@ def birds() -> ResNetConfig:
         model=ModelConfig(n=2, num_classes=6),
         data=DataConfig(source="folder", folder="birds6_224.zip", size=64),
         augment=AugmentConfig(pad=8),
-        batch=BatchConfig(size=32, evaluation=100),
+        batch=Batch(size=32, evaluation=100),
         optim=OptimConfig(lr=0.05, schedule="cosine", weight_decay=5e-4),
         loop=LoopConfig(max_steps=750, log_every=15, eval_every=30, save_every=150),
         curve_images=160,
@@ -261,7 +249,7 @@ def smoke() -> ResNetConfig:
         model=ModelConfig(n=1, num_classes=4, norm="bin", width=8),
         data=DataConfig(source="generated", size=32),
         augment=AugmentConfig(pad=2),
-        batch=BatchConfig(size=32, evaluation=100),
+        batch=Batch(size=32, evaluation=100),
         optim=OptimConfig(schedule="linear"),
         loop=LoopConfig(max_steps=100, log_every=10, eval_every=25, save_every=25, device="cpu"),
         curve_images=100,

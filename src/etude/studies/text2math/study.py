@@ -5,13 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-
-
-def _require(holds: bool, name: str, wanted: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +37,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "layers"):
-            _require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        _require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
         bert = self.encoder == "bert"
-        _require(bert or not self.tuned, "model.encoder", "bert where model.tuned is set", self.encoder)
+        require(bert or not self.tuned, "model.encoder", "bert where model.tuned is set", self.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +59,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("least", "least_number"):
-            _require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
-        _require(bool(self.folder) or self.source != "folder", "data.folder", "a path (--data.folder)", "empty")
+            require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
+        require(bool(self.folder) or self.source != "folder", "data.folder", "a path (--data.folder)", "empty")
         folder = self.source == "folder"
-        _require(folder or not self.folder, "data.source", "folder where data.folder is set", self.source)
+        require(folder or not self.folder, "data.source", "folder where data.folder is set", self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +83,11 @@ class OptimConfig:
     """Label smoothing."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        _require(self.bert_lr > 0, "optim.bert_lr", "above 0", self.bert_lr)
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(self.bert_lr > 0, "optim.bert_lr", "above 0", self.bert_lr)
         for name in ("warmup", "weight_decay", "clip"):
-            _require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
-        _require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
+            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
+        require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -102,18 +97,11 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
+class Batch(BatchConfig):
     size: int = 64
     """Problems of one optimiser step, over all processes."""
-    parts: int = 1
-    """Equal parts whose gradients are added up; at least as many as processes."""
     evaluation: int = 256
     """Problems at a time where nothing is learned."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "parts", "evaluation"):
-            _require(getattr(self, name) >= 1, f"batch.{name}", "at least 1", getattr(self, name))
-        _require(self.size % self.parts == 0, "batch.size", f"a multiple of batch.parts ({self.parts})", self.size)
 
 
 MAX_BEAM = 100
@@ -134,8 +122,8 @@ class BeamConfig:
     """Answer with the best hypothesis that has a value, not the best of all."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.width <= MAX_BEAM, "beam.width", f"between 1 and {MAX_BEAM}", self.width)
-        _require(self.alpha >= 0, "beam.alpha", "0 or more", self.alpha)
+        require(1 <= self.width <= MAX_BEAM, "beam.width", f"between 1 and {MAX_BEAM}", self.width)
+        require(self.alpha >= 0, "beam.alpha", "0 or more", self.alpha)
 
 
 _TABLES = ("run", "architectures", "teacher-forcing", "beam")
@@ -147,7 +135,7 @@ class Text2MathConfig(StudyConfig):
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
-    batch: BatchConfig = field(default_factory=BatchConfig)
+    batch: Batch = field(default_factory=Batch)
     """How many problems at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
@@ -162,9 +150,9 @@ class Text2MathConfig(StudyConfig):
     none. With beam, the test is made with beams of 1, 10 and 20, and with each option of the search."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.teacher_forcing <= 1, "teacher_forcing", "between 0 and 1", self.teacher_forcing)
+        require(0 <= self.teacher_forcing <= 1, "teacher_forcing", "between 0 and 1", self.teacher_forcing)
         for name in self.table.split("+"):
-            _require(name in _TABLES, "table", f"of {', '.join(_TABLES)}, joined by +", f"'{self.table}'")
+            require(name in _TABLES, "table", f"of {', '.join(_TABLES)}, joined by +", f"'{self.table}'")
 
 
 _PROBLEMS = 19_791
@@ -184,7 +172,7 @@ def course() -> Text2MathConfig:
     Expected: 63.43 % of the test programs and 66.9 % of the answers right, as a course report has it.
     """
     return Text2MathConfig(
-        batch=BatchConfig(size=16),
+        batch=Batch(size=16),
         optim=OptimConfig(schedule="constant"),
         loop=_loop(120, 16),
         table="architectures",
@@ -202,7 +190,7 @@ def laptop() -> Text2MathConfig:
     """
     return Text2MathConfig(
         model=ModelConfig(scaled=True),
-        batch=BatchConfig(size=32),
+        batch=Batch(size=32),
         optim=OptimConfig(lr=2e-3),
         loop=_loop(40, 32),
         table="architectures",
@@ -219,7 +207,7 @@ def ours() -> Text2MathConfig:
     return Text2MathConfig(
         model=ModelConfig(hidden=160, dropout=0.3, scaled=True, copies=True),
         data=DataConfig(least_number=100),
-        batch=BatchConfig(size=32),
+        batch=Batch(size=32),
         optim=OptimConfig(lr=3e-3, smoothing=0.1, weight_decay=0.01, warmup=300),
         beam=BeamConfig(grammar=True, executes=True),
         teacher_forcing=1.0,
@@ -236,7 +224,7 @@ def smoke() -> Text2MathConfig:
     return Text2MathConfig(
         model=ModelConfig(embedding=32, hidden=48, dropout=0.0, copies=True),
         data=DataConfig(source="sample", glove=False, least=1),
-        batch=BatchConfig(size=16, evaluation=64),
+        batch=Batch(size=16, evaluation=64),
         optim=OptimConfig(lr=3e-3),
         beam=BeamConfig(width=3, grammar=True),
         loop=LoopConfig(max_steps=60, log_every=10, eval_every=30, save_every=30, device="cpu"),
