@@ -15,7 +15,7 @@ READMES = [ROOT / "README.md", *sorted((ROOT / "src" / "etude" / "studies").glob
 # Too long for a test, or in need of a network: their words are checked.
 LONG = ("demo", "study", "data get", "run protonet laptop", "check protonet laptop")
 LONG += ("run dcgan course", "run dcgan conditional")
-LONG += ("run pix2pix laptop", "run pix2pix paper", "predict pix2pix runs/")
+LONG += ("run pix2pix laptop", "run pix2pix paper", "predict pix2pix")
 LONG += ("predict protonet --support characters/", "predict protonet --prototypes")
 LONG += ("run text2math laptop", "run text2math ours")
 LONG += ("run resnet laptop", "run resnet birds", "predict resnet photograph.jpg", "predict resnet runs/")
