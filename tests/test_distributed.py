@@ -136,6 +136,21 @@ def test_two_processes_write_programs_as_one(tmp_path: Path):
     assert two[-1]["val/loss"] == pytest.approx(one[-1]["val/loss"], rel=1e-3)
 
 
+@pytest.mark.parametrize("study", ["dcgan", "pix2pix"])
+def test_two_processes_train_adversaries_as_one(tmp_path: Path, study: str):
+    """Two networks, each of which learns from the other's gradient."""
+    counts = {"loop.max-steps": 6, "loop.log-every": 1, "loop.eval-every": 6, "batch.parts": 2}
+    flags = [word for name, value in counts.items() for word in (f"--{name}", str(value))]
+    for processes, name in ((1, "one"), (2, "two")):
+        end(begin(processes, "run", study, "smoke", "--name", name, "--runs", str(tmp_path), *flags))
+    one, two = (toy.metrics(tmp_path / study / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("train/loss", "train/discriminator", "train/generator"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
+
+
 def test_two_processes_train_the_residual_network_as_one(tmp_path: Path):
     """Batch statistics, gates and running averages among them; few steps, for single precision drifts apart."""
     counts = {"loop.max-steps": 6, "loop.log-every": 1, "loop.eval-every": 6, "batch.parts": 2, "batch.size": 16}

@@ -122,7 +122,7 @@ class FiniteSteps:
         """After a training step: what it logs, with ``skipped``, the networks that were left as they were.
 
         The running statistics of a step that was left out are put back, and metrics of it that are not finite become
-        zero: the loop ends a run at the first loss that is not. After `PATIENCE` such steps in a row they stay.
+        zero: the loop ends a run at the first loss that is not. After `PATIENCE` such steps in a row the loss is nan.
         """
         if self._now:
             for buffer, before in zip(self._buffers(), self._before, strict=True):
@@ -131,6 +131,9 @@ class FiniteSteps:
         logged = dict(metrics)
         if self.in_a_row < PATIENCE:
             logged = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in logged.items()}
+        else:
+            # The loss may be finite where its gradient is not: the loop must see that nothing is learned.
+            logged["loss"] = torch.full_like(logged["loss"], torch.nan)
         return logged | {"skipped": next(iter(logged.values())).new_tensor(float(self._now))}
 
 

@@ -151,6 +151,19 @@ def test_a_run_that_only_skips_ends() -> None:
     assert not np.isfinite(rows[49]["loss"])
 
 
+def test_a_run_of_finite_losses_and_infinite_gradients_ends() -> None:
+    built = task()
+    next(built.generator.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    rows = run(built, range(50))
+    assert all(np.isfinite(row["loss"]) for row in rows[:49])
+    assert not np.isfinite(rows[49]["loss"])
+
+
+def test_no_inception_weights_are_told_before_the_training() -> None:
+    with pytest.raises(UserError, match="no file nowhere.pt with the Inception weights"):
+        task(metric__inception="nowhere.pt").train_step(0)
+
+
 def test_an_epoch_takes_every_digit_once() -> None:
     built = task()
     per_epoch = 240 // 32
@@ -279,7 +292,7 @@ def test_a_sheet() -> None:
         ("optim.r1", -1.0, "optim.r1 must be 0 or more"),
         ("batch.parts", 3, "batch.size must be a multiple of batch.parts"),
         ("batch.size", 1, "at least 2"),
-        ("metric.samples", 1, "metric.samples must be at least 2"),
+        ("metric.samples", 9, "metric.samples must be at least 10"),
     ],
 )
 def test_settings_that_cannot_be(setting: str, value: Any, fault: str) -> None:

@@ -79,7 +79,8 @@ class MetricConfig:
     """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
 
     def __post_init__(self) -> None:
-        require(self.samples >= 2, "metric.samples", "at least 2", self.samples)
+        # Every digit is scored, and an interval needs four groups.
+        require(self.samples >= 10, "metric.samples", "at least 10", self.samples)
         require(self.watched >= 2, "metric.watched", "at least 2", self.watched)
 
 

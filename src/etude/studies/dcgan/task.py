@@ -91,6 +91,12 @@ class DCGANTask(Task):
                     f"a batch of {self.config.batch.size} is larger than the {len(images)} training pictures: "
                     "give a smaller --batch.size"
                 )
+            weights = self.config.metric.inception
+            if weights not in ("", "none") and not Path(weights).is_file():
+                # Before the training, not after it.
+                raise UserError(
+                    f"no file {weights} with the Inception weights: give another --metric.inception, or none"
+                )
             self._splits[name] = images.to(self.runtime.device), labels.to(self.runtime.device)
         return self._splits[name]
 
@@ -125,10 +131,11 @@ class DCGANTask(Task):
             count = len(rows[part::parts])
             return network(self.noise(count, "train/noise", step, part), labels(part))
 
-        # A process with one part draws its pictures once for both networks.
+        # A batch of one part draws its pictures once for both networks. With more, the running statistics change
+        # between the parts, and a graph that is kept would be stale.
         kept: dict[int, Tensor] = {}
         for part in self.runtime.parts(parts, self.shared_discriminator):
-            if parts == self.runtime.world:
+            if parts == 1:
                 fake = kept[part] = fakes(part, self.shared_generator)
             else:
                 with torch.no_grad():
@@ -143,7 +150,7 @@ class DCGANTask(Task):
             on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
         self.steps.update("discriminator")
 
-        # Its weights want no gradient here, and outside DDP nobody waits for one.
+        # Its weights want no gradient here; called without DDP, which would wait for one.
         self.discriminator.requires_grad_(False)
         for part in self.runtime.parts(parts, self.shared_generator):
             fake = kept.pop(part) if part in kept else fakes(part, self.shared_generator)

@@ -168,12 +168,13 @@ class Pix2PixTask(Task):
             noise = self.generator.noise(len(input_NCHW), draw) if config.model.dropout else []
             return network(input_NCHW, [mask.to(device) for mask in noise])
 
-        # A process with one part makes its pictures once for both networks.
+        # A batch of one part makes its pictures once for both networks. With more, the running statistics change
+        # between the parts, and a graph that is kept would be stale.
         kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         if optim.gan:
             for part in self.runtime.parts(parts, self.shared_discriminator):
                 given, truth = drawn(part)
-                if parts == self.runtime.world:
+                if parts == 1:
                     fake = fakes(part, given, self.shared_generator)
                     kept[part] = given, truth, fake
                 else:
@@ -187,7 +188,7 @@ class Pix2PixTask(Task):
                 on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
             self.steps.update("discriminator")
 
-        # Its weights want no gradient here, and outside DDP nobody waits for one.
+        # Its weights want no gradient here; called without DDP, which would wait for one.
         self.discriminator.requires_grad_(False)
         for part in self.runtime.parts(parts, self.shared_generator):
             if part in kept:
