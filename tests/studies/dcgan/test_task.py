@@ -160,7 +160,7 @@ def test_a_run_of_finite_losses_and_infinite_gradients_ends() -> None:
 
 
 def test_no_inception_weights_are_told_before_the_training() -> None:
-    with pytest.raises(UserError, match="no file nowhere.pt with the Inception weights"):
+    with pytest.raises(UserError, match=r"no file nowhere\.pt with the Inception weights"):
         task(metric__inception="nowhere.pt").train_step(0)
 
 
