@@ -4,9 +4,18 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from etude.nn.adversarial import discriminator_loss, generator_loss, r1_penalty, spectral_norm, start_normal
+from etude.nn.adversarial import (
+    FiniteSteps,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+    spectral_norm,
+    start_normal,
+)
 
 
 def test_the_vanilla_losses_by_hand() -> None:
@@ -107,3 +116,41 @@ def test_the_largest_singular_value_becomes_one() -> None:
     layer.eval()
     layer(torch.zeros(1, 20))
     assert torch.equal(before, layer.parametrizations["weight"][0].u_O), "no step of the iteration in evaluation"
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_counted() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    steps = FiniteSteps({"net": net}, {"net": torch.optim.SGD(net.parameters(), 0.1)})
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for weight, left_out in ((torch.inf, 1), (torch.nan, 1), (1.0, 0)):
+        steps.begin()
+        loss = (net(torch.randn(4, 2)) * weight).sum()
+        loss.backward()
+        steps.update("net")
+        logged = steps.end({"loss": loss.detach()})
+        assert logged["skipped"].item() == left_out
+        assert logged["loss"].isfinite()
+        assert all(p.grad is None for p in net.parameters())
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items()) == bool(left_out)
+    assert steps.state() == {"skipped": 2, "in_a_row": 0}
+
+
+def test_a_loss_scale_falls_until_steps_are_finite() -> None:
+    """fp16: gradients are infinite until the scaler has lowered the scale, for which it must see them."""
+    Accelerator(cpu=True)
+    net = nn.Linear(1, 1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    steps = FiniteSteps(
+        {"net": net}, {"net": AcceleratedOptimizer(torch.optim.SGD(net.parameters(), 1e-3), scaler=scaler)}
+    )
+    skipped = []
+    for _ in range(8):
+        steps.begin()
+        # A gradient of 1e34 overflows until the scale is below 3.4e4.
+        scaler.scale(net(torch.full((1, 1), 1e34)).sum()).backward()
+        before = net.weight.detach().clone()
+        steps.update("net")
+        skipped.append(int(steps.end({"loss": torch.zeros(())})["skipped"].item()))
+        assert torch.equal(before, net.weight) == bool(skipped[-1])
+    assert skipped == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert scaler.get_scale() == 2.0**15

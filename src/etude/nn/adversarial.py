@@ -8,7 +8,7 @@ The discriminator gives one logit an image or patch, $D$. The losses:
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,13 +109,18 @@ class FiniteSteps:
 
     def update(self, name: str) -> None:
         """One network's optimiser step, unless a gradient is not finite; its gradients are cleared."""
-        optimizer = self._optimizers[name]
-        gradients = [p.grad for p in self._modules[name].parameters() if p.grad is not None]
-        if nn.utils.get_total_norm(gradients).isfinite():
+        optimizer: Any = self._optimizers[name]
+        if getattr(optimizer, "scaler", None) is not None:
+            # Under fp16 the loss scale makes gradients infinite; the scaler finds them itself, and then lowers it.
             optimizer.step()
+            left_out = optimizer.step_was_skipped
         else:
-            self._now += 1
-            self.skipped += 1
+            gradients = [p.grad for p in self._modules[name].parameters() if p.grad is not None]
+            left_out = not nn.utils.get_total_norm(gradients).isfinite()
+            if not left_out:
+                optimizer.step()
+        self._now += left_out
+        self.skipped += left_out
         optimizer.zero_grad()
 
     def end(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:

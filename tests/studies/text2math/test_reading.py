@@ -39,8 +39,8 @@ def test_in_figures(text: str, wanted: str) -> None:
 
 
 def test_words_of_quantity_are_named() -> None:
-    assert left_as_words("Twice as fast as two men , a half twice") == ["twice", "half"]
-    assert left_as_words("half a dozen eggs") == []
+    assert left_as_words(in_figures("Twice as fast as two men , a half twice")[0]) == ["twice", "half"]
+    assert left_as_words(in_figures("half a dozen eggs")[0]) == []
 
 
 def test_what_was_replaced_is_told() -> None:

@@ -41,17 +41,17 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def snapshots(path: Path, pictures: Mapping[int, Tensor], steps_per_epoch: int) -> None:
-    """The same 64 noises after some steps, side by side.
+    """The same noises after some steps, side by side.
 
     Args:
         path: the picture's file.
-        pictures: bytes ``[64, H, W]`` by step.
+        pictures: bytes ``[N, H, W]`` by step.
         steps_per_epoch: for the titles.
     """
     with figure(path, 3.4 * len(pictures), 3.8) as drawn:
         axes = drawn.subplots(1, len(pictures), squeeze=False)[0]
         for ax, (step, images_NHW) in zip(axes, sorted(pictures.items()), strict=True):
-            ax.imshow(sheet(images_NHW, 8), cmap="gray", vmin=0, vmax=255)
+            ax.imshow(sheet(images_NHW, 10), cmap="gray", vmin=0, vmax=255)
             ax.set_title(f"after epoch {step / steps_per_epoch:.3g} (step {step:,})")
             ax.set_axis_off()
 

@@ -4,6 +4,7 @@
 picture a file, or to an array (.npy) of any number of them: they are made and written some at a time.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             raise UserError(f"--output must be a .png, a .npy or a folder, not {options.output}")
         if options.count > _FILES:
             raise UserError(f"a folder takes at most {_FILES:,} files, not {options.count:,}: give --output digits.npy")
-    if kind and options.output.exists() and not options.force:
+    # Unlike Path.exists, it takes a name too long for the system.
+    if kind and os.path.exists(options.output) and not options.force:  # noqa: PTH110
         raise UserError(f"{options.output} exists: choose another --output, or --force to write over it")
     judged: list[Tensor] = []
 

@@ -96,8 +96,8 @@ class DCGANConfig(StudyConfig):
     """The losses and the optimisers."""
     metric: MetricConfig = field(default_factory=MetricConfig)
     """What is measured."""
-    table: str = "run"
-    """The published table that the run's numbers belong to: mnist, conditional, options; run: none."""
+    table: Literal["run", "mnist", "conditional", "options", "sizes"] = "run"
+    """The table that the run's numbers belong to; run: none."""
 
 
 _EPOCH = 60_000 // 64
@@ -131,7 +131,8 @@ def course() -> DCGANConfig:
     """The course's setting: 15 epochs of MNIST, batch 64, Adam 2e-4, noise of 256; here at 32 pixels, 64 filters.
 
     Command: ``etude run dcgan course``.
-    Cost: 14,055 steps of 64 digits; about an hour on two CPU cores.
+    Cost: 14,055 steps of 64 digits; about an hour and a quarter on one CPU core, and half an hour for FID.
+    Reached: FID 12.0.
     Expected: the course shows pictures and no number.
     """
     return DCGANConfig(model=ModelConfig(noise=256), loop=_loop(15), table="mnist")
@@ -141,7 +142,7 @@ def conditional() -> DCGANConfig:
     """The same, told the digit: draws the one that it is asked for.
 
     Command: ``etude run dcgan conditional``.
-    Cost: 14,055 steps of 64 digits; about half an hour on two CPU cores.
+    Cost: 14,055 steps of 64 digits; about 50 minutes on one CPU core, and half an hour for FID.
     """
     return DCGANConfig(
         model=ModelConfig(noise=100, width=48, conditional=True),

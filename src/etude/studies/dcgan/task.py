@@ -25,6 +25,8 @@ from etude.studies.dcgan.model import Discriminator, Generator
 from etude.studies.dcgan.study import DCGANConfig, ModelConfig
 
 NUM_CLASSES = 10
+SNAPSHOT = 80
+"""Pictures of a snapshot: eight rows of ten."""
 REMEDIES = "try --optim.r1 0.2, --model.norm spectral or another seed"
 
 _log = logging.getLogger("etude")
@@ -79,7 +81,7 @@ class DCGANTask(Task):
         pair = {"generator": self.generator, "discriminator": self.discriminator}
         self.steps = FiniteSteps(pair, {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()})
         self.snapshots: dict[int, Tensor] = {}
-        """Bytes ``[64, H, W]`` drawn of the same noise after some steps; see `snapshot_steps`."""
+        """Bytes ``[80, H, W]`` drawn of the same noise after some steps; see `snapshot_steps`."""
 
     def split(self, name: mnist.Split) -> tuple[Tensor, Tensor]:
         """Bytes ``[N, H, W]`` in the networks' size, and digits ``[N]``; read once, on the device."""
@@ -177,15 +179,15 @@ class DCGANTask(Task):
         middle = steps // epoch // 2 * epoch or steps // 2
         return tuple(sorted({min(epoch, steps), max(middle, 1), steps}))
 
-    def fixed_noise(self, count: int = 64) -> Tensor:
-        """The noise ``[count, Z]`` of every snapshot."""
-        return self.noise(count, "snapshot/noise", 0)
+    def fixed_noise(self) -> Tensor:
+        """The noise ``[80, Z]`` of every snapshot."""
+        return self.noise(SNAPSHOT, "snapshot/noise", 0)
 
-    def fixed_digits(self, count: int = 64) -> Tensor | None:
-        """Digits of a conditional network's snapshot, one a column as in `figures`; None: it knows no digits."""
+    def fixed_digits(self) -> Tensor | None:
+        """Digits of a conditional network's snapshot, one a column; None: it knows no digits."""
         if not self.config.model.conditional:
             return None
-        return torch.arange(count, device=self.runtime.device) % 8
+        return torch.arange(SNAPSHOT, device=self.runtime.device) % NUM_CLASSES
 
     @torch.no_grad()
     def draw(self, noise_NZ: Tensor, digits_N: Tensor | None = None) -> Tensor:
@@ -219,21 +221,21 @@ class DCGANTask(Task):
         for mean, buffer in zip(self.mean_generator.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(buffer)
 
-    def samples(self, count: int, stream: str) -> tuple[Tensor, Tensor]:
-        """Drawn bytes ``[N, H, W]``, and the digits asked for, all ten in turn; -1 where the network knows none.
+    def samples(self, count: int, stream: str, split: mnist.Split) -> tuple[Tensor, Tensor]:
+        """Drawn bytes ``[N, H, W]``, and the digits asked for ``[N]``: a split's own, over and over.
 
-        Several processes draw a share each.
+        A network that is not told the digit draws what it will. Several processes draw a share each.
         """
         mine = self.runtime.share(count)
         noise_NZ = self.noise(count, stream, 0)[mine]
-        digits_N = torch.arange(count, device=self.runtime.device) % NUM_CLASSES
-        conditional = self.config.model.conditional
-        drawn_NHW = self.draw(noise_NZ, digits_N[mine] if conditional else None)[:, 0]
-        return self.runtime.gather(drawn_NHW, count), digits_N if conditional else torch.full_like(digits_N, -1)
+        labels = self.split(split)[1]
+        digits_N = labels.repeat(-(-count // len(labels)))[:count]
+        drawn_NHW = self.draw(noise_NZ, digits_N[mine] if self.config.model.conditional else None)[:, 0]
+        return self.runtime.gather(drawn_NHW, count), digits_N
 
     def evaluate(self) -> dict[str, float]:
         """How varied the drawn digits are, and whether they are those asked for. Nothing is chosen by it."""
-        images_NHW, digits_N = self.samples(self.config.metric.watched, "val/noise")
+        images_NHW, digits_N = self.samples(self.config.metric.watched, "val/noise", "train")
         found = self.variety(images_NHW, digits_N, "train")
         metrics = {"diversity": found.ratio, "duplicates": 100 * found.duplicates, "collapsed": float(found.collapsed)}
         if self.config.model.conditional:
@@ -251,13 +253,16 @@ class DCGANTask(Task):
             return diversity.measure(drawn_N1HW, real_N1HW)
         return diversity.measure(drawn_N1HW, real_N1HW, digits_N[:count], labels[:count])
 
+    def finish(self) -> dict[str, Any]:
+        return {"skipped": self.steps.skipped}
+
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, table = self.config, self.config.table
         real_NHW, _ = self.split("test")
-        images_NHW, digits_N = self.samples(config.metric.samples, "test/noise")
+        images_NHW, digits_N = self.samples(config.metric.samples, "test/noise", "test")
         num_train = len(self.split("train")[0])
         epochs = config.loop.max_steps / (num_train // config.batch.size)
-        net = "conditional" if config.model.conditional else "unconditional"
+        net = "told the test split's digits" if config.model.conditional else "unconditional"
         drawn = f"{len(images_NHW):,} drawn digits"
         protocol = (
             f"{drawn} of {config.model.size} px; {net}, {config.model.width} filters, noise of {config.model.noise}; "
@@ -270,7 +275,7 @@ class DCGANTask(Task):
         def row(metric: str, value: float, about: str, half: float | None = None, unit: str = "") -> Result:
             return Result(table, self.cell(), metric, "test", value, f"{about}; {protocol}", half, unit, variant)
 
-        watched = config.metric.watched
+        watched = min(config.metric.watched, len(images_NHW), len(real_NHW))
         found = self.variety(images_NHW[:watched], digits_N[:watched], "test")
         about = f"{watched:,} against as many test digits"
         about += f"; COLLAPSED: {', '.join(found.faults)}" if found.collapsed else ""

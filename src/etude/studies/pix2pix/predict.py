@@ -25,7 +25,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import list_images, read_image
+from etude.data.images import list_images, printable, read_image
 from etude.studies.pix2pix.model import Generator, scaled, to_bytes
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import build_generator
@@ -88,7 +88,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     # Unlike Path.is_dir, it takes a name too long for the system.
     paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
     targets = _targets(paths, options.output)
-    network = _network(generator, resolve_device(config.loop.device), options.seed)
+    network = _network(generator, resolve_device("auto"), options.seed)
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("translating", total=len(paths), note="")
@@ -104,10 +104,10 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
 
 def tell(answers: Sequence[Prediction]) -> str:
     """One line a picture, for people."""
-    lines = [
-        f"{row.image} -> {row.output} ({row.width} x {row.height}, {row.tiles} {'tile' if row.tiles == 1 else 'tiles'})"
-        for row in answers
-    ]
+    lines: list[str] = []
+    for row in answers:
+        about = f"{row.width} x {row.height}, {row.tiles} {'tile' if row.tiles == 1 else 'tiles'}"
+        lines.append(f"{printable(row.image)} -> {printable(row.output)} ({about})")
     return "\n".join(lines)
 
 
@@ -197,7 +197,8 @@ def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
             raise UserError(f"{other} and {path} would both write {path.stem}.png: give other names, or one at a time")
     targets = [folder / f"{path.stem}.png" for path in paths]
     for path, target in zip(paths, targets, strict=True):
-        if target.exists() and path.exists() and target.samefile(path):
+        # Unlike Path.exists, it takes a name too long for the system.
+        if os.path.exists(target) and os.path.exists(path) and target.samefile(path):  # noqa: PTH110
             raise UserError(f"{target} would be written over the picture itself: choose another --output")
     return targets
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -214,7 +215,8 @@ class Pix2PixTask(Task):
                 "discriminator": discriminator, "generator": adversarial, "logit_real": real, "logit_fake": fake
             }  # fmt: skip
         logged = self.steps.end(losses)
-        if optim.gan:
+        # A step that was left out has no loss to watch.
+        if optim.gan and not self.steps.in_a_row:
             self._watch(self.runtime.sum(logged["discriminator"]) / self.runtime.world)
         return logged
 
@@ -340,7 +342,8 @@ class Pix2PixTask(Task):
         for split in ("val", "test"):
             for metric, values in self.scores(made[split], self.truth(split)).items():
                 count = len(values)
-                width = 1.96 * values.std().item() / math.sqrt(count) if count > 1 else None
+                # Student's t: there may be six pictures.
+                width = stats.t.ppf(0.975, count - 1) * values.std().item() / math.sqrt(count) if count > 1 else None
                 add(metric, split, values.mean().item(), count, width, units[metric])
         for metric, (value, width) in self._distances(made["test"].numpy(), self.truth("test").numpy()).items():
             add(metric, "test", value, len(made["test"]), width, "")

@@ -200,8 +200,11 @@ class Solver:
             raise UserError(f"{name}it is empty: write a word problem")
         if len(words) > MAX_WORDS:
             raise UserError(f"{name}it has {len(words):,} words: at most {MAX_WORDS} are read")
-        figures, replaced = in_figures(text) if self.options.words else (text, [])
-        missing = left_as_words(figures) + ([] if self.options.words else [word for word, _ in in_figures(text)[1]])
+        figures, replaced = in_figures(text)
+        missing = left_as_words(figures)
+        if not self.options.words:
+            missing += [word for word, _ in replaced]
+            figures, replaced = text, []
         left = f"left as words: {', '.join(missing)}" if missing else ""
         told = ", ".join(f"'{word}' as {value}" for word, value in replaced)
         readings: list[tuple[str, str]] = []

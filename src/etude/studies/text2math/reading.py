@@ -88,9 +88,9 @@ _LEFT = re.compile(
 )
 
 
-def left_as_words(text: str) -> list[str]:
-    """Words of quantity, such as twice and half, that `in_figures` leaves as they are."""
-    return list(dict.fromkeys(word.lower() for word in _LEFT.findall(in_figures(text)[0])))
+def left_as_words(figures: str) -> list[str]:
+    """Words of quantity, such as twice and half, in a text whose numbers are in figures (`in_figures`)."""
+    return list(dict.fromkeys(word.lower() for word in _LEFT.findall(figures)))
 
 
 def in_figures(text: str) -> tuple[str, list[tuple[str, int]]]:
