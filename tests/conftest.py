@@ -70,6 +70,18 @@ def real_cifar(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The published MNIST files, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("mnist/train-images-idx3-ubyte.gz", monkeypatch).parent
+
+
+@pytest.fixture
+def real_pairs(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Subsets of 50 pairs each, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("pairs/maps_subset_256x512.zip", monkeypatch).parent
+
+
+@pytest.fixture
 def root() -> Path:
     """The checkout."""
     return ROOT

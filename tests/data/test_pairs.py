@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -23,8 +22,6 @@ from etude.data.fetch import fetch, status
 from etude.data.pairs import SPLITS
 from etude.data.tiles import tiles
 
-# Read before the tests get an environment of their own.
-MIRROR = os.environ.get("ETUDE_MIRROR")
 SHARES: dict[str, Any] = {"val_share": 0.2, "test_share": 0.2, "seed": 0}
 
 
@@ -334,11 +331,7 @@ def test_a_subset_of_another_count_or_none() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", pairs.SUBSETS)
-def test_the_real_subsets(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = MIRROR or str(root.parent / "shared" / "data")
-    if not (Path(mirror) / "pairs").is_dir():
-        pytest.skip("no mirror of the pairs: set ETUDE_MIRROR")
-    monkeypatch.setenv("ETUDE_MIRROR", mirror)
+def test_the_real_subsets(name: str, real_pairs: Path) -> None:
     read = pairs.subset(name, 40, 32)
     assert [len(read.splits[split]) for split in SPLITS] == [38, 6, 6]
     a, b = read.splits["train"].pairs_N2HWC.float().unbind(1)

@@ -2,8 +2,8 @@
 
 Heusel et al. 2017; Bińkowski et al. 2018; Parmar et al. 2022, whose package `cleanfid` resizes with an antialiased
 bicubic filter of unrounded values (its mode ``clean``) and reads the Inception network of 2015-12-05. The distances are
-the package's own functions; resizing and features equal the package's (bit for bit, and to float32's rounding).
-Features of pictures that do not change are kept in the cache.
+the package's own functions and the network is the package's; resizing equals the package's bit for bit. Features of
+pictures that do not change are kept in the cache.
 
 Shape suffixes: N images, H height, W width, C channels, F features (2,048).
 """
@@ -13,8 +13,9 @@ import hashlib
 import io
 import math
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ from etude.core import randomness
 from etude.core.errors import UserError
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
-from etude.metrics.inception import SIDE, Network
 
 NUM_FEATURES = 2048
+SIDE = 299
 WEIGHTS = Source(
     "inception",
     "inception-2015-12-05.pt",
@@ -84,20 +85,19 @@ class Inception:
 
     def __init__(self, weights: Path | None, device: torch.device) -> None:
         path = _home() if weights is None else weights
-        state = _state(path)
         self.device = torch.device("cpu")
+        self.network = _network(path)
         try:
-            self.network = Network(state).eval()
             card = self.features(_test_card())[0]
-        except (KeyError, RuntimeError) as error:
+        except (RuntimeError, AssertionError) as error:
             raise UserError(_no_network(path, f"its layers differ: {_first_line(error)}")) from error
         if not _is_published(card):
             raise UserError(_no_network(path, "its weights differ"))
+        self.key = _content(self.network.base.state_dict())
+        """Hex digest of the weights, however the file is packed."""
         # What fails from here on is the device's fault, not the file's.
         self.network.to(device)
         self.device = device
-        self.key = _content(state)
-        """Hex digest of the weights, however the file is packed."""
 
     def features(self, images: np.ndarray | Tensor, *, title: str = "features") -> np.ndarray:
         """What clean-fid's network makes of each picture.
@@ -110,7 +110,7 @@ class Inception:
             float32 ``[N, F]``.
         """
         _check(images)
-        rows = np.zeros((len(images), self.network.num_features), np.float32)
+        rows = np.zeros((len(images), NUM_FEATURES), np.float32)
         with _bar(title, len(images)) as show:
             self._fill(rows, images, show)
         return rows
@@ -121,7 +121,7 @@ class Inception:
         They are kept in parts, so that a process that is killed goes on where it was.
         """
         _check(images)
-        rows = np.zeros((len(images), self.network.num_features), np.float32)
+        rows = np.zeros((len(images), NUM_FEATURES), np.float32)
         with _bar(title, len(images)) as show:
             for start in range(0, len(images), _CHUNK):
                 part = _numpy(images, slice(start, start + _CHUNK))
@@ -297,19 +297,22 @@ def _home() -> Path:
         raise UserError(f"{error}, or give a copy of {WEIGHTS.filename} by its path") from error
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The weights up to the features, by name."""
+def _network(path: Path) -> Any:
+    """clean-fid's wrapper of a TorchScript file."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
     if not path.is_file():
         raise UserError(f"{path} is no file: give a copy of {WEIGHTS.filename} ({WEIGHTS.url})")
-    try:
-        with warnings.catch_warnings():
-            # TorchScript is deprecated as a whole; the published file is one.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            whole = torch.jit.load(path, map_location="cpu").state_dict()
-    except Exception as error:
-        raise UserError(_no_network(path, _first_line(error))) from error
-    return {name.removeprefix("layers."): value for name, value in whole.items() if name.startswith("layers.")}
+    # The package takes a folder that holds the file under its published name.
+    with tempfile.TemporaryDirectory(prefix="etude-") as folder, warnings.catch_warnings():
+        # TorchScript is deprecated as a whole; the published file is one.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        (Path(folder) / WEIGHTS.filename).symlink_to(path.absolute())
+        try:
+            return InceptionV3W(folder, download=False).cpu().eval()
+        except Exception as error:
+            raise UserError(_no_network(path, _first_line(error))) from error
 
 
 def _no_network(path: Path, reason: str) -> str:
@@ -324,12 +327,12 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".: ")[:200]
 
 
-def _content(state: dict[str, Tensor]) -> str:
-    """Hex digest of names, shapes and values."""
+def _content(state: Mapping[str, Tensor]) -> str:
+    """Hex digest of names, shapes and values of the layers up to the features."""
     whole = hashlib.sha256()
-    for name in sorted(state):
+    for name in sorted(name for name in state if name.startswith("layers.")):
         value = state[name].contiguous().numpy()
-        whole.update(f"{name}{value.shape}{value.dtype}".encode())
+        whole.update(f"{name.removeprefix('layers.')}{value.shape}{value.dtype}".encode())
         whole.update(value.tobytes())
     return whole.hexdigest()
 

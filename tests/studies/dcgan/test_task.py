@@ -278,11 +278,8 @@ def test_the_classifier_says_how_good_it_is() -> None:
 
 
 @pytest.mark.real_data
-def test_the_classifier_is_as_good_as_it_says() -> None:
-    try:
-        images, labels = mnist.load("test")
-    except UserError:
-        pytest.skip("MNIST is not at hand")
+def test_the_classifier_is_as_good_as_it_says(real_mnist: Path) -> None:
+    images, labels = mnist.load("test")
     _, header = read_weights(Path(study.__file__).parent / "judge" / "classifier.safetensors", study="dcgan")
     assert 100 * (classify(images) == labels).double().mean() == pytest.approx(header.extra["test_accuracy"], abs=0.011)
 

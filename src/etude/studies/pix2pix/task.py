@@ -343,7 +343,8 @@ class Pix2PixTask(Task):
             for metric, values in self.scores(made[split], self.truth(split)).items():
                 count = len(values)
                 # Student's t: there may be six pictures.
-                width = stats.t.ppf(0.975, count - 1) * values.std().item() / math.sqrt(count) if count > 1 else None
+                t = float(stats.t.ppf(0.975, count - 1))
+                width = t * values.std().item() / math.sqrt(count) if count > 1 else None
                 add(metric, split, values.mean().item(), count, width, units[metric])
         for metric, (value, width) in self._distances(made["test"].numpy(), self.truth("test").numpy()).items():
             add(metric, "test", value, len(made["test"]), width, "")
