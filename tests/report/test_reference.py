@@ -63,6 +63,13 @@ def test_no_run_is_no_number():
     assert row.published == 98.0
 
 
+def test_a_claim_in_words():
+    assert against(NUMBER).claim == "98"
+    lower = dataclasses.replace(NUMBER, value=8.0, uncertainty=4.0, better="lower")
+    for row in (against(lower), against(lower, summary(9.0))):
+        assert row.claim == "8 +- 4, lower is better"
+
+
 def test_a_smoke_run_reproduces_nothing():
     row = against(NUMBER, summary(100.0, scale="smoke"))
     assert row.verdict == "not run at this scale"

@@ -52,7 +52,7 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
                 "cell": row.cell,
                 "metric": f"{row.metric} {row.unit}".strip(),
                 "split": row.split,
-                "published": f"{row.published:g} {note(row.published_protocol)}",
+                "published": f"{row.claim} {note(row.published_protocol)}",
                 "source": row.source,
                 "ours": "" if row.ours is None else f"{row.ours:.2f} {note(row.protocol)}",
                 "95 %": interval,

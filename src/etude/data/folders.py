@@ -210,7 +210,7 @@ _Place = _Disk | _Zip
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Place]:
+def opened(path: Path) -> Iterator[_Place]:
     try:
         is_folder, is_there = path.is_dir(), path.exists()
         is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
@@ -248,7 +248,7 @@ class _File:
     part: str
 
 
-def _joined(*parts: str) -> str:
+def joined(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
@@ -261,16 +261,16 @@ def _listed(place: _Place, path: Path) -> list[_File]:
         # One folder around everything.
         if parts or len(folders) != 1 or images:
             break
-        below, images_below = place.contents(_joined(top, folders[0]))
+        below, images_below = place.contents(joined(top, folders[0]))
         if not below or images_below:
             break
-        top = _joined(top, folders[0])
+        top = joined(top, folders[0])
     if not folders:
         what = "holds images but no sub-folders" if images else "has no sub-folders"
         raise ImageError(path / top, what, _LAYOUT)
     files = []
     for folder, part in (parts or {"": ""}).items():
-        class_names, _ = place.contents(_joined(top, folder))
+        class_names, _ = place.contents(joined(top, folder))
         for class_name in class_names:
             files += _class_files(place, path, top, folder, class_name, part)
     class_names = sorted({file.class_name for file in files})
@@ -289,7 +289,7 @@ def _listed(place: _Place, path: Path) -> list[_File]:
 def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> dict[str, str]:
     """Folder to split, where the layout has splits: ``train`` holds folders and no images."""
     named = {folder: _SPLIT_FOLDERS[folder.casefold()] for folder in folders if folder.casefold() in _SPLIT_FOLDERS}
-    contents = {folder: place.contents(_joined(top, folder)) for folder in named}
+    contents = {folder: place.contents(joined(top, folder)) for folder in named}
     of_classes = {folder for folder, (below, images) in contents.items() if below and not images}
     if not of_classes:
         return {}
@@ -307,20 +307,20 @@ def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> d
 
 
 def _class_files(place: _Place, path: Path, top: str, folder: str, class_name: str, part: str) -> list[_File]:
-    at = _joined(top, folder, class_name)
+    at = joined(top, folder, class_name)
     below, images = place.contents(at)
     for deeper in below:
-        if place.contents(_joined(at, deeper))[1]:
+        if place.contents(joined(at, deeper))[1]:
             fix = "move them up into the class folder, or elsewhere"
             raise ImageError(path / at / deeper, "holds images below a class folder", fix)
     if not images:
         raise ImageError(path / at, f"holds no image ({', '.join(EXTENSIONS)})", "put images into it, or remove it")
     for image in images:
         try:
-            _joined(at, image).encode()
+            joined(at, image).encode()
         except UnicodeEncodeError as error:
             raise ImageError(path / at / image, "has a name that is no Unicode text", "rename it") from error
-    return [_File(_joined(folder, class_name, image), _joined(at, image), class_name, part) for image in images]
+    return [_File(joined(folder, class_name, image), joined(at, image), class_name, part) for image in images]
 
 
 # --- pixels ---
@@ -346,7 +346,7 @@ def read(
     """
     if not 1 <= size <= _LARGEST_SIDE:
         raise UserError(f"an image size of {size} is not possible: give 1 to {_LARGEST_SIDE} pixels")
-    with _opened(path) as place:
+    with opened(path) as place:
         files = _listed(place, path)
         images_NHWC, faults = _pixels(place, files, size, fit, max_pixels)
     skipped = tuple(files[row].name for row in faults)
@@ -425,7 +425,7 @@ def _answer_faults(path: Path, files: list[_File], faults: dict[int, str], skip_
     left = {(file.part, file.class_name) for row, file in enumerate(files) if row not in faults}
     for file in files:
         if (file.part, file.class_name) not in left:
-            where = printable(_joined(file.part, file.class_name))
+            where = printable(joined(file.part, file.class_name))
             fix = f"put other images into it, or remove the class ({_some(described)})"
             raise UserError(f"{printable(path)}: none of the images of '{where}' can be read: {fix}")
     warnings.warn(f"{number} and are left out: {_some(described, 50)}", UserWarning, stacklevel=3)

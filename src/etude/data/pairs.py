@@ -22,6 +22,8 @@ Shapes: N pairs, H height, W width; the axis of 2 is A and B.
 """
 
 import hashlib
+import logging
+import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,12 +71,15 @@ SUBSET_SPLIT: dict[Split, int] = {"train": 38, "val": 6, "test": 6}
 """By sorted name: neighbours in name are often neighbours in place."""
 HELD_OUT = 96
 """Training pairs that validate where a published set has no split for it."""
+SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}
+"""Pixels a side of one picture of a published set."""
 _VERSION = 1
 _SHOWN = 5
 _LARGEST_SIDE = 4096
 _MOST_PIXELS = 64_000_000
 _LARGEST_MEMBER = 1 << 29
 _FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_log = logging.getLogger("etude")
 _LAYOUT = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
 
 
@@ -109,11 +114,14 @@ class PairSet:
         splits: ``train`` at the size that training crops from, the others at the size that is measured.
         about: what it is and how it was split, for the line beside every number.
         checksums: of the files, or of the pixels of a folder.
+        side: pixels a side of one picture before it was resized; of the first training pair, where they differ, and
+            the root of the area where it is not square.
     """
 
     splits: Mapping[Split, Pairs]
     about: str
     checksums: Mapping[str, str]
+    side: float
 
 
 def archive(name: Published, train_size: int, size: int) -> PairSet:
@@ -139,7 +147,7 @@ def archive(name: Published, train_size: int, size: int) -> PairSet:
         array = decoded("pairs", key, _VERSION, (len(at), 2, side, side, 3), build)
         splits[split] = Pairs(mapped(array), tuple(at))
     counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
-    return PairSet(splits, f"{name}, {counts} pairs", {source.filename: source.sha256})
+    return PairSet(splits, f"{name}, {counts} pairs", {source.filename: source.sha256}, float(SIDES[name]))
 
 
 def subset(name: str, train_size: int, size: int) -> PairSet:
@@ -150,7 +158,7 @@ def subset(name: str, train_size: int, size: int) -> PairSet:
     """
     file = f"{name}_subset_256x512.zip"
     path = _found(file, f"pairs/{file}")
-    with folders._opened(path) as place:
+    with folders.opened(path) as place:
         files = _side_by_side(place, path)
         if len(files) != SUBSET_SIZE:
             raise ImageError(path, f"holds {len(files)} pairs, not {SUBSET_SIZE}", "copy it again")
@@ -160,8 +168,10 @@ def subset(name: str, train_size: int, size: int) -> PairSet:
             split: list(range(end - SUBSET_SPLIT[split], end)) for split, end in zip(SPLITS, ends, strict=True)
         }
         splits = _splits(place, files, rows, train_size, size, halves)
+        height, width = _first(place, files, rows)
+        side = math.sqrt(height * width / 2)
     counts = " / ".join(str(SUBSET_SPLIT[split]) for split in SPLITS)
-    return PairSet(splits, f"50-pair subset of {name}, {counts} pairs", {file: sha256(path)})
+    return PairSet(splits, f"50-pair subset of {name}, {counts} pairs", {file: sha256(path)}, side)
 
 
 def folder(
@@ -185,18 +195,28 @@ def folder(
     """
     path = folders.find(name)
     shares = {"val": val_share, "test": test_share}
-    with folders._opened(path) as place:
+    with folders.opened(path) as place:
         if not name_b:
             files = _side_by_side(place, path)
             rows = _drawn_splits([file.part for file in files], shares, seed, path)
             splits = _splits(place, files, rows, train_size, size, halves)
+            height, width = _first(place, files, rows)
+            side = math.sqrt(height * width / 2)
+            if width != 2 * height:
+                first = printable(files[rows["train"][0]].name)
+                _log.warning(
+                    "the halves of %s are %d x %d pixels and are squeezed into squares; are these two pictures side by "
+                    "side? Two folders go with --data.folder-b, single photos with --data.source grey",
+                    first, width // 2, height,
+                )  # fmt: skip
         else:
             path_b = folders.find(name_b, "give another with --data.folder-b")
-            with folders._opened(path_b) as place_b:
+            with folders.opened(path_b) as place_b:
                 files, others = _matched(_side_by_side(place, path), path, _side_by_side(place_b, path_b), path_b)
                 rows = _drawn_splits([file.part for file in files], shares, seed, path)
                 splits = _splits(place, files, rows, train_size, size, _beside, place_b, others)
-    return _told(splits, printable(path.name), "pixels")
+                side = math.sqrt(math.prod(_first(place, files, rows)))
+    return _told(splits, printable(path.name), "pixels", side)
 
 
 def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
@@ -205,13 +225,14 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
     Their middle squares are taken. Arguments and errors as in `folder`.
     """
     path = folders.find(name)
-    with folders._opened(path) as place:
+    with folders.opened(path) as place:
         files = [_File(at, at, "") for at in _anywhere(place, "")]
         if not files:
             raise ImageError(path, f"holds no image ({', '.join(EXTENSIONS)})", "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
         splits = _splits(place, files, rows, train_size, size, greyed)
-    return _told(splits, f"grey photos of {printable(path.name)}", "pixels")
+        side = float(min(_first(place, files, rows)))
+    return _told(splits, f"grey photos of {printable(path.name)}", "pixels", side)
 
 
 def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:
@@ -221,7 +242,9 @@ def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSe
         both = tiles(counts[split], train_size if split == "train" else size, seed)
         names = tuple(f"{split}/{number:05d}" for number in range(counts[split]))
         splits[split] = Pairs(torch.stack(both, 1), names)
-    return PairSet(splits, "generated towns, " + " / ".join(f"{counts[split]}" for split in SPLITS) + " pairs", {})
+    return PairSet(
+        splits, "generated towns, " + " / ".join(f"{counts[split]}" for split in SPLITS) + " pairs", {}, float(size)
+    )
 
 
 # --- from pictures to pairs ---
@@ -308,13 +331,19 @@ def _splits(
     return made
 
 
-def _told(splits: Mapping[Split, Pairs], what: str, kind: str) -> PairSet:
+def _first(place: Any, files: Sequence["_File"], rows: Mapping[Split, Sequence[int]]) -> tuple[int, int]:
+    """Height and width of the first training picture."""
+    image = read_image(place.image(files[rows["train"][0]].at), "RGB", _MOST_PIXELS)
+    return image.shape[0], image.shape[1]
+
+
+def _told(splits: Mapping[Split, Pairs], what: str, kind: str, side: float) -> PairSet:
     whole = hashlib.sha256()
     for split in SPLITS:
         for name, pair in zip(splits[split].names, splits[split].pairs_N2HWC, strict=True):
             whole.update(f"{split} {len(name)}:{name}".encode() + pair.numpy().tobytes())
     counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
-    return PairSet(splits, f"{what}, {counts} pairs", {f"{what} ({kind})": whole.hexdigest()})
+    return PairSet(splits, f"{what}, {counts} pairs", {f"{what} ({kind})": whole.hexdigest()}, side)
 
 
 # --- which pictures, of which split ---
@@ -343,11 +372,11 @@ def _side_by_side(place: Any, path: Path) -> list[_File]:
     while True:
         below, images = place.contents(top)
         named = {name: _FOLDERS[name.casefold()] for name in below if name.casefold() in _FOLDERS}
-        named = {name: part for name, part in named.items() if place.contents(folders._joined(top, name))[1]}
+        named = {name: part for name, part in named.items() if place.contents(folders.joined(top, name))[1]}
         # A folder called val around everything is a name like another.
         if images or len(named) > 1 or len(below) != 1 or "train" in named.values():
             break
-        top = folders._joined(top, below[0])
+        top = folders.joined(top, below[0])
     if named and "train" not in named.values():
         fix = "put the training pictures into 'train'"
         raise ImageError(path / top, f"has '{min(named)}' but no 'train' with pictures in it", fix)
@@ -357,12 +386,12 @@ def _side_by_side(place: Any, path: Path) -> list[_File]:
             raise ImageError(path / top, f"has both '{name}' and '{twin}'", "keep one of them")
     if named:
         listed = [
-            _File(f"{name}/{image}", folders._joined(top, name, image), part)
+            _File(f"{name}/{image}", folders.joined(top, name, image), part)
             for name, part in named.items()
-            for image in place.contents(folders._joined(top, name))[1]
+            for image in place.contents(folders.joined(top, name))[1]
         ]
     else:
-        listed = [_File(image, folders._joined(top, image), "") for image in images]
+        listed = [_File(image, folders.joined(top, image), "") for image in images]
     if not listed:
         raise ImageError(path / top, f"holds no image ({', '.join(EXTENSIONS)})", _LAYOUT)
     return listed
@@ -370,8 +399,8 @@ def _side_by_side(place: Any, path: Path) -> list[_File]:
 
 def _anywhere(place: Any, at: str) -> list[str]:
     below, images = place.contents(at)
-    found = [folders._joined(at, image) for image in images]
-    return found + [deep for name in below for deep in _anywhere(place, folders._joined(at, name))]
+    found = [folders.joined(at, image) for image in images]
+    return found + [deep for name in below for deep in _anywhere(place, folders.joined(at, name))]
 
 
 def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tuple[list[_File], list[_File]]:

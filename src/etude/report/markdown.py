@@ -40,7 +40,7 @@ def table(rows: Sequence[Comparison]) -> str:
         first = group[0]
         ours = "" if first.ours is None else f"{first.ours:.2f}"
         interval = f"{first.interval[0]:.2f} to {first.interval[1]:.2f}" if first.interval else ""
-        published = "; ".join(f"{row.published:g} ({row.source}): {_MARKS[row.verdict]}" for row in group)
+        published = "; ".join(f"{row.claim} ({row.source}): {_MARKS[row.verdict]}" for row in group)
         cells = (
             first.experiment,
             first.cell,

@@ -55,6 +55,15 @@ class Comparison:
     published_protocol: str = ""
     protocol: str = ""
     runs: tuple[str, ...] = ()
+    uncertainty: float | None = None
+    """Of the published number, as its source states it."""
+    better: Literal["higher", "lower"] = "higher"
+
+    @property
+    def claim(self) -> str:
+        """The published number in words, as "8 +- 4, lower is better"."""
+        spread = "" if self.uncertainty is None else f" +- {self.uncertainty:g}"
+        return f"{self.published:g}{spread}" + (", lower is better" if self.better == "lower" else "")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +111,7 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
     blank = Comparison(
         study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
         None, None, (), None, "not run at this scale", number.unit, number.protocol,
+        uncertainty=number.uncertainty, better=number.better,
     )  # fmt: skip
     if not groups:
         return blank
@@ -119,6 +129,7 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
     return Comparison(
         study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
         mean, interval, seeds, scale, verdict, number.unit, number.protocol, chosen[0][2]["protocol"], runs,
+        number.uncertainty, number.better,
     )  # fmt: skip
 
 

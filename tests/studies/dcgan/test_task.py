@@ -128,12 +128,18 @@ def test_the_parts_of_a_batch_sum_to_its_gradient() -> None:
 
 
 def test_the_mean_follows_the_generator() -> None:
-    built = task(optim__ema=0.9)
-    start = state(built)["generator.layers.0.weight"]
-    run(built, range(1))
+    built = task(optim__ema=0.25)
+    mean, seen = state(built)["generator.layers.0.weight"], []
+    for step in range(3):
+        run(built, range(step, step + 1))
+        now = state(built)["generator.layers.0.weight"]
+        seen.append(now)
+        # 1/10, 2/11 and 1/4 in place of 3/12 by the decay of 0.25.
+        decay = (0.1, 2 / 11, 0.25)[step]
+        mean = decay * mean + (1 - decay) * now
     after = state(built)
-    wanted = 0.9 * start + 0.1 * after["generator.layers.0.weight"]
-    assert torch.allclose(after["mean_generator.layers.0.weight"], wanted, atol=1e-7)
+    assert not torch.allclose(seen[0], seen[2], atol=1e-5)
+    assert torch.allclose(after["mean_generator.layers.0.weight"], mean, atol=1e-7)
     running = "layers.1.running_mean"
     assert torch.equal(after[f"mean_generator.{running}"], after[f"generator.{running}"])
 

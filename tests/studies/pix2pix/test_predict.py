@@ -125,6 +125,42 @@ def test_whole() -> None:
     assert count == 1
 
 
+def test_at_the_scale_of_the_training_pictures() -> None:
+    seen: list[np.ndarray] = []
+
+    def watch(tiles: np.ndarray) -> np.ndarray:
+        seen.append(tiles)
+        return tiles
+
+    image = np.repeat(np.repeat(noise(16, 24), 4, 0), 4, 1)
+    made, count = translated(image, watch, 16, 4, scale=0.25)
+    assert (made.shape, count) == (image.shape, 2)
+    # The middle of each block of one colour keeps it.
+    assert np.abs(seen[0][0].astype(int) - image[2::4, 2:66:4]).mean() < 40
+    assert translated(noise(16, 24), watch, 16, 4, scale=0.01)[0].shape == (16, 24, 3), "never less than a pixel"
+    assert translated(noise(8, 8), watch, 16, 4, scale=4.0)[1] == 9
+
+
+def test_the_weights_say_the_scale(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, header = read_weights(exported)
+    assert header.extra["scale"] == 1.0
+    save_weights(
+        Path("half.safetensors"), common.make().exported, WeightsHeader("pix2pix", header.config, {"scale": 0.5})
+    )
+    Image.fromarray(noise(128, 192)).save("x.png")
+    x = (Path("x.png"),)
+    counts = [
+        predict(weights, None, Options(inputs=x, output=Path(name), scale=scale))[0].tiles
+        for name, weights, scale in (
+            ("a", Path("half.safetensors"), None),
+            ("b", Path("half.safetensors"), 1.0),
+            ("c", exported, None),
+        )
+    ]
+    assert counts == [2, 15, 15]
+    assert tensors
+
+
 # --- files ---
 
 
@@ -208,11 +244,22 @@ def test_other_faults(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(exported, Options(inputs=(Path("x.png"),), output=Path()), "written over the picture itself")
     picture(2, 64, 64).save("x.jpg")
     refused(exported, Options(inputs=(Path("x.png"), Path("x.jpg")), output=out), "would both write x.png")
+    refused(exported, Options(inputs=(Path("x.png"), Path("x.png")), output=out), "x.png is named twice")
+    for scale in (0.0, -1.0, 17.0, float("nan")):
+        refused(exported, Options(inputs=(Path("x.png"),), output=out, scale=scale), "a scale of", "at most 16")
+    refused(exported, Options(inputs=(Path("x.png"),), output=out, scale=16.0, max_pixels=9999), "16 times that a side")
+    assert not out.exists(), "nothing is written before a fault"
+    predict(exported, None, Options(inputs=(Path("x.png"),), output=out))
+    before = (out / "x.png").read_bytes()
+    refused(exported, Options(inputs=(Path("x.jpg"),), output=out), "out/x.png exists", "--force")
+    assert (out / "x.png").read_bytes() == before
+    predict(exported, None, Options(inputs=(Path("x.jpg"),), output=out, force=True))
+    assert (out / "x.png").read_bytes() != before
     Path("empty").mkdir()
     refused(exported, Options(inputs=(Path("empty"),), output=out), "holds no image")
     Path("file").touch()
     refused(exported, Options(inputs=(Path("x.png"),), output=Path("file")), "file")
-    refused(exported, Options(inputs=(Path("x.png"),), output=out, max_pixels=100), "more than 100")
+    refused(exported, Options(inputs=(Path("x.png"),), output=Path("new"), max_pixels=100), "more than 100")
     assert module.__doc__
 
 

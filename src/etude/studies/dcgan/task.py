@@ -168,7 +168,7 @@ class DCGANTask(Task):
         logged = self.steps.end(
             {"loss": loss + made, "discriminator": loss, "generator": made, "logit_real": real, "logit_fake": fake}
         )
-        self._average()
+        self._average(step)
         if step + 1 in self.snapshot_steps():
             self.snapshots[step + 1] = self.draw(self.fixed_noise(), self.fixed_digits())[:, 0].cpu()
         return logged
@@ -212,12 +212,14 @@ class DCGANTask(Task):
         self.steps.load_state(state["steps"])
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, step: int) -> None:
         if not self.config.optim.ema:
             return
+        # Early on a shorter memory, or the first weights would count for thousands of steps.
+        decay = min(self.config.optim.ema, (1 + step) / (10 + step))
         pairs = zip(self.mean_generator.parameters(), self.generator.parameters(), strict=True)
         means, now = map(list, zip(*pairs, strict=True))
-        torch._foreach_lerp_(means, now, 1 - self.config.optim.ema)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(means, now, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for mean, buffer in zip(self.mean_generator.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(buffer)
 
@@ -241,7 +243,7 @@ class DCGANTask(Task):
         if self.config.model.conditional:
             metrics["label_accuracy"] = 100 * (classify(images_NHW) == digits_N.cpu()).double().mean().item()
         if found.collapsed and self.runtime.is_main:
-            _log.warning("the generator has collapsed: %s; %s", ", ".join(found.faults), REMEDIES)
+            _log.warning("the generator has collapsed, or knows little yet: %s; %s", ", ".join(found.faults), REMEDIES)
         return metrics
 
     def variety(self, images_NHW: Tensor, digits_N: Tensor, split: mnist.Split) -> diversity.Diversity:

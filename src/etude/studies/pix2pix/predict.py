@@ -1,7 +1,8 @@
 """Translate your own pictures with a trained generator.
 
-The network and its direction are read from the weights. A picture larger than the network's is cut into tiles that
-overlap, and the results are blended; a smaller one is padded with its mirror image.
+The network, its direction and how much its training pictures were shrunk are read from the weights. A picture is
+shrunk likewise; what is then larger than the network's size is cut into tiles that overlap, and the results are
+blended; what is smaller is padded with its mirror image. Results have their picture's size.
 
 Shape suffixes: N tiles, H height, W width.
 """
@@ -25,7 +26,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import list_images, printable, read_image
+from etude.data.images import ImageError, list_images, printable, read_image
 from etude.studies.pix2pix.model import Generator, scaled, to_bytes
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import build_generator
@@ -42,14 +43,18 @@ class Options:
     output: Path | None = None
     """The folder for the results, each under its picture's name, as PNG."""
     fit: Literal["tile", "whole"] = "tile"
-    """tile: every pixel at its own scale, in tiles where the picture is larger than the network's; whole: squeezed into
-    the network's size, as in training, and enlarged again."""
+    """tile: at the scale of the training pictures, in tiles where that is larger than the network's size; whole:
+    squeezed into the network's size, and enlarged again."""
+    scale: float | None = None
+    """What `tile` resizes pictures by; None: as the training pictures were, which the weights say."""
     overlap: int = 32
     """Pixels that neighbouring tiles share."""
     seed: int = 0
     """Of the dropout, the network's noise; every tile and picture has the same."""
     max_pixels: int = 64_000_000
     """Larger pictures are refused."""
+    force: bool = False
+    """Write over results that are there."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,26 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     size = config.model.size
     if not 0 <= options.overlap <= size // 2:
         raise UserError(f"an overlap of {options.overlap} is not possible: give 0 to {size // 2}")
+    scale = options.scale if options.scale is not None else float(header.extra.get("scale", 1.0))
+    if not 0 < scale <= 16:
+        raise UserError(f"a scale of {scale:g} is not possible: give more than 0 and at most 16")
     # Unlike Path.is_dir, it takes a name too long for the system.
     paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
-    targets = _targets(paths, options.output)
+    targets = _targets(paths, options.output, force=options.force)
     network = _network(generator, resolve_device("auto"), options.seed)
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("translating", total=len(paths), note="")
         for path in paths:
             image = read_image(path, "RGB", options.max_pixels)
-            made, count = translated(image, network, size, options.overlap, options.fit)
-            _save(targets[len(answers)], made)
             height, width = image.shape[:2]
+            if options.fit == "tile" and height * width * scale**2 > options.max_pixels:
+                raise ImageError(
+                    path, f"is {width} x {height} pixels, and {scale:g} times that a side is more than "
+                    f"{options.max_pixels:,}", "give a smaller --scale or another --max-pixels",
+                )  # fmt: skip
+            made, count = translated(image, network, size, options.overlap, options.fit, scale)
+            _save(targets[len(answers)], made)
             answers.append(Prediction(str(path), str(targets[len(answers)]), width, height, count))
             bar.advance(shown)
     return answers
@@ -112,7 +125,12 @@ def tell(answers: Sequence[Prediction]) -> str:
 
 
 def translated(
-    image: np.ndarray, network: Network, size: int, overlap: int, fit: Literal["tile", "whole"]
+    image: np.ndarray,
+    network: Network,
+    size: int,
+    overlap: int,
+    fit: Literal["tile", "whole"] = "tile",
+    scale: float = 1.0,
 ) -> tuple[np.ndarray, int]:
     """A picture's translation and how many tiles it took.
 
@@ -122,16 +140,25 @@ def translated(
         size: of its tiles.
         overlap: pixels that neighbouring tiles share, at most half of ``size``.
         fit: see `Options`.
+        scale: of ``tile``.
 
     Returns:
         uint8 ``[H, W, 3]``, and a count.
     """
     height, width = image.shape[:2]
     if fit == "whole":
-        small = np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-        made = network(small[None])[0]
-        return np.array(Image.fromarray(made).resize((width, height), Image.Resampling.BILINEAR)), 1
-    return tiled(image, network, size, overlap)
+        made, count = network(_resized(image, size, size)[None])[0], 1
+    else:
+        small = _resized(image, *(max(1, round(scale * length)) for length in (height, width)))
+        made, count = tiled(small, network, size, overlap)
+    return _resized(made, height, width), count
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear with antialiasing, as the training pictures were."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def tiled(image: np.ndarray, network: Network, size: int, overlap: int) -> tuple[np.ndarray, int]:
@@ -188,18 +215,24 @@ def _network(generator: Generator, device: str, seed: int) -> Network:
     return network
 
 
-def _targets(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where each result goes; two of one name, and a result over its own picture, are refused."""
+def _targets(paths: Sequence[Path], folder: Path, *, force: bool) -> list[Path]:
+    """Where each result goes; two of one name, one over its own picture, and unforced one over a file are refused."""
     seen: dict[str, Path] = {}
     for path in paths:
         other = seen.setdefault(path.stem, path)
+        if other == path and other is not path:
+            raise UserError(f"{path} is named twice: name it once")
         if other is not path:
             raise UserError(f"{other} and {path} would both write {path.stem}.png: give other names, or one at a time")
     targets = [folder / f"{path.stem}.png" for path in paths]
     for path, target in zip(paths, targets, strict=True):
         # Unlike Path.exists, it takes a name too long for the system.
-        if os.path.exists(target) and os.path.exists(path) and target.samefile(path):  # noqa: PTH110
+        if not os.path.exists(target):  # noqa: PTH110
+            continue
+        if os.path.exists(path) and target.samefile(path):  # noqa: PTH110
             raise UserError(f"{target} would be written over the picture itself: choose another --output")
+        if not force:
+            raise UserError(f"{target} exists: choose another --output, or --force to write over it")
     return targets
 
 

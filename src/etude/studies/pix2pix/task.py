@@ -21,6 +21,7 @@ from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import pairs
 from etude.data.pairs import PairSet, Split
+from etude.metrics import diversity
 from etude.metrics import pairs as measures
 from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss
 from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror, scaled, to_bytes
@@ -73,6 +74,11 @@ def load_pairs(data: DataConfig, size: int, jitter: int) -> PairSet:
         few = max(1, data.pairs // 4)
         return pairs.generated(larger, size, {"train": data.pairs, "val": few, "test": few})
     return pairs.archive(data.source, larger, size)  # pyright: ignore[reportArgumentType]
+
+
+def _variety(made_NHWC: Tensor, truth_NHWC: Tensor) -> diversity.Diversity:
+    """How varied outputs are beside the true pictures."""
+    return diversity.measure(made_NHWC.permute(0, 3, 1, 2), truth_NHWC.permute(0, 3, 1, 2))
 
 
 class Pix2PixTask(Task):
@@ -282,8 +288,13 @@ class Pix2PixTask(Task):
         return {name: torch.cat(values) for name, values in found.items()}
 
     def evaluate(self) -> dict[str, float]:
-        scores = self.scores(self.translate("val"), self.truth("val"))
-        rows = {name: values.mean().item() for name, values in scores.items()}
+        made, truth = self.translate("val"), self.truth("val")
+        rows = {name: values.mean().item() for name, values in self.scores(made, truth).items()}
+        if len(made) >= 2:
+            varied = _variety(made, truth)
+            rows["diversity"] = varied.ratio
+            if varied.collapsed and self.runtime.is_main:
+                _log.warning("the generator has collapsed, or knows little yet: %s", ", ".join(varied.faults))
         if self.config.optim.gan:
             mean, wins = self.watched.tolist()
             rows |= {"watch/discriminator": mean, "watch/steps_won": wins}
@@ -310,6 +321,8 @@ class Pix2PixTask(Task):
         return {
             "pairs": self.pairs.about,
             "direction": config.data.direction,
+            # How much smaller training saw its pictures than they are: `predict` shrinks a user's likewise.
+            "scale": config.model.size / self.pairs.side,
             "skipped": self.steps.skipped,
             "notes": notes,
         }
@@ -332,8 +345,10 @@ class Pix2PixTask(Task):
         )
         rows: list[Result] = []
 
-        def add(metric: str, split: str, value: float, count: int, half_width: float | None, unit: str) -> None:
-            told = f"{protocol}; {count:,} pictures"
+        def add(
+            metric: str, split: str, value: float, count: int, half_width: float | None, unit: str, note: str = ""
+        ) -> None:
+            told = f"{protocol}; {count:,} pictures{note}"
             variant = config.data.source
             rows.append(Result(config.table, self.cell(), metric, split, value, told, half_width, unit, variant))
 
@@ -346,6 +361,10 @@ class Pix2PixTask(Task):
                 t = float(stats.t.ppf(0.975, count - 1))
                 width = t * values.std().item() / math.sqrt(count) if count > 1 else None
                 add(metric, split, values.mean().item(), count, width, units[metric])
+            if len(made[split]) >= 2:
+                varied = _variety(made[split], self.truth(split))
+                note = f"; COLLAPSED: {', '.join(varied.faults)}" if varied.collapsed else ""
+                add("diversity", split, varied.ratio, len(made[split]), None, "", note)
         for metric, (value, width) in self._distances(made["test"].numpy(), self.truth("test").numpy()).items():
             add(metric, "test", value, len(made["test"]), width, "")
         return rows
