@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.errors import UserError
-from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.studies.pix2pix import study
 from etude.studies.pix2pix.model import crop_and_mirror, scaled
@@ -202,7 +201,6 @@ def main(options: Options) -> int:
         f"interleaved repeats: {repeats}"
     )
     apart = difference(config)
-    agree = apart <= TOLERANCE
     workers = 0 if options.quick else os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as temporary:
         data = SideBySide(write_pairs(task, Path(temporary) / "pairs"), config.model.size, config.augment.jitter)
@@ -230,14 +228,10 @@ def main(options: Options) -> int:
     plain = max((row for name, row in blocks.items() if name.startswith(f"{PLAIN}, ")), key=median_rate)
     best = max(ours, key=lambda name: median_rate(blocks[name]))
     bars = {f"training, {best} against the plain form at its better": Bar(lead(blocks[best], plain), BAR)}
-    console.print(f"{'agree' if agree else 'DISAGREE'}: largest difference of a first step's loss {apart:.1e}")
-    side_by_side.tell_bars(console, bars, judged=not options.quick)
-    if options.json is not None:
-        written = side_by_side.report(
-            "pix2pix", {"training": blocks}, "pairs", bars, about=about, repeats=repeats, quick=options.quick
-        )
-        write_json(options.json, written | {"agreement": {"difference": apart, "holds": agree}})
-    return 0 if agree else 1
+    return side_by_side.conclude(
+        "pix2pix", blocks, "pairs", bars, apart=apart, tolerance=TOLERANCE, console=console, json=options.json,
+        about=about, repeats=repeats, quick=options.quick,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from etude.core.files import write_json
 from etude.core.run_folder import environment
 
 ETUDE = "etude"
@@ -180,3 +182,35 @@ def report(
         "blocks": blocks_as_json(tables, unit),
         "bars": bars_as_json(bars, judged=not quick),
     }
+
+
+def conclude(
+    benchmark: str, blocks: Mapping[str, Sequence[Block]], unit: str, bars: Mapping[str, Bar], *,
+    apart: float, tolerance: float, console: Console, json: Path | None, about: Mapping[str, Any], repeats: int,
+    quick: bool,
+) -> int:  # fmt: skip
+    """End a benchmark of training steps: say whether losses agree and bars are met, write the JSON.
+
+    Args:
+        benchmark: its name.
+        blocks: of each side.
+        unit: what is counted.
+        bars: to judge, unless quick.
+        apart: the largest difference of a first step's loss.
+        tolerance: the most that it may be.
+        console: where it is printed.
+        json: the file; None: none.
+        about: see `surroundings`.
+        repeats: blocks of each side.
+        quick: whether speeds mean nothing.
+
+    Returns:
+        the exit status: 1 where losses disagree.
+    """
+    agree = apart <= tolerance
+    console.print(f"{'agree' if agree else 'DISAGREE'}: largest difference of a first step's loss {apart:.1e}")
+    tell_bars(console, bars, judged=not quick)
+    if json is not None:
+        written = report(benchmark, {"training": blocks}, unit, bars, about=about, repeats=repeats, quick=quick)
+        write_json(json, written | {"agreement": {"difference": apart, "holds": agree}})
+    return 0 if agree else 1

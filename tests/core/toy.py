@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -108,15 +109,62 @@ class ToyTask(Task):
         return [Result("toy", "one", "loss", "test", self.evaluate()["loss"], "64 rows")]
 
 
-def build(path: Path, settings: ToyConfig) -> tuple[ToyTask, Loop]:
-    """The task and loop of a run folder, made if it is not there."""
+T = TypeVar("T", bound=Task)
+
+
+def begin(path: Path, study: str, kind: Callable[[Any, Runtime], T], settings: StudyConfig) -> tuple[T, Loop]:
+    """The task and loop of a run folder of any study, made if it is not there."""
     if (path / "config.yaml").exists():
         run = RunFolder.open(path)
     else:
-        run = RunFolder.create(path, RunRecord("toy", "smoke", "smoke", {}, to_dict(settings)))
+        run = RunFolder.create(path, RunRecord(study, "smoke", "smoke", {}, to_dict(settings)))
     runtime = Runtime(settings.loop, settings.seed)
-    task = ToyTask(settings, runtime)
-    return task, Loop(task, settings.loop, run, runtime, WeightsHeader("toy", to_dict(settings), {}))
+    task = kind(settings, runtime)
+    return task, Loop(task, settings.loop, run, runtime, WeightsHeader(study, to_dict(settings), {}))
+
+
+def build(path: Path, settings: ToyConfig) -> tuple[ToyTask, Loop]:
+    """The toy's task and loop."""
+    return begin(path, "toy", ToyTask, settings)
+
+
+class Cut(Exception):  # noqa: N818
+    """Ends a training; it is no fault."""
+
+
+def resumes_exactly(
+    path: Path, study: str, kind: Callable[[Any, Runtime], Task], settings: StudyConfig, cut_at: int
+) -> int:
+    """Assert that a run that is cut at a step and taken up again ends as one in one go, bit for bit.
+
+    Returns:
+        the step that it was taken up at.
+    """
+    whole = begin(path / "whole", study, kind, settings)[1]
+    whole.resume()
+    whole.train()
+    task, loop = begin(path / "cut", study, kind, settings)
+    step = task.train_step
+
+    def cut(number: int) -> Mapping[str, Tensor]:
+        if number == cut_at:
+            raise Cut
+        return step(number)
+
+    task.train_step = cut  # type: ignore[method-assign]
+    loop.resume()
+    with pytest.raises(Cut):
+        loop.train()
+    again = begin(path / "cut", study, kind, settings)[1]
+    taken_up = again.resume()
+    again.train()
+    assert metrics(path / "cut") == metrics(path / "whole")
+    for name, module in again.task.modules.items():
+        assert same(module.state_dict(), whole.task.modules[name].state_dict())
+    last = settings.loop.max_steps
+    assert same(again.checkpoints.load_resume(last), whole.checkpoints.load_resume(last))
+    assert again.reload() == whole.reload()
+    return taken_up
 
 
 def train(path: Path, settings: ToyConfig, before: Mapping[int, Callable[[], object]] | None = None) -> Loop:

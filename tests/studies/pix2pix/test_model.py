@@ -116,6 +116,23 @@ def test_a_logit_sees_a_patch(patch: int) -> None:
             assert int(places.max() - places.min()) + 1 == patch
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_two_pictures_of_each_input_are_two_calls(count: int) -> None:
+    """Logits, gradients and running statistics, in training."""
+    together, apart = Discriminator(70, width=4).double(), Discriminator(70, width=4).double()
+    apart.load_state_dict(together.state_dict())
+    given, *shown = torch.randn(3, count, 3, 64, 64, generator=draw(0), dtype=torch.float64)
+    both = together(given, *shown)
+    each = [apart(given, picture) for picture in shown]
+    torch.testing.assert_close(both, torch.cat(each))
+    both.square().sum().backward()
+    torch.cat(each).square().sum().backward()
+    for mine, theirs in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    for mine, theirs in zip(together.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_a_256_picture_has_30_by_30_patches() -> None:
     assert Discriminator(70, width=2)(*torch.zeros(2, 1, 3, 256, 256)).shape == (1, 1, 30, 30)
 

@@ -3,7 +3,6 @@
 import logging
 import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +15,9 @@ from tests.studies.pix2pix.common import make, settings
 from torch import Tensor
 from torch.nn import functional
 
-from etude.core.checkpoint import WeightsHeader
 from etude.core.config import from_dict, to_dict
 from etude.core.errors import UserError
 from etude.core.loop import Loop
-from etude.core.run_folder import RunFolder, RunRecord
-from etude.core.runtime import Runtime
 from etude.metrics import pairs as measures
 from etude.report.reference import read_reference
 from etude.studies.pix2pix import task as task_module
@@ -318,16 +314,8 @@ def test_presets_are_whole_epochs(name: str) -> None:
 # --- exact resumes ---
 
 
-class Cut(Exception):  # noqa: N818
-    pass
-
-
-def begin(folder: Path, config: Pix2PixConfig) -> tuple[Pix2PixTask, Loop]:
-    runtime = Runtime(config.loop, config.seed)
-    task = Pix2PixTask(config, runtime)
-    record = RunRecord("pix2pix", "smoke", "smoke", {}, to_dict(config))
-    run = RunFolder(folder) if folder.exists() else RunFolder.create(folder, record)
-    return task, Loop(task, config.loop, run, runtime, WeightsHeader("pix2pix", record.config, {}))
+def begin(path: Path, config: Pix2PixConfig) -> tuple[Pix2PixTask, Loop]:
+    return toy.begin(path, "pix2pix", Pix2PixTask, config)
 
 
 @pytest.mark.parametrize(("choose", "parts"), [("last", 1), ("l1", 2)])
@@ -337,29 +325,7 @@ def test_a_resume_is_exact(tmp_path: Path, choose: str, parts: int) -> None:
         loop__max_steps=8, loop__eval_every=3, loop__save_every=4, loop__log_every=3, metric__choose=choose,
         batch__parts=parts, optim__decay_from=0.5, batch__size=2 * parts,
     )  # fmt: skip
-    _, whole = begin(tmp_path / "whole", config)
-    whole.resume()
-    whole.train()
-    task, loop = begin(tmp_path / "cut", config)
-    step = task.train_step
-
-    def cut(number: int) -> Mapping[str, Tensor]:
-        if number == 5:
-            raise Cut
-        return step(number)
-
-    task.train_step = cut  # type: ignore[method-assign]
-    loop.resume()
-    with pytest.raises(Cut):
-        loop.train()
-    _, again = begin(tmp_path / "cut", config)
-    assert again.resume() in (3, 4)
-    again.train()
-    assert toy.metrics(tmp_path / "cut") == toy.metrics(tmp_path / "whole")
-    for name, module in again.task.modules.items():
-        assert toy.same(module.state_dict(), whole.task.modules[name].state_dict())
-    assert toy.same(again.checkpoints.load_resume(8), whole.checkpoints.load_resume(8))
-    assert again.reload() == whole.reload()
+    assert toy.resumes_exactly(tmp_path, "pix2pix", Pix2PixTask, config, cut_at=5) in (3, 4)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +20,9 @@ from tests.studies.resnet.common import make, settings
 from torch import Tensor
 from torch.nn import functional
 
-from etude.core.checkpoint import WeightsHeader
 from etude.core.config import from_dict, override, to_dict
 from etude.core.errors import UserError
 from etude.core.loop import Loop
-from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.runtime import Runtime
 from etude.report.reference import read_reference
 from etude.studies.resnet.augment import crop_and_flip
@@ -435,17 +433,7 @@ def test_what_the_weights_carry() -> None:
 
 
 def begin(path: Path, config: ResNetConfig) -> tuple[ResNetTask, Loop]:
-    if (path / "config.yaml").exists():
-        run = RunFolder.open(path)
-    else:
-        run = RunFolder.create(path, RunRecord("resnet", "smoke", "smoke", {}, to_dict(config)))
-    runtime = Runtime(config.loop, config.seed)
-    task = ResNetTask(config, runtime)
-    return task, Loop(task, config.loop, run, runtime, WeightsHeader("resnet", to_dict(config), {}))
-
-
-class Cut(Exception):  # noqa: N818 - it is no fault
-    pass
+    return toy.begin(path, "resnet", ResNetTask, config)
 
 
 @pytest.mark.parametrize("algorithm", ["sgd", "adam"])
@@ -457,28 +445,7 @@ def test_a_resume_is_exact(tmp_path: Path, norm: str, algorithm: str) -> None:
         model__norm=norm, optim__algorithm=algorithm, optim__lr=0.01, optim__schedule="cosine", curve_images=10,
         batch__parts=2, **changes,
     )  # fmt: skip
-    _, whole = begin(tmp_path / "whole", config)
-    whole.resume()
-    whole.train()
-    task, loop = begin(tmp_path / "cut", config)
-    step = task.train_step
-
-    def cut(number: int) -> Mapping[str, Tensor]:
-        if number == 7:
-            raise Cut
-        return step(number)
-
-    task.train_step = cut  # type: ignore[method-assign]
-    loop.resume()
-    with pytest.raises(Cut):
-        loop.train()
-    _, again = begin(tmp_path / "cut", config)
-    assert again.resume() == 6
-    again.train()
-    assert toy.metrics(tmp_path / "cut") == toy.metrics(tmp_path / "whole")
-    assert toy.same(again.task.modules["model"].state_dict(), whole.task.modules["model"].state_dict())
-    assert toy.same(again.checkpoints.load_resume(12), whole.checkpoints.load_resume(12))
-    assert again.reload() == whole.reload()
+    assert toy.resumes_exactly(tmp_path, "resnet", ResNetTask, config, cut_at=7) == 6
 
 
 def test_a_resume_with_other_weights_is_refused(tmp_path: Path) -> None:

@@ -143,9 +143,16 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         start_normal(self)
 
-    def forward(self, input_NCHW: Tensor, output_NCHW: Tensor) -> Tensor:
-        """Logits ``[N, 1, patches, patches]``."""
-        return self.layers(torch.cat([input_NCHW, output_NCHW], 1))
+    def forward(self, input_NCHW: Tensor, *outputs_NCHW: Tensor) -> Tensor:
+        """Logits ``[K N, 1, patches, patches]`` of K pictures for each input, the first of all inputs first.
+
+        Convolutions take them as one batch; batch norm takes each N by themselves, as in K calls.
+        """
+        images = torch.cat([torch.cat([input_NCHW, output], 1) for output in outputs_NCHW])
+        for layer in self.layers:
+            split = isinstance(layer, nn.BatchNorm2d) and len(outputs_NCHW) > 1
+            images = torch.cat([layer(part) for part in images.split(len(input_NCHW))]) if split else layer(images)
+        return images
 
 
 def scaled(images_NHWC: Tensor) -> Tensor:

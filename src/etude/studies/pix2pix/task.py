@@ -187,8 +187,7 @@ class Pix2PixTask(Task):
                 else:
                     with torch.no_grad():
                         fake = fakes(part, given, self.generator)
-                on_real = self.shared_discriminator(given, truth)
-                on_fake = self.shared_discriminator(given, fake.detach())
+                on_real, on_fake = self.shared_discriminator(given, truth, fake.detach()).chunk(2)
                 # Halved, so that it learns more slowly than the generator (appendix 6.2).
                 loss = discriminator_loss(optim.loss, on_real, on_fake) / 2
                 self.runtime.backward(loss, parts)
