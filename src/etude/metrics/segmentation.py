@@ -1,0 +1,125 @@
+"""How well predicted segments match true ones, batched, on the device of the segments.
+
+Two segmentations of an image are numbers a pixel; which number a segment has means nothing. All of it follows from the
+table of how many pixels each predicted and each true segment share.
+
+- ARI, the adjusted Rand index (Hubert and Arabie 1985): the share of pairs of pixels on which both agree, corrected for
+  chance. 1: the same; 0: as by chance; it can be negative.
+- FG-ARI: the same over the pixels of true objects alone, as is common for slots (Greff et al. 2019). It says nothing of
+  how the background is cut up, and often moves against ARI.
+- mIoU: segments are paired so that the sum of intersections over unions is largest (Kuhn 1955; `scipy`), background
+  included, as CLEVRTex has it (Karazija et al. 2021); the mean over the true segments, unpaired ones counting zero.
+- mBO: each true object with whatever prediction overlaps it best, background left out.
+
+Shape suffixes: B images, N pixels, P predicted segments, T true segments, H height, W width.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BACKGROUND = 0
+"""The true segment that is no object."""
+
+
+def shared_pixels(predicted_BN: Tensor, true_BN: Tensor) -> Tensor:
+    """How many pixels each pair of segments shares.
+
+    Args:
+        predicted_BN: integers from 0; also ``[B, H, W]``.
+        true_BN: integers from 0, of the same shape; gaps are allowed.
+
+    Returns:
+        int64 ``[B, P, T]``.
+    """
+    assert predicted_BN.shape == true_BN.shape, "segmentations of the same pixels"
+    predicted_BN, true_BN = predicted_BN.flatten(1).long(), true_BN.flatten(1).long()
+    if not predicted_BN.numel():
+        return predicted_BN.new_zeros(len(predicted_BN), 1, 1)
+    assert min(int(predicted_BN.min()), int(true_BN.min())) >= 0, "segments are numbered from 0"
+    num_predicted, num_true = int(predicted_BN.max()) + 1, int(true_BN.max()) + 1
+    table = predicted_BN.new_zeros(len(predicted_BN), num_predicted * num_true)
+    table.scatter_add_(1, predicted_BN * num_true + true_BN, torch.ones_like(true_BN))
+    return table.view(-1, num_predicted, num_true)
+
+
+def ari(table_BPT: Tensor) -> Tensor:
+    """Adjusted Rand index of each image, float64 ``[B]``, 1 where there is nothing to tell apart, as scikit-learn.
+
+    Args:
+        table_BPT: see `shared_pixels`.
+    """
+    table_BPT = table_BPT.long()
+    total = table_BPT.sum((1, 2))
+    # Pairs of pixels, ordered, of which both say together, or only one of them.
+    both = table_BPT.square().sum((1, 2))
+    predicted, true = table_BPT.sum(2).square().sum(1), table_BPT.sum(1).square().sum(1)
+    together = both - total
+    only_predicted, only_true = predicted - both, true - both
+    neither = total * total - both - only_predicted - only_true
+    over = 2 * (together.double() * neither - only_predicted.double() * only_true)
+    under = (together + only_true).double() * (only_true + neither) + (together + only_predicted).double() * (
+        only_predicted + neither
+    )
+    same = (only_predicted == 0) & (only_true == 0)
+    return torch.where(same, 1.0, over / under.where(~same, 1.0))
+
+
+def foreground_ari(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
+    """`ari` over the pixels of true objects; nan where an image has none.
+
+    Args:
+        table_BPT: see `shared_pixels`.
+        background: the true segment left out.
+    """
+    objects = _objects(table_BPT, background)
+    return ari(objects).where(objects.sum((1, 2)) > 0, torch.nan)
+
+
+def overlaps(table_BPT: Tensor) -> Tensor:
+    """Intersection over union of each pair of segments, float64 ``[B, P, T]``; 0 where neither has pixels."""
+    union = table_BPT.sum(2, keepdim=True) + table_BPT.sum(1, keepdim=True) - table_BPT
+    return table_BPT.double() / union.clamp(min=1)
+
+
+def miou(table_BPT: Tensor) -> Tensor:
+    """Mean intersection over union of each image after the best pairing, float64 ``[B]``.
+
+    Args:
+        table_BPT: see `shared_pixels`; the background is a segment like the others.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    found = overlaps(table_BPT)
+    best = [overlap[linear_sum_assignment(overlap, maximize=True)].sum() for overlap in found.cpu().numpy()]
+    present = (table_BPT.sum(1) > 0).sum(1)
+    return torch.from_numpy(np.array(best, np.float64)).to(found.device) / present
+
+
+def mbo(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
+    """Mean best overlap of each image's true objects, float64 ``[B]``; nan where there are none.
+
+    Args:
+        table_BPT: see `shared_pixels`.
+        background: the true segment left out.
+    """
+    present = table_BPT.sum(1) > 0
+    if background < present.shape[1]:
+        present[:, background] = False
+    best = overlaps(table_BPT).amax(1)
+    return (best * present).sum(1) / present.sum(1)
+
+
+def squared_error(made_BCHW: Tensor, true_BCHW: Tensor) -> Tensor:
+    """Squared error of each image, summed over pixels and channels, float64 ``[B]``.
+
+    Args:
+        made_BCHW: in [0, 1], as published numbers have it.
+        true_BCHW: likewise.
+    """
+    return (made_BCHW.double() - true_BCHW.double()).square().flatten(1).sum(1)
+
+
+def _objects(table_BPT: Tensor, background: int) -> Tensor:
+    kept = [segment for segment in range(table_BPT.shape[2]) if segment != background]
+    return table_BPT[:, :, kept]
