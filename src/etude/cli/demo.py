@@ -53,7 +53,7 @@ def main(args: list[str]) -> int:
     show(numbers, "this demo: seconds of training on generated data, which says only that the parts work")
     for study in every:
         if study.example is not None and study.shipped_weights is not None:
-            words = list(study.example())
+            words = list(study.example(out))
             print(f"\nthe trained {study.name} that comes with etude, on real samples")
             predict.main(words)
     print("\npublished numbers, and ours at the largest scale that was run")

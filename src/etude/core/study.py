@@ -139,8 +139,8 @@ class Study:
     load_evaluate: Callable[[], Any] | None = None
     """Imports and returns the module with ``Options`` (flags) and ``evaluate(weights, options)``, for `etude eval` of
     files."""
-    example: Callable[[], Sequence[str]] | None = None
-    """The words of an `etude predict` on samples that come with the package."""
+    example: Callable[[Path], Sequence[str]] | None = None
+    """The words of an `etude predict` on what comes with the package; it writes into the folder that it is given."""
 
     def preset(self, name: str) -> Preset:
         if name not in self.presets:

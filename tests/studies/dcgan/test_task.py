@@ -18,6 +18,7 @@ from etude.core.config import override, to_dict
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.data import mnist
+from etude.metrics import diversity
 from etude.nn.adversarial import discriminator_loss, generator_loss
 from etude.studies.dcgan import figures, study
 from etude.studies.dcgan.classifier import Training, classify, shipped, train
@@ -266,6 +267,21 @@ def test_results_say_what_they_are() -> None:
     assert share["label_accuracy"] == pytest.approx(np.mean(per_digit))
 
 
+@pytest.mark.parametrize(
+    ("changes", "cell"),
+    [
+        ({"model__conditional": False, "optim__ema": 0.0}, "dcgan"),
+        ({"model__conditional": False}, "dcgan-ema"),
+        ({}, "conditional"),
+        ({"table": "options", "optim__r1": 0.2, "model__norm": "spectral"}, "spectral+ema+r1"),
+        ({"table": "options", "optim__ema": 0.0}, "plain"),
+        ({"table": "sizes"}, "28px-z16"),
+    ],
+)
+def test_the_place_in_a_table(changes: dict[str, Any], cell: str) -> None:
+    assert task(**changes).cell() == cell
+
+
 def test_real_digits_are_what_they_are_and_all_are_varied() -> None:
     """The measures of a perfect generator: real test digits in its place."""
     built = task()
@@ -363,6 +379,20 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predict(weights: Path, *words: str | Path) -> int:
     return main(["predict", str(weights), *map(str, words)])
+
+
+def test_the_shipped_weights_draw_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped_weights = study.STUDY.shipped_weights
+    assert shipped_weights is not None
+    assert shipped_weights.stat().st_size < 3_000_000
+    for digit in range(10):
+        out = tmp_path / f"{digit}.npy"
+        assert main(["predict", "dcgan", "--digit", str(digit), "--count", "200", "--output", str(out), "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["judged"], row["digits"]) == (200, str(digit))
+        assert row["right"] >= 97
+        # Not one picture over and over.
+        assert diversity.measure(*(torch.from_numpy(np.load(out)).float()[i::2, None] for i in (0, 1))).duplicates < 0.1
 
 
 def test_a_sheet_of_one_digit(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

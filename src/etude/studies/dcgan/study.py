@@ -142,7 +142,8 @@ def conditional() -> DCGANConfig:
     """The same, told the digit: draws the one that it is asked for.
 
     Command: ``etude run dcgan conditional``.
-    Cost: 14,055 steps of 64 digits; about 50 minutes on one CPU core, and half an hour for FID.
+    Cost: 14,055 steps of 64 digits; about 40 minutes on one CPU core, and half an hour for FID.
+    Reached: FID 6.7, 99.5 % of the digits right.
     """
     return DCGANConfig(
         model=ModelConfig(noise=100, width=48, conditional=True),
@@ -219,7 +220,7 @@ STUDY = Study(
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
     reads_data=("mnist",),
-    example=lambda: ["dcgan", "--digit", "4", "--count", "16", "--output", "fours.png", "--force"],
+    example=lambda out: ["dcgan", "--digit", "4", "--count", "64", "--output", str(out / "fours.png")],
 )
 
 

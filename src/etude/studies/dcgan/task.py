@@ -316,7 +316,9 @@ class DCGANTask(Task):
             return "+".join(name for name, used in remedies.items() if used) or "plain"
         if config.table == "sizes":
             return f"{config.model.size}px-z{config.model.noise}"
-        return "conditional" if config.model.conditional else "dcgan"
+        if config.model.conditional:
+            return "conditional"
+        return "dcgan-ema" if config.optim.ema else "dcgan"
 
     @property
     def exported(self) -> dict[str, nn.Module]:

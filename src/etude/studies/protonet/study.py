@@ -207,7 +207,7 @@ def _resize(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, {"data.resize": name}) for name in ("nearest", "area"))
 
 
-def _example() -> list[str]:
+def _example(out: Path) -> list[str]:
     from etude.data.omniglot import sample_folder
 
     folder = sample_folder()

@@ -314,7 +314,7 @@ def _compared(path: Path, title: str, runs: Any) -> None:
     _import("figures").compared(path, title, runs)
 
 
-def _example() -> list[str]:
+def _example(out: Path) -> list[str]:
     from etude.data.cifar10 import sample_folder
 
     return ["resnet", str(sample_folder())]

@@ -269,7 +269,7 @@ def _beam(preset: str) -> tuple[Job, ...]:
     return (Job("lstm_attn", {"table": "beam"}),)
 
 
-def _example() -> list[str]:
+def _example(out: Path) -> list[str]:
     return ["text2math", "a train running at 120 km / hr crosses a pole in 18 seconds . what is its length ?"]
 
 
