@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "core": (),
     "nn": ("core",),
     "data": ("core",),
-    "metrics": ("core", "data.cache", "data.fetch"),
+    "metrics": ("core", "data.cache", "data.fetch", "data.inception"),
     "studies": ("nn", "data", "metrics", "core", "report.figures"),
     "report": ("studies", "nn", "data", "metrics", "core"),
 }

@@ -31,18 +31,11 @@ from torch import Tensor
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, fetch
+from etude.data.fetch import fetch
+from etude.data.inception import WEIGHTS
 
 NUM_FEATURES = 2048
 SIDE = 299
-WEIGHTS = Source(
-    "inception",
-    "inception-2015-12-05.pt",
-    # Where clean-fid gets it.
-    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-    sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-    size=95_607_719,
-)
 _VERSION = 1
 """Of the features in the cache: raise it when their values change."""
 _CHUNK = 500
@@ -288,6 +281,18 @@ class _Distance:
 
 
 # --- the file ---
+
+
+def weights_of(setting: str) -> Path | None:
+    """The local file that a study's setting names; None where it names none.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(setting).expanduser()
+    if setting and not path.is_file():
+        raise UserError(f"no file {setting} with the Inception weights: give another --metric.inception, or none")
+    return path if setting else None
 
 
 def _home() -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn import functional
 from etude.core.config import from_dict, to_dict
 from etude.core.errors import UserError
 from etude.core.loop import Loop
+from etude.metrics import fid
 from etude.metrics import pairs as measures
 from etude.report.reference import read_reference
 from etude.studies.pix2pix import task as task_module
@@ -237,8 +237,6 @@ def test_results_state_the_pairs_and_the_counts() -> None:
 
 def test_distances_are_asked_of_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """FID and KID of the outputs against the true test pictures."""
-    import etude.metrics
-
     file = tmp_path / "inception.pt"
     file.touch()
     seen: list[np.ndarray] = []
@@ -257,9 +255,8 @@ def test_distances_are_asked_of_the_network(monkeypatch: pytest.MonkeyPatch, tmp
         assert np.array_equal(real, task.truth("test").numpy().reshape(4, -1)[:, :4])
         return SimpleNamespace(fid=7.0, half_width=0.5, kid=0.002)
 
-    fake: Any = SimpleNamespace(Inception=Inception, score=score)
-    monkeypatch.setitem(sys.modules, "etude.metrics.fid", fake)
-    monkeypatch.setattr(etude.metrics, "fid", fake, raising=False)
+    monkeypatch.setattr(fid, "Inception", Inception)
+    monkeypatch.setattr(fid, "score", score)
     task = make(metric__inception=str(file), data__pairs=16)
     found = {row.metric: row for row in task.results({}) if row.metric in ("fid", "kid")}
     assert (found["fid"].value, found["fid"].half_width, found["kid"].value) == (7.0, 0.5, 2.0)

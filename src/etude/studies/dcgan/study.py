@@ -219,7 +219,7 @@ STUDY = Study(
     load_task=lambda: _import("task").DCGANTask,
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
-    reads_data=("mnist",),
+    reads_data=("mnist", "inception"),
     example=lambda out: ["dcgan", "--digit", "4", "--count", "64", "--output", str(out / "fours.png")],
 )
 

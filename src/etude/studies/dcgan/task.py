@@ -93,12 +93,9 @@ class DCGANTask(Task):
                     f"a batch of {self.config.batch.size} is larger than the {len(images)} training pictures: "
                     "give a smaller --batch.size"
                 )
-            weights = self.config.metric.inception
-            if weights not in ("", "none") and not Path(weights).is_file():
+            if self.config.metric.inception != "none":
                 # Before the training, not after it.
-                raise UserError(
-                    f"no file {weights} with the Inception weights: give another --metric.inception, or none"
-                )
+                fid.weights_of(self.config.metric.inception)
             self._splits[name] = images.to(self.runtime.device), labels.to(self.runtime.device)
         return self._splits[name]
 
@@ -297,8 +294,7 @@ class DCGANTask(Task):
 
     def _distances(self, row: Callable[..., Result], images_NHW: Tensor, real_NHW: Tensor) -> list[Result]:
         """FID and KID, the pictures shared by the processes; those of real ones come from the cache."""
-        name = self.config.metric.inception
-        network = fid.Inception(Path(name) if name else None, self.runtime.device)
+        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
         mine = network.features(images_NHW[self.runtime.share(len(images_NHW))], title="features of drawn digits")
         drawn_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), len(images_NHW)).cpu().numpy()
         found = fid.score(network.cached_features(real_NHW), drawn_NF, self.runtime.generator("test/kid", 0))

@@ -264,7 +264,7 @@ STUDY = Study(
     load_task=lambda: _import("task").Pix2PixTask,
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
-    reads_data=("pairs",),
+    reads_data=("pairs", "inception"),
 )
 
 

@@ -21,7 +21,7 @@ from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import pairs
 from etude.data.pairs import PairSet, Split
-from etude.metrics import diversity
+from etude.metrics import diversity, fid
 from etude.metrics import pairs as measures
 from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss
 from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror, scaled, to_bytes
@@ -127,10 +127,9 @@ class Pix2PixTask(Task):
                     f"a batch of {config.batch.size} is larger than the {len(read.splits['train'])} training pairs: "
                     "give a smaller --batch.size"
                 )
-            chosen = config.metric.inception
-            if chosen not in ("", "none") and not Path(chosen).expanduser().is_file():
-                fault = f"no file {chosen} with the Inception weights"
-                raise UserError(f"{fault}: give another --metric.inception, or none")
+            if config.metric.inception != "none":
+                # Before the training, not after it.
+                fid.weights_of(config.metric.inception)
             self._set = read
         return self._set
 
@@ -370,13 +369,10 @@ class Pix2PixTask(Task):
 
     def _distances(self, made_NHWC: np.ndarray, truth_NHWC: np.ndarray) -> dict[str, tuple[float, float | None]]:
         """FID and KID (x 1,000) of the outputs against the true pictures; nothing where they are not wanted."""
-        chosen = self.config.metric.inception
         # An interval needs four.
-        if chosen == "none" or len(made_NHWC) < 4:
+        if self.config.metric.inception == "none" or len(made_NHWC) < 4:
             return {}
-        from etude.metrics import fid
-
-        network = fid.Inception(Path(chosen).expanduser() if chosen else None, self.runtime.device)
+        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
         truth, made = network.cached_features(truth_NHWC), network.features(made_NHWC)
         found = fid.score(truth, made, self.runtime.generator("test/kid", 0))
         return {"fid": (found.fid, found.half_width), "kid": (1000 * found.kid, None)}
