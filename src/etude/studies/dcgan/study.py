@@ -132,7 +132,7 @@ def course() -> DCGANConfig:
 
     Command: ``etude run dcgan course``.
     Cost: 14,055 steps of 64 digits; about an hour and a quarter on one CPU core, and half an hour for FID.
-    Reached: FID 12.0.
+    Reached: FID 12.0; with ``--optim.ema 0.999`` 7.8.
     Expected: the course shows pictures and no number.
     """
     return DCGANConfig(model=ModelConfig(noise=256), loop=_loop(15), table="mnist")
