@@ -82,6 +82,12 @@ def real_pairs(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def real_scenes(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """1,727 rendered scenes with masks, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("clevrtex-render-128.zip", monkeypatch)
+
+
+@pytest.fixture
 def root() -> Path:
     """The checkout."""
     return ROOT

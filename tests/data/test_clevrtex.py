@@ -1,0 +1,165 @@
+"""Scenes with masks: the released layout, its crop and splits, and folders that are wrong."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from etude.core.errors import UserError
+from etude.data import clevrtex
+from etude.data.clevrtex import SPLITS
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, number: int, size: tuple[int, int] = (32, 32), mask: Image.Image | None = None) -> None:
+    """A grey picture that tells its number, with two objects."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (number, number, number)).save(folder / f"CLEVRTEX_full_{number:06d}.png")
+    if mask is None:
+        values = np.zeros((size[1], size[0]), np.uint8)
+        values[: size[1] // 2], values[:, : size[0] // 4] = 2, 5
+        mask = Image.fromarray(values)
+    mask.save(folder / f"CLEVRTEX_full_{number:06d}_flat.png")
+
+
+def released(count: int = 25, **options: tuple[int, int]) -> Path:
+    """A folder for every ten scenes, as the released set has one for every thousand."""
+    for number in range(count):
+        write(Path("clevrtex_full") / str(number // 10), number, **options)
+    return Path("clevrtex_full")
+
+
+def refused(*says: str, size: int = 32) -> None:
+    with pytest.raises(UserError) as caught:
+        clevrtex.scenes("clevrtex_full", size)
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in says:
+        assert part in text, text
+
+
+def test_the_first_tenth_is_the_test_split() -> None:
+    released()
+    read = clevrtex.scenes("clevrtex_full", 32)
+    assert read.about == "scenes of clevrtex_full, 20 / 3 / 2"
+    assert {split: len(read.splits[split]) for split in SPLITS} == {"train": 20, "val": 3, "test": 2}
+    for split, numbers in (("test", range(2)), ("val", range(2, 5)), ("train", range(5, 25))):
+        scenes = read.splits[split]
+        assert scenes.images_NHWC[:, 0, 0, 0].tolist() == list(numbers)
+        assert scenes.names[0] == f"CLEVRTEX_full_{numbers[0]:06d}"
+        assert (scenes.images_NHWC.dtype, scenes.masks_NHW.dtype) == (torch.uint8, torch.uint8)
+        assert scenes.masks_NHW.unique().tolist() == [0, 2, 5]
+    assert clevrtex.scenes("clevrtex_full", 32, most=10).about.endswith("8 / 1 / 1")
+
+
+def test_what_is_not_square_is_cut_as_the_authors_cut_it() -> None:
+    """320 x 240 to the middle 192 x 192: 24 rows and 64 columns are left out before the first."""
+    values = np.arange(240 * 320, dtype=np.int64).reshape(240, 320)
+    mask = Image.fromarray((values // 320).astype(np.uint8))
+    for number in range(10):
+        write(Path("clevrtex_full"), number, (320, 240), mask)
+    found = clevrtex.scenes("clevrtex_full", 192).splits["train"]
+    assert found.masks_NHW[0, :, 0].tolist() == list(range(24, 216))
+    smaller = clevrtex.scenes("clevrtex_full", 64).splits["train"]
+    assert smaller.images_NHWC.shape == (8, 64, 64, 3)
+    assert smaller.masks_NHW[0, :, 0].tolist() == list(range(25, 216, 3))
+
+
+def test_a_mask_keeps_its_numbers_whatever_its_palette() -> None:
+    released()
+    coloured = Image.fromarray(np.full((32, 32), 3, np.uint8), "P")
+    coloured.putpalette(list(range(255, -1, -1)) * 3)
+    write(Path("clevrtex_full/0"), 9, mask=coloured)
+    assert clevrtex.scenes("clevrtex_full", 32).splits["train"].masks_NHW[4].unique().tolist() == [3]
+
+
+def test_a_zip_file_is_the_folder() -> None:
+    released()
+    with zipfile.ZipFile("packed.zip", "w") as packed:
+        for path in sorted(Path("clevrtex_full").rglob("*.png"), reverse=True):
+            packed.write(path)
+        packed.writestr("clevrtex_full/meta.json", "[]")
+    folder, archive = clevrtex.scenes("clevrtex_full", 16), clevrtex.scenes("packed.zip", 16)
+    for split in SPLITS:
+        assert torch.equal(folder.splits[split].images_NHWC, archive.splits[split].images_NHWC)
+        assert torch.equal(folder.splits[split].masks_NHW, archive.splits[split].masks_NHW)
+
+
+def test_it_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    released()
+    first = clevrtex.scenes("clevrtex_full", 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(clevrtex, "in_threads", lambda *_: pytest.fail("decoded again"))
+        again = clevrtex.scenes("clevrtex_full", 32)
+    assert torch.equal(first.splits["train"].images_NHWC, again.splits["train"].images_NHWC)
+    write(Path("clevrtex_full/0"), 7, mask=Image.new("L", (32, 32), 9))
+    assert (clevrtex.scenes("clevrtex_full", 32).splits["train"].masks_NHW[2] == 9).all()
+
+
+def test_generated_splits_have_scenes_of_their_own() -> None:
+    read = clevrtex.generated(24, {"train": 6, "val": 4, "test": 4})
+    assert read.about == "generated scenes, 6 / 4 / 4"
+    assert not torch.equal(read.splits["val"].images_NHWC, read.splits["test"].images_NHWC)
+
+
+@pytest.mark.real_data
+def test_rendered_scenes(real_scenes: Path) -> None:
+    read = clevrtex.scenes(str(real_scenes), 64, most=40)
+    assert read.about.endswith("32 / 4 / 4")
+    for scenes in read.splits.values():
+        counts = [len(mask.unique()) - 1 for mask in scenes.masks_NHW]
+        assert min(counts) >= 3
+        assert max(counts) <= 10
+        assert scenes.images_NHWC.float().std() > 20
+
+
+# --- faults ---
+
+
+def test_masks_that_are_missing_are_named() -> None:
+    released()
+    for number in range(7):
+        (Path("clevrtex_full/0") / f"CLEVRTEX_full_{number:06d}_flat.png").unlink()
+    refused("7 scenes without a mask (CLEVRTEX_full_000000, ", " and 2 more)")
+    released()
+    (Path("clevrtex_full/0") / "CLEVRTEX_full_000003.png").unlink()
+    refused("1 scenes without a picture (CLEVRTEX_full_000003)")
+
+
+def test_sizes_that_differ() -> None:
+    released()
+    write(Path("clevrtex_full/1"), 12, (48, 32))
+    refused("CLEVRTEX_full_000012.png is 48 x 32 pixels, and others 32 x 32", "one size")
+    write(Path("clevrtex_full/1"), 12, mask=Image.new("L", (16, 32)))
+    refused("CLEVRTEX_full_000012_flat.png is 16 x 32 pixels, and others 32 x 32", "its picture's mask")
+
+
+def test_masks_that_are_none() -> None:
+    released()
+    write(Path("clevrtex_full/1"), 12, mask=Image.new("RGB", (32, 32)))
+    refused("CLEVRTEX_full_000012_flat.png is no mask (its pixels are RGB)")
+    write(Path("clevrtex_full/1"), 12, mask=Image.fromarray(np.full((32, 32), 300, np.uint16)))
+    refused("has an object numbered 300")
+    (Path("clevrtex_full/1") / "CLEVRTEX_full_000012_flat.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    refused("CLEVRTEX_full_000012_flat.png is no mask that can be read")
+
+
+def test_folders_that_are_none() -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        clevrtex.scenes("nowhere", 32)
+    Path("clevrtex_full").mkdir()
+    refused("holds no scenes", "CLEVRTEX_<variant>_NNNNNN.png")
+    released(9)
+    refused("holds 9 scenes, too few")
+    released()
+    write(Path("clevrtex_full/2"), 3)
+    refused("has CLEVRTEX_full_000003 twice")
