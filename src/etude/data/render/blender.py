@@ -21,7 +21,6 @@ from PIL import Image
 from etude.core.errors import UserError
 from etude.data.images import read_image
 from etude.data.render.scene import (
-    CAMERA,
     CROP_SENSOR,
     FRAME,
     LEAST_PIXELS,

@@ -225,7 +225,7 @@ def _material(rng: np.random.Generator, textures: Sequence[str], *, of_ground: b
         # A picture is laid on from the sides (box projection): it turns as a whole.
         turn = (0.0, 0.0, z)
     else:
-        scale = (0.5 + 1.5 * repeats) if of_ground else (1.0 + 2.5 * repeats)
+        scale = 0.2 + 0.8 * repeats if of_ground else 0.8 + 2.2 * repeats
         turn = (0.0, 0.0, z) if of_ground else (x, y, z)
     return Material(
         name=name or pattern,
@@ -243,7 +243,7 @@ def _material(rng: np.random.Generator, textures: Sequence[str], *, of_ground: b
 
 def _colour(rng: np.random.Generator) -> Triple:
     hue, saturation, value = (float(draw) for draw in rng.random(3))
-    return colorsys.hsv_to_rgb(hue, 0.9 * saturation, 0.03 + 0.8 * value * value)
+    return colorsys.hsv_to_rgb(hue, 0.95 * math.sqrt(saturation), 0.02 + 0.6 * value * value)
 
 
 def _jittered(rng: np.random.Generator, place: Triple, most: float) -> Triple:
