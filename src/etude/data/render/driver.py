@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.util
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -176,7 +177,8 @@ def write_scene(out: Path, number: int, image: np.ndarray, mask: np.ndarray, abo
     image_path, mask_path, json_path = files(out, number)
     write_atomic(image_path, _png(image))
     write_atomic(mask_path, _png(mask))
-    write_json(json_path, about)
+    # Without line ends between numbers: there are tens of thousands of these.
+    write_atomic(json_path, json.dumps(about) + "\n")
 
 
 # --- in a process of its own ---

@@ -213,8 +213,9 @@ def _placed(
 
 
 def _material(rng: np.random.Generator, textures: Sequence[str], *, of_ground: bool) -> Material:
-    # Every draw is made for every kind, so that one more kind would not move the others.
-    name, pattern = _choice(rng, textures) if textures else "", _choice(rng, PATTERNS)
+    # Every draw is made for every kind: a folder of pictures moves no object.
+    which, pattern = float(rng.random()), _choice(rng, PATTERNS)
+    name = textures[int(which * len(textures))] if textures else ""
     first, second, third = _colour(rng), _colour(rng), _colour(rng)
     repeats, roughness, metallic, bump = (float(value) for value in rng.random(4))
     x, y, z = (float(value) for value in rng.uniform(-math.pi, math.pi, 3))
