@@ -5,7 +5,6 @@ import importlib.util
 import itertools
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -286,7 +285,7 @@ def test_a_dead_process_is_one_line(tmp_path: Path) -> None:
             future.set_exception(BrokenProcessPool("terminated abruptly"))
             return future
 
-    with pytest.raises(UserError, match="Blender ended without a word.*the same command goes on"):
+    with pytest.raises(UserError, match=r"Blender ended without a word.*the same command goes on"):
         render(tmp_path, 2, size=32, work=write_fake, pool=Dead)
 
 
@@ -515,8 +514,8 @@ def _projected(thing: dict[str, Any], camera: list[float], size: int) -> tuple[f
 @pytest.mark.slow
 @needs_blender
 def test_a_seed_gives_the_same_files(rendered: Path, tmp_path: Path) -> None:
-    # In another process, after another scene, beside another job: with one thread instead of all.
-    render(tmp_path, 2, size=64, samples=2, textures=rendered / "textures", jobs=os.cpu_count() or 1)
+    # In another process, as its first scene, beside another process.
+    render(tmp_path, 2, size=64, samples=2, textures=rendered / "textures", jobs=2)
     assert contents(tmp_path) == contents(rendered / "out")
 
 
@@ -524,11 +523,10 @@ def test_a_seed_gives_the_same_files(rendered: Path, tmp_path: Path) -> None:
 @needs_blender
 def test_every_shape_and_pattern_renders_and_nothing_is_left_over(tmp_path: Path) -> None:
     script = """
-import sys
 import numpy as np
 from etude.data.render.blender import Studio
 from etude.data.render.scene import SHAPES
-studio = Studio(None, 32, 1, 1)
+studio = Studio(None, 32, 1)
 kinds = ("objects", "lights", "materials", "images", "meshes", "node_groups")
 left, seen = [], set()
 for number in range(8):
@@ -544,7 +542,7 @@ for shape, mesh in studio.meshes.items():
 print("SEEN", *sorted(seen))
 print("LEFT", left[-1])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     said = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(("SEEN", "LEFT"))}
     assert set(said["SEEN"].split()[1:]) == {*SHAPES, *PATTERNS}

@@ -29,7 +29,7 @@ class Options:
     shapes: tuple[Shape, ...] = PUBLISHED
     """To choose from; cone, torus and icosahedron are for tests out of distribution."""
     jobs: int = 1
-    """Processes, each with its own Blender; the processor's cores are shared among them."""
+    """Processes, each with its own Blender, one core and half a gigabyte of memory."""
     samples: int = 12
     """Paths of light a pixel, before the denoiser."""
     seed: int = 0

@@ -69,13 +69,12 @@ class Studio:
         textures: the folder that materials' names are in, where they are pictures.
         size: of the pictures, in pixels.
         samples: paths of light a pixel, before the denoiser.
-        threads: of Cycles.
 
     Raises:
         UserError: Blender cannot be loaded.
     """
 
-    def __init__(self, textures: Path | None, size: int, samples: int, threads: int) -> None:
+    def __init__(self, textures: Path | None, size: int, samples: int) -> None:
         self.textures, self.size, self.samples = textures, size, samples
         self.bpy = bpy = _loaded("bpy")
         bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -87,7 +86,8 @@ class Studio:
         stage = self.stage
         stage.render.engine = "CYCLES"
         stage.render.resolution_percentage = 100
-        stage.render.threads_mode, stage.render.threads = "FIXED", threads
+        # The denoiser's last bit depends on how many threads there are, and small pictures gain little from a second.
+        stage.render.threads_mode, stage.render.threads = "FIXED", 1
         stage.render.film_transparent = False
         stage.cycles.device = "CPU"
         stage.cycles.use_adaptive_sampling = False
@@ -332,7 +332,7 @@ class Studio:
 
 
 def _primitive(bpy: Any, shape: str) -> Any:
-    """A mesh between -1 and 1 on x and y, and from -1 upwards."""
+    """A mesh within a circle of radius 1, a cube's faces between -1 and 1, standing on -1."""
     bmesh = importlib.import_module("bmesh")
     made = bmesh.new()
     smooth = shape not in ("cube", "icosahedron", "ground")
@@ -365,7 +365,7 @@ def _primitive(bpy: Any, shape: str) -> Any:
     made.free()
     if shape == "monkey":
         mesh = _subdivided(bpy, mesh)
-    if shape != "ground":
+    if shape not in ("ground", "cube"):
         _fit(mesh)
     return mesh
 
@@ -414,13 +414,13 @@ def _subdivided(bpy: Any, mesh: Any) -> Any:
 
 
 def _fit(mesh: Any) -> None:
-    """Scale to the circle of radius 1 around the middle, seen from above, and set down on -1."""
+    """Scale to the circle of radius 1 around the middle, as seen from above, and set down on -1."""
     points = np.empty(3 * len(mesh.vertices), np.float32)
     mesh.vertices.foreach_get("co", points)
     points_V3 = points.reshape(-1, 3)
     low, high = points_V3.min(0), points_V3.max(0)
     points_V3[:, :2] -= (low[:2] + high[:2]) / 2
-    points_V3 /= np.abs(points_V3[:, :2]).max()
+    points_V3 /= np.hypot(points_V3[:, 0], points_V3[:, 1]).max()
     points_V3[:, 2] += -1 - points_V3[:, 2].min()
     mesh.vertices.foreach_set("co", points_V3.ravel())
     mesh.update()

@@ -77,7 +77,6 @@ class Job:
     """Of the textures."""
     textures: tuple[str, ...]
     """Their names within it."""
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def render(
         shapes: to choose from.
         samples: paths of light a pixel, before the denoiser.
         seed: not negative. Scene number n is the same for a seed whatever the count and the jobs.
-        jobs: processes, each with its own Blender.
+        jobs: processes, each with its own Blender and one thread.
         work: renders and writes one scene; Blender's, unless a test has another.
         pool: makes the processes for a number of jobs.
 
@@ -144,8 +143,7 @@ def render(
         missing = [number for number in range(count) if not _is_done(out, number)]
         if missing:
             (out / "checksums.json").unlink(missing_ok=True)
-            threads = max(1, (os.cpu_count() or 1) // jobs)
-            job = Job(out.resolve(), settings, textures.resolve() if textures else None, names, threads)
+            job = Job(out.resolve(), settings, textures.resolve() if textures else None, names)
             _render(job, missing, count, jobs, work or render_one, pool or _processes)
         if not (out / "checksums.json").exists():
             _write_checksums(out, count)
@@ -194,7 +192,7 @@ def render_one(job: Job, number: int) -> None:
     settings = job.settings
     try:
         if _studio is None or _studio[0] != job:
-            _studio = (job, Studio(job.folder, settings.size, settings.samples, job.threads))
+            _studio = (job, Studio(job.folder, settings.size, settings.samples))
         made = _studio[1].render(settings.seed, number, settings.shapes, job.textures)
     except UserError as error:
         # A subclass with arguments of its own does not survive the way to the other process.
