@@ -1,4 +1,4 @@
-"""``etude data list|get|verify [NAME]``: the data sets."""
+"""``etude data list|get|verify [NAME]``: the data sets; ``etude data render --help`` tells of rendering one."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from etude import data
+from etude.cli import data_render
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.core.errors import UserError
@@ -25,6 +26,8 @@ class Options:
 
 
 def main(args: list[str]) -> int:
+    if args[:1] == ["render"]:
+        return data_render.main(args[1:])
     options = parse(Options, args, prog="etude data", description=__doc__ or "")
     sets = [data.load(name) for name in ((options.name,) if options.name else data.NAMES)]
     if options.verb == "list":

@@ -1,0 +1,1 @@
+"""Scenes like CLEVRTex's, rendered here: `scene` draws their numbers, `blender` their pictures, `driver` does many."""
