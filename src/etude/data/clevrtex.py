@@ -4,7 +4,7 @@ Read are the released folders and what is rendered like them: ``.../CLEVRTEX_<va
 ``..._NNNNNN_flat.png`` beside it, 0 the background and objects from 1, numbers may be left out. As in the authors' own
 reader a picture that is not square is cut to its middle square of four fifths of the shorter side (192 of 240 pixels)
 and resized, its mask to the nearest pixel; and of the scenes in order of their numbers the first tenth is the test
-split, the second validation.
+split, the second validation (`etude.data.render.driver.splits`).
 
 The released set is 50,000 scenes in five archives of 4.7 GB. Its page states no digests.
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,18 +25,17 @@ from torch import Tensor
 
 from etude.data import folders
 from etude.data.cache import decoded, digest
-from etude.data.images import ImageError, in_threads, printable, read_image
+from etude.data.images import ImageError, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
+from etude.data.render.driver import Split
+from etude.data.render.driver import splits as cut_splits
 from etude.data.sprites import sprites
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-HOME = "https://www.robots.ox.ac.uk/~vgg/data/clevrtex/"
 CROP = 0.8
 """Of a picture's shorter side."""
 _VERSION = 1
 _NAME = re.compile(r"(.+_)(\d{6})(_flat)?\.png")
-_SHOWN = 5
 _LAYOUT = "CLEVRTEX_<variant>_NNNNNN.png with CLEVRTEX_<variant>_NNNNNN_flat.png beside it"
 
 
@@ -91,17 +90,15 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
             raise ImageError(path, f"holds {len(pairs)} scenes, too few for three splits", "give 10 at least")
         stamps = [f"{image} {place.stamp(image)} {place.stamp(mask)}" for _, image, mask in pairs]
         key = digest(place.mark, str(size), *stamps)
-        first: list[tuple[int, int]] = [_size(place, pairs[0][1])]
+        first = read_image(place.image(pairs[0][1]), "RGB").shape[:2]
 
         def build(to: np.ndarray) -> None:
             def one(number: int) -> None:
                 _, image_at, mask_at = pairs[number]
                 image = read_image(place.image(image_at), "RGB")
-                mask = _read_mask(place.image(mask_at), Path(mask_at))
-                if image.shape[:2] != first[0]:
-                    raise ImageError(Path(image_at), _unlike(image.shape[:2], first[0]), "give scenes of one size")
-                if mask.shape != image.shape[:2]:
-                    raise ImageError(Path(mask_at), _unlike(mask.shape, image.shape[:2]), "give its picture's mask")
+                if image.shape[:2] != first:
+                    raise ImageError(Path(image_at), _unlike(image.shape, first), "give scenes of one size")
+                mask = _read_mask(place.image(mask_at), Path(mask_at), first)
                 to[number, ..., :3] = np.array(_cropped(Image.fromarray(image), size, Image.Resampling.BILINEAR))
                 to[number, ..., 3] = np.array(_cropped(Image.fromarray(mask), size, Image.Resampling.NEAREST))
 
@@ -109,7 +106,7 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
 
         both = mapped(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
     splits: dict[Split, Scenes] = {}
-    for split, (start, end) in _bounds(len(pairs)).items():
+    for split, (start, end) in cut_splits(len(pairs)).items():
         names = tuple(name for name, _, _ in pairs[start:end])
         splits[split] = Scenes(both[start:end, ..., :3], both[start:end, ..., 3], names)
     return SceneSet(
@@ -130,12 +127,6 @@ def _about(what: str, splits: Mapping[Split, Scenes]) -> str:
     return f"{what}, " + " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
 
 
-def _bounds(count: int) -> dict[Split, tuple[int, int]]:
-    """Where each split begins and ends: as the authors cut, rounded down."""
-    test, val = count // 10, count * 2 // 10
-    return {"train": (val, count), "val": (test, val), "test": (0, test)}
-
-
 # --- which files ---
 
 
@@ -143,7 +134,7 @@ def _listed(place: Any, path: Path) -> list[tuple[str, str, str]]:
     """Name, picture and mask of each scene, in order of their numbers."""
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
-    for at in _anywhere(place, ""):
+    for at in folders.anywhere(place):
         found = _NAME.fullmatch(PurePosixPath(at).name)
         if found:
             stem, number, flat = found.groups()
@@ -158,19 +149,10 @@ def _listed(place: Any, path: Path) -> list[tuple[str, str, str]]:
         ("without a picture", sorted(masks.keys() - images.keys())),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            shown = ", ".join(printable(name) for name in names[:_SHOWN]) + more
-            raise ImageError(
-                path, f"has {len(names)} scenes {fault} ({shown})", "add what is missing, or take them out"
-            )
+            fault = f"has {len(names)} scenes {fault} ({shortened(names)})"
+            raise ImageError(path, fault, "add what is missing, or take them out")
     order = sorted(images, key=lambda name: (name[-6:], name))
     return [(name, images[name], masks[name]) for name in order]
-
-
-def _anywhere(place: Any, at: str) -> list[str]:
-    below, images = place.contents(at)
-    found = [folders.joined(at, image) for image in images]
-    return found + [deep for name in below for deep in _anywhere(place, folders.joined(at, name))]
 
 
 # --- pictures and masks ---
@@ -185,26 +167,25 @@ def _cropped(image: Image.Image, size: int, how: Image.Resampling) -> Image.Imag
     return image if image.size == (size, size) else image.resize((size, size), how)
 
 
-def _read_mask(source: Path | tuple[str, bytes], path: Path) -> np.ndarray:
-    """The numbers of a mask as they are, whatever colours a palette gives them: uint8 ``[H, W]``."""
+def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a mask as they are, whatever colours a palette gives them: uint8 ``[H, W]`` of that size."""
     body: Path | BytesIO = BytesIO(source[1]) if isinstance(source, tuple) else source
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(body) as opened:
-                mode, numbers = opened.mode, np.array(opened)
+                mode, shape = opened.mode, opened.size[::-1]
+                # Nothing of another size is decoded: it may be gigantic.
+                numbers = np.array(opened) if shape == size else np.zeros((0, 0))
         except Exception as error:
             raise ImageError(path, "is no mask that can be read", "copy it again") from error
+    if shape != size:
+        raise ImageError(path, _unlike(shape, size), "give its picture's mask")
     if numbers.ndim != 2 or mode not in ("1", "L", "P", "I", "I;16"):
         raise ImageError(path, f"is no mask (its pixels are {mode})", "give one number a pixel")
     if numbers.max(initial=0) > 255:
         raise ImageError(path, f"has an object numbered {numbers.max()}", "number them from 1 to 255")
     return numbers.astype(np.uint8)
-
-
-def _size(place: Any, at: str) -> tuple[int, int]:
-    height, width = read_image(place.image(at), "RGB").shape[:2]
-    return height, width
 
 
 def _unlike(size: tuple[int, ...], other: tuple[int, ...]) -> str:

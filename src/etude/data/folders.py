@@ -252,6 +252,13 @@ def joined(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
+def anywhere(place: _Place, at: str = "") -> list[str]:
+    """All images of a place, at any depth."""
+    below, images = place.contents(at)
+    found = [joined(at, image) for image in images]
+    return found + [deep for name in below for deep in anywhere(place, joined(at, name))]
+
+
 def _listed(place: _Place, path: Path) -> list[_File]:
     """All images, by class, then by name."""
     top = ""

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,12 @@ class ImageError(UserError):
 def printable(name: Path | str) -> str:
     """A path or name on one line, whatever characters it has."""
     return str(name) if str(name).isprintable() else ascii(str(name))
+
+
+def shortened(names: Sequence[str], shown: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(printable(name) for name in names[:shown]) + more
 
 
 def read_image(

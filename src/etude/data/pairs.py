@@ -41,7 +41,7 @@ from etude.core.randomness import generator
 from etude.data import Dataset, folders
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, fetch
-from etude.data.images import EXTENSIONS, ImageError, in_threads, printable, read_image
+from etude.data.images import EXTENSIONS, ImageError, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.tiles import tiles
 
@@ -74,7 +74,6 @@ HELD_OUT = 96
 SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}
 """Pixels a side of one picture of a published set."""
 _VERSION = 1
-_SHOWN = 5
 _LARGEST_SIDE = 4096
 _MOST_PIXELS = 64_000_000
 _LARGEST_MEMBER = 1 << 29
@@ -226,7 +225,7 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
     """
     path = folders.find(name)
     with folders.opened(path) as place:
-        files = [_File(at, at, "") for at in _anywhere(place, "")]
+        files = [_File(at, at, "") for at in folders.anywhere(place)]
         if not files:
             raise ImageError(path, f"holds no image ({', '.join(EXTENSIONS)})", "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
@@ -397,12 +396,6 @@ def _side_by_side(place: Any, path: Path) -> list[_File]:
     return listed
 
 
-def _anywhere(place: Any, at: str) -> list[str]:
-    below, images = place.contents(at)
-    found = [folders.joined(at, image) for image in images]
-    return found + [deep for name in below for deep in _anywhere(place, folders.joined(at, name))]
-
-
 def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tuple[list[_File], list[_File]]:
     """The pictures of both folders in one order, by name without the ending."""
     tables: list[dict[tuple[str, str], _File]] = []
@@ -415,7 +408,7 @@ def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tupl
                 raise ImageError(path, fault, "keep one picture a name")
         tables.append(table)
     alone = [
-        f"{len(names)} in {printable(here)} alone ({_cut(names)})"
+        f"{len(names)} in {printable(here)} alone ({shortened(names)})"
         for here, names in (
             (path_a, sorted(tables[0][key].name for key in tables[0].keys() - tables[1].keys())),
             (path_b, sorted(tables[1][key].name for key in tables[1].keys() - tables[0].keys())),
@@ -429,11 +422,6 @@ def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tupl
         )
     keys = sorted(tables[0])
     return [tables[0][key] for key in keys], [tables[1][key] for key in keys]
-
-
-def _cut(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(printable(name) for name in names[:_SHOWN]) + more
 
 
 def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, path: Path) -> dict[Split, list[int]]:

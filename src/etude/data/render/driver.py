@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -89,6 +89,7 @@ class Done:
     """From before."""
 
 
+Split = Literal["train", "val", "test"]
 Work = Callable[[Job, int], None]
 Pool = Callable[[int], Executor]
 
@@ -156,10 +157,12 @@ def files(out: Path, number: int) -> tuple[Path, Path, Path]:
     return stem.with_suffix(".png"), stem.with_name(f"{stem.name}_flat.png"), stem.with_suffix(".json")
 
 
-def splits(count: int) -> dict[str, list[int]]:
+def splits(count: int) -> dict[Split, list[int]]:
     """First number and the one after the last of each split; of three scenes and more, none is empty."""
-    tenth = max(count // 10, int(count >= 3))
-    return {"test": [0, tenth], "val": [tenth, 2 * tenth], "train": [2 * tenth, count]}
+    one = int(count >= 3)
+    test = max(count // 10, one)
+    val = max(count * 2 // 10, test + one)
+    return {"test": [0, test], "val": [test, val], "train": [val, count]}
 
 
 def write_scene(out: Path, number: int, image: np.ndarray, mask: np.ndarray, about: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ def laptop() -> DCGANConfig:
     """On two CPU cores: 32 filters and a mean of the generator's weights.
 
     Command: ``etude run dcgan laptop``.
-    Cost: 9,370 steps of 64 digits; about 15 minutes on two CPU cores.
+    Cost: 9,370 steps of 64 digits; about 13 minutes on one CPU core, and half an hour for FID.
     """
     return DCGANConfig(model=ModelConfig(width=32), optim=OptimConfig(ema=0.999), loop=_loop(10), table="mnist")
 
