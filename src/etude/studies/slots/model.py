@@ -1,0 +1,168 @@
+"""An autoencoder whose bottleneck is a set of slots, one an object (Locatello et al. 2020).
+
+Every slot is decoded by itself to a picture and a mask; a softmax over the slots makes the masks share each pixel:
+
+$$m = \\operatorname{softmax}_{slots}(\\hat m), \\qquad \\hat x = \\sum_k m_k \\cdot c_k$$
+
+Shape suffixes: B images, K slots, M = B K slots of all images, S a slot's size, C channels (3 colours), H W pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.core.errors import UserError
+from etude.core.plugin import resolve
+from etude.nn.broadcast import BroadcastConv
+from etude.nn.slot_attention import SlotAttention
+from etude.nn.slot_encoder import PositionCode, SlotEncoder, make_encoder
+from etude.studies.slots.study import ModelConfig
+
+MAPS = 4
+"""That a decoder makes of a slot: three colours, and the mask before the softmax."""
+
+
+class BroadcastDecoder(nn.Module):
+    """A slot at every place of a small map, positions added, and convolutions up to the picture's size.
+
+    With a map of 8 x 8 and one further layer it is the decoder that Locatello et al. 2020 have for CLEVR (table 4);
+    with a map of the picture's size and three layers that of their smaller sets (table 5). Layers that double the map
+    are transposed 5x5 convolutions; the last one is 3x3.
+
+    Shape: ``[M, S]`` -> ``[M, 4, size, size]``.
+
+    Args:
+        slot_size: S.
+        size: of the picture.
+        side: of the map that the slots are put on; the size divided by a power of two.
+        width: channels of each layer.
+        layers: 5x5 convolutions at the picture's size before the last; at least one where ``side`` is the size.
+        kernel: side of all kernels but the last one's; odd.
+    """
+
+    def __init__(
+        self, slot_size: int, size: int, *, side: int = 8, width: int = 64, layers: int = 1, kernel: int = 5
+    ) -> None:
+        super().__init__()
+        self.positions = PositionCode(slot_size, side, side)
+        doublings = (size // side).bit_length() - 1
+        assert side << doublings == size, "a map that doubles up to the picture"
+        self.first = BroadcastConv(slot_size, width, kernel, side, stride=2 if doublings else 1)
+        rest: list[nn.Module] = [nn.ReLU()]
+        for _ in range(doublings - 1):
+            up = nn.ConvTranspose2d(width, width, kernel, 2, kernel // 2, output_padding=1)
+            rest += [up, nn.ReLU()]
+        for _ in range(layers if doublings else layers - 1):
+            rest += [nn.Conv2d(width, width, kernel, 1, kernel // 2), nn.ReLU()]
+        self.rest = nn.Sequential(*rest, nn.Conv2d(width, MAPS, 3, 1, 1))
+
+    def forward(self, slots_MS: Tensor) -> Tensor:
+        return self.rest(self.first(slots_MS, self.positions()))
+
+
+DECODERS: dict[str, Any] = {"broadcast": BroadcastDecoder}
+
+
+def make_decoder(name: str, slot_size: int, size: int, **options: Any) -> nn.Module:
+    """A decoder by its name in `DECODERS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
+
+    Args:
+        name: which. A user's own is made with ``slot_size`` and ``size``.
+        slot_size: S.
+        size: of the pictures.
+        options: what a built-in one takes beside.
+    """
+    kind = resolve(name, DECODERS, "decoder")
+    if name in DECODERS:
+        return kind(slot_size, size, **options)
+    shape, wanted = (2, slot_size), (2, MAPS, size, size)
+    try:
+        decoder = kind(slot_size, size)
+        with torch.no_grad():
+            answer: Any = decoder.eval()(torch.zeros(shape))
+        decoder.train()
+    # A user's code may fail in any way.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the decoder {name} failed on {list(shape)}: {type(error).__name__}: {reason}") from error
+    if not isinstance(answer, Tensor) or answer.shape != wanted:
+        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UserError(f"the decoder {name} must map {list(shape)} to {list(wanted)}, not {met}")
+    return decoder
+
+
+class SlotAutoencoder(nn.Module):
+    """Encoder, Slot Attention, decoder.
+
+    Args:
+        config: their settings.
+
+    ``forward`` takes pictures ``[B, 3, H, W]`` in [-1, 1], see `prepare`, and returns their reconstructions and the
+    intermediates by name: ``slots`` ``[B, K, S]``, ``attention`` ``[B, T, K, N]``, ``contents`` ``[B, K, 3, H, W]`` and
+    ``masks`` ``[B, K, H, W]``.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        options: dict[str, dict[str, Any]] = {
+            "conv": {"strides": config.strides},
+            "resnet18": {"width": config.encoder_width},
+        }
+        channels = config.features
+        encoder, places = make_encoder(config.encoder, channels, config.size, **options.get(config.encoder, {}))
+        attention = SlotAttention(
+            config.num_slots, channels, config.slot_size, iterations=config.iterations, hidden=config.hidden,
+            init=config.init, implicit=config.implicit,
+        )  # fmt: skip
+        self.encoder = SlotEncoder(encoder, places, channels, attention)
+        self.decoder = make_decoder(
+            config.decoder, config.slot_size, config.size, side=config.broadcast, width=config.decoder_width,
+            layers=config.decoder_layers,
+        )  # fmt: skip
+
+    def forward(
+        self, images_BCHW: Tensor, noise_BKS: Tensor | None = None, *, spread: float = 1.0,
+        iterations: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        found = self.encoder(images_BCHW, noise_BKS, spread=spread, iterations=iterations)
+        image_BCHW, named = self.decode(found.slots_BKS)
+        return image_BCHW, {"slots": found.slots_BKS, "attention": found.attention_BTKN, **named}
+
+    def decode(self, slots_BKS: Tensor, present_BK: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures of slots; the order of the slots means nothing.
+
+        Args:
+            slots_BKS: slots; there may be any number of them.
+            present_BK: bool; slots that are not take no part. At least one an image is.
+        """
+        maps_BKCHW = self.decoder(slots_BKS.flatten(0, 1)).unflatten(0, slots_BKS.shape[:2])
+        contents_BKCHW, logits_BKHW = maps_BKCHW[:, :, :3].float(), maps_BKCHW[:, :, 3].float()
+        if present_BK is not None:
+            logits_BKHW = logits_BKHW.masked_fill(~present_BK[:, :, None, None], -torch.inf)
+        masks_BKHW = functional.softmax(logits_BKHW, 1)
+        image_BCHW = (masks_BKHW[:, :, None] * contents_BKCHW).sum(1)
+        return image_BCHW, {"contents": contents_BKCHW, "masks": masks_BKHW}
+
+
+def prepare(images_NHWC: Tensor) -> Tensor:
+    """Bytes ``[N, H, W, 3]`` as pictures ``[N, 3, H, W]`` in [-1, 1], channels last in memory."""
+    return images_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_bytes(images_NCHW: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as bytes ``[N, H, W, 3]``."""
+    return ((images_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def segments(masks_BKHW: Tensor) -> Tensor:
+    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
+    return masks_BKHW.argmax(1)
+
+
+def sides(size: int) -> Sequence[int]:
+    """Maps that a broadcast decoder of a picture's size can begin with."""
+    return [size >> halvings for halvings in range(size.bit_length()) if size % (1 << halvings) == 0]

@@ -1,0 +1,356 @@
+"""Slot Attention: the training step, what is measured, what is watched.
+
+Shape suffixes as in model.py.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.core import randomness
+from etude.core.config import to_dict
+from etude.core.errors import UserError
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data import clevrtex
+from etude.data.clevrtex import Scenes, SceneSet
+from etude.data.render.driver import Split
+from etude.metrics import fid
+from etude.nn.slot_encoder import fading
+from etude.studies.slots import library as slot_library
+from etude.studies.slots.library import Library
+from etude.studies.slots.model import SlotAutoencoder, prepare, segments, to_bytes
+from etude.studies.slots.scores import QUALITY, Scores, dead, sameness, score
+from etude.studies.slots.study import DataConfig, SlotsConfig
+
+GENERATED = 10_000
+"""Made-up scenes where no number is named."""
+FEW = 1e-2
+"""Starts that differ by less of their size have collapsed."""
+
+_log = logging.getLogger("etude")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model makes of some scenes; see `SlotAutoencoder`."""
+
+    rows: slice
+    images_BCHW: Tensor
+    made_BCHW: Tensor
+    named: dict[str, Tensor]
+
+
+def load_scenes(config: DataConfig, size: int) -> SceneSet:
+    """The scenes of a configuration."""
+    if config.source == "generated":
+        count = config.most or GENERATED
+        tenth = max(1, count // 10)
+        return clevrtex.generated(size, {"train": count - 2 * tenth, "val": tenth, "test": tenth})
+    return clevrtex.scenes(config.folder, size, config.most)
+
+
+class SlotsTask(Task):
+    """An autoencoder of slots, trained on its reconstructions alone."""
+
+    def __init__(self, config: SlotsConfig, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self.model = SlotAutoencoder(config.model)
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+        self.shared_model = runtime.prepare(self.model, channels_last=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optim.lr, fused=True)
+        self.shared_optimizer = runtime.prepare_optimizer(self.optimizer)
+        self.optimizers = {"adam": self.optimizer}
+        self.monitor = ("mse", "min")
+        self._scenes: SceneSet | None = None
+        self._order: tuple[int, Tensor] | None = None
+        self._library: Library | None = None
+        self._told: set[str] = set()
+
+    # --- data ---
+
+    @property
+    def scenes(self) -> SceneSet:
+        """The data set, read once, on the device."""
+        if self._scenes is None:
+            config, device = self.config, self.runtime.device
+            read = load_scenes(config.data, config.model.size)
+            splits = {
+                split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
+                for split, part in read.splits.items()
+            }
+            if len(splits["train"]) < config.batch.size:
+                raise UserError(
+                    f"a batch of {config.batch.size} is larger than the {len(splits['train'])} training scenes: "
+                    "give a smaller --batch.size"
+                )
+            if config.metric.inception != "none":
+                # Before the training, not after it.
+                fid.weights_of(config.metric.inception)
+            most = max(objects(part.masks_NHW) for part in splits.values())
+            if most > config.model.num_slots and self.runtime.is_main:
+                _log.warning(
+                    "up to %d objects in a scene, and %d slots: some will share one; --model.num-slots %d has room",
+                    most, config.model.num_slots, most + 1,
+                )  # fmt: skip
+            self._scenes = SceneSet(splits, read.about, read.checksums)
+        return self._scenes
+
+    def batch_rows(self, step: int) -> Tensor:
+        """Which training scenes a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        count, size = len(self.scenes.splits["train"]), self.config.batch.size
+        epoch, place = divmod(step, count // size)
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
+            self._order = (epoch, order.to(self.runtime.device))
+        return self._order[1][place * size : (place + 1) * size]
+
+    def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
+        """Standard normal ``[count, K, S]`` on the device."""
+        model = self.config.model
+        draw = self.runtime.generator(stream, step, index)
+        return torch.randn(count, model.num_slots, model.slot_size, generator=draw).to(self.runtime.device)
+
+    # --- training ---
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, train = self.config, self.scenes.splits["train"]
+        self.model.train()
+        rate = config.optim.rate(step, config.loop.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rows, parts = self.batch_rows(step), config.batch.parts
+        spread = fading(step, config.optim.noise_steps)
+        total = torch.zeros((), device=self.runtime.device)
+        for part in self.runtime.parts(parts, self.shared_model):
+            images_BCHW = prepare(train.images_NHWC[rows[part::parts]])
+            if config.data.flip:
+                coin = torch.rand(len(images_BCHW), generator=self.runtime.generator("train/flip", step, part)) < 0.5
+                flipped = images_BCHW.flip(3)
+                images_BCHW = torch.where(coin.to(images_BCHW.device)[:, None, None, None], flipped, images_BCHW)
+            noise_BKS = self.noise(len(images_BCHW), "train/slots", step, part)
+            made_BCHW, _ = self.shared_model(images_BCHW, noise_BKS, spread=spread)
+            # As the assignment has it: summed over the colours, the mean over pixels and pictures.
+            loss = (made_BCHW - images_BCHW).square().sum(1).mean()
+            self.runtime.backward(loss, parts)
+            total += loss.detach()
+        norm = self._clip()
+        self.shared_optimizer.step()
+        self.optimizer.zero_grad()
+        scale = self.runtime.world / parts
+        return {"loss": total * scale, "gradient": norm, "rate": torch.full_like(total, rate)}
+
+    def _clip(self) -> Tensor:
+        """The gradient's norm, and the gradient cut to the largest one allowed."""
+        accelerator = self.runtime.accelerator
+        accelerator.unscale_gradients()
+        return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip or float("inf"))
+
+    # --- evaluation ---
+
+    @torch.no_grad()
+    def reconstruct(self, images_NHWC: Tensor, noise_NKS: Tensor, *, title: str = "") -> Iterator[Batch]:
+        """What the model makes of scenes, some at a time, in evaluation mode.
+
+        Args:
+            images_NHWC: bytes.
+            noise_NKS: of each scene.
+            title: unused unless shown.
+        """
+        self.model.eval()
+        size, iterations = self.config.batch.evaluation, self.config.model.eval_iterations
+        for start in range(0, len(images_NHWC), size):
+            rows = slice(start, min(start + size, len(images_NHWC)))
+            images_BCHW = prepare(images_NHWC[rows])
+            made_BCHW, named = self.model(images_BCHW, noise_NKS[rows], spread=0.0, iterations=iterations)
+            yield Batch(rows, images_BCHW, made_BCHW.float(), named)
+
+    def score(self, scenes: Scenes, stream: str) -> tuple[Scores, float]:
+        """Scores of scenes, the work shared by the processes, and how much the slots of an image are the same."""
+        share = self.runtime.share(len(scenes))
+        images_NHWC, masks_NHW = scenes.images_NHWC[share], scenes.masks_NHW[share]
+        noise_NKS = self.noise(len(scenes), stream, 0)[share]
+        num_slots = self.config.model.num_slots
+        parts: list[Scores] = []
+        same: list[Tensor] = []
+        for batch in self.reconstruct(images_NHWC, noise_NKS):
+            made, images = ((x + 1) / 2 for x in (batch.made_BCHW, batch.images_BCHW))
+            found = segments(batch.named["masks"])
+            parts.append(score(found, masks_NHW[batch.rows], made.clamp(0, 1), images, num_slots))
+            count = len(images)
+            same.append(torch.full((count,), sameness(batch.named["slots"]), device=images.device))
+        device = self.runtime.device
+        names = (*QUALITY, "empty", "background_slots", "background_share")
+
+        def gathered(rows: list[Tensor], empty: Tensor) -> Tensor:
+            return self.runtime.gather(torch.cat(rows) if rows else empty.to(device), len(scenes))
+
+        of_image = {
+            name: gathered([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64))
+            for name in names
+        }
+        pixels_BK = gathered([part.pixels_BK for part in parts], torch.zeros(0, num_slots, dtype=torch.int64))
+        return Scores(of_image, pixels_BK), gathered(same, torch.zeros(0)).mean().item()
+
+    def evaluate(self) -> dict[str, float]:
+        scenes = self.scenes.splits["val"]
+        count = min(self.config.metric.watched or len(scenes), len(scenes))
+        watched = Scenes(scenes.images_NHWC[:count], scenes.masks_NHW[:count], scenes.names[:count])
+        found, same = self.score(watched, "val/slots")
+        rows = found.means()
+        # The training loss counts [-1, 1], and pixels once.
+        rows["loss"] = 4 * rows["mse"] / self.config.model.size**2
+        rows |= {"dead": float(dead(found.pixels_BK)), "sameness": same, "spread": self.spread()}
+        self._watch(rows)
+        return {name: value for name, value in rows.items() if value == value}  # noqa: PLR0124 - nan is left out
+
+    @torch.no_grad()
+    def spread(self) -> float:
+        """How much the slots' starts differ, as a share of their size: 0 is a collapse."""
+        attention = self.model.encoder.attention
+        if attention.init == "gaussian":
+            deviation, size = attention.log_deviation.exp().square().mean(), attention.mean.square().mean()
+            return (deviation / (deviation + size)).sqrt().item()
+        start_KS = attention.start[0]
+        return (start_KS.var(0, correction=0).mean() / start_KS.square().mean().clamp(min=1e-12)).sqrt().item()
+
+    def _watch(self, rows: Mapping[str, float]) -> None:
+        """Say what has gone wrong with the slots, each once."""
+        num_slots = self.config.model.num_slots
+        faults = {
+            "dead": (rows["dead"] > num_slots / 2, f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene"),
+            "split": (
+                rows["background_slots"] >= 3,
+                f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
+            ),
+            "same": (rows["sameness"] > 0.99, "the slots of a scene are all but the same"),
+            "spread": (rows["spread"] < FEW, "the starts of the slots have become one"),
+        }
+        for name, (wrong, text) in faults.items():
+            if wrong and name not in self._told and self.runtime.is_main:
+                _log.warning("%s", text)
+            self._told = self._told | {name} if wrong else self._told - {name}
+
+    # --- the library ---
+
+    @property
+    def library(self) -> Library:
+        """Slots of the training scenes in clusters, made once of the weights as they are."""
+        if self._library is None:
+            train, most = self.scenes.splits["train"], self.config.metric.library
+            images_NHWC = train.images_NHWC[: most or None]
+            share = self.runtime.share(len(images_NHWC))
+            noise_NKS = self.noise(len(images_NHWC), "library/slots", 0)[share]
+            found = [batch.named["slots"].flatten(1) for batch in self.reconstruct(images_NHWC[share], noise_NKS)]
+            model = self.config.model
+            empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
+            slots = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
+            slots_NS = slots.float().cpu().reshape(-1, model.slot_size)
+            self._library = slot_library.build(self.model, slots_NS, self.config.seed)
+        return self._library
+
+    @torch.no_grad()
+    def compose(self, count: int, stream: str) -> Tensor:
+        """New pictures of the library's slots: bytes ``[count, H, W, 3]``, the work shared by the processes."""
+        self.model.eval()
+        slots_BKS = self.library.draw(count, self.runtime.generator(stream, 0))
+        mine = slots_BKS[self.runtime.share(count)].to(self.runtime.device)
+        made = [to_bytes(self.model.decode(part)[0]) for part in mine.split(self.config.batch.evaluation) if len(part)]
+        size = self.config.model.size
+        empty = torch.zeros(0, size, size, 3, dtype=torch.uint8, device=self.runtime.device)
+        return self.runtime.gather(torch.cat(made) if made else empty, count)
+
+    # --- the end ---
+
+    def finish(self) -> dict[str, Any]:
+        return {"scenes": self.scenes.about}
+
+    def cell(self) -> str:
+        """The place in a table that the run belongs to."""
+        model = self.config.model
+        return {
+            "init": model.init,
+            "encoder": model.encoder,
+            "slots": f"k{model.num_slots}",
+        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}")
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config, model, scenes = self.config, self.config.model, self.scenes
+        # Other weights may have been loaded since.
+        self._library = None
+        num_train = len(scenes.splits["train"])
+        epochs = config.loop.max_steps * config.batch.size / num_train
+        protocol = (
+            f"{scenes.about}, {model.size} px; {model.encoder}, K = {model.num_slots}, {model.init} slots, "
+            f"{model.eval_iterations} iterations in use; up to {epochs:.3g} epochs of {num_train:,}, batch "
+            f"{config.batch.size}, chosen by validation MSE"
+        )
+        variant = f"{scenes.about}, {model.size} px"
+        about = {
+            "ari": "all pixels, the background a segment",
+            "fg_ari": "pixels of objects",
+            "miou": "Hungarian pairs, background included",
+            "mbo": "objects",
+            "mse": "summed over pixels and colours of [0, 1]",
+            "empty": "slots with under .1 % of the pixels",
+            "background_slots": "slots with over 5 % of the background",
+            "background_share": "of the slot that has most",
+        }
+        rows: list[Result] = []
+        for split in ("val", "test"):
+            found, _ = self.score(scenes.splits[split], f"{split}/slots")
+            for name, value in found.means().items():
+                if value == value:  # noqa: PLR0124 - nan where no scene has an object
+                    told = f"mean over {len(scenes.splits[split]):,} scenes, {about[name]}; {protocol}"
+                    width = found.half_width(name)
+                    rows.append(Result(config.table, self.cell(), name, split, value, told, width, "", variant))
+        if config.metric.inception != "none":
+            rows += self._distances(protocol, variant)
+        return rows
+
+    def _distances(self, protocol: str, variant: str) -> list[Result]:
+        """FID and KID of as many compositions as there are validation scenes, as the assignment asks."""
+        real_NHWC = self.scenes.splits["val"].images_NHWC
+        count = len(real_NHWC)
+        composed_NHWC = self.compose(count, "val/compose")
+        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
+        mine = network.features(composed_NHWC[self.runtime.share(count)], title="features of compositions")
+        made_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), count).cpu().numpy()
+        found = fid.score(network.cached_features(real_NHWC), made_NF, self.runtime.generator("val/kid", 0))
+        about = (
+            f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "
+            f"{len(self.library.slots_NS):,} training slots) against the {count:,} validation scenes; {protocol}"
+        )
+        cell, table = self.cell(), self.config.table
+        return [
+            Result(table, cell, "fid", "val", found.fid, about, found.half_width, "", variant),
+            Result(table, cell, "kid", "val", 1000 * found.kid, f"times 1,000; {about}", None, "", variant),
+        ]
+
+    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+        from etude.studies.slots import figures
+
+        figures.draw(self, folder, metrics)
+        self.library.save(folder / "library.safetensors", to_dict(self.config))
+
+    def data_checksums(self) -> dict[str, str]:
+        return dict(self.scenes.checksums)
+
+
+def objects(masks_NHW: Tensor) -> int:
+    """The most objects of a scene."""
+    most = 0
+    for part in masks_NHW.split(256):
+        found = torch.zeros(len(part), 256, dtype=torch.bool, device=part.device)
+        found.scatter_(1, part.flatten(1).long(), torch.ones((), dtype=torch.bool, device=part.device).expand(part.flatten(1).shape))
+        most = max(most, int(found[:, 1:].sum(1).max())) if len(part) else most
+    return most
+
+
+_SPLITS: tuple[Split, ...] = clevrtex.SPLITS
