@@ -23,6 +23,7 @@ from etude.studies.slots.study import ModelConfig
 
 MAPS = 4
 """That a decoder makes of a slot: three colours, and the mask before the softmax."""
+_KERNEL = 5
 
 
 class BroadcastDecoder(nn.Module):
@@ -32,6 +33,9 @@ class BroadcastDecoder(nn.Module):
     with a map of the picture's size and three layers that of their smaller sets (table 5). Layers that double the map
     are transposed 5x5 convolutions; the last one is 3x3.
 
+    Where `coarse` is set, bilinear interpolation of the result stands in place of the last doubling, at a fifth of the
+    cost. That layer begins as the interpolation of its channels, so that little changes when it takes over.
+
     Shape: ``[M, S]`` -> ``[M, 4, size, size]``.
 
     Args:
@@ -40,27 +44,75 @@ class BroadcastDecoder(nn.Module):
         side: of the map that the slots are put on; the size divided by a power of two.
         width: channels of each layer.
         layers: 5x5 convolutions at the picture's size before the last; at least one where ``side`` is the size.
-        kernel: side of all kernels but the last one's; odd.
+        coarse: whether it begins coarse; there are two doublings at least and no further layers then.
     """
 
+    stage: Tensor
+
     def __init__(
-        self, slot_size: int, size: int, *, side: int = 8, width: int = 64, layers: int = 1, kernel: int = 5
+        self, slot_size: int, size: int, *, side: int = 8, width: int = 64, layers: int = 1, coarse: bool = False
     ) -> None:
         super().__init__()
         self.positions = PositionCode(slot_size, side, side)
         doublings = (size // side).bit_length() - 1
         assert side << doublings == size, "a map that doubles up to the picture"
-        self.first = BroadcastConv(slot_size, width, kernel, side, stride=2 if doublings else 1)
-        rest: list[nn.Module] = [nn.ReLU()]
-        for _ in range(doublings - 1):
-            up = nn.ConvTranspose2d(width, width, kernel, 2, kernel // 2, output_padding=1)
-            rest += [up, nn.ReLU()]
-        for _ in range(layers if doublings else layers - 1):
-            rest += [nn.Conv2d(width, width, kernel, 1, kernel // 2), nn.ReLU()]
-        self.rest = nn.Sequential(*rest, nn.Conv2d(width, MAPS, 3, 1, 1))
+        self.first = BroadcastConv(slot_size, width, _KERNEL, side, stride=2 if doublings else 1)
+        options: dict[str, Any] = {"kernel_size": _KERNEL, "padding": _KERNEL // 2}
+        ups = [nn.ConvTranspose2d(width, width, stride=2, output_padding=1, **options) for _ in range(doublings - 1)]
+        self.ups = nn.ModuleList(ups)
+        further = layers if doublings else layers - 1
+        self.further = nn.ModuleList(nn.Conv2d(width, width, **options) for _ in range(further))
+        self.last = nn.Conv2d(width, MAPS, 3, 1, 1)
+        # With the weights, so that a checkpoint knows how it decodes.
+        self.register_buffer("stage", torch.tensor(int(coarse)))
+        self._coarse = coarse
+        self.register_load_state_dict_post_hook(_note_stage)
+        if coarse:
+            assert ups, "a doubling to leave out"
+            assert not further, "no layer after it"
+            _interpolating_(ups[-1])
+
+    @property
+    def coarse(self) -> bool:
+        """Whether interpolation stands in place of the last doubling."""
+        return self._coarse
+
+    @coarse.setter
+    def coarse(self, value: bool) -> None:
+        self._coarse = value
+        self.stage.fill_(int(value))
 
     def forward(self, slots_MS: Tensor) -> Tensor:
-        return self.rest(self.first(slots_MS, self.positions()))
+        x = functional.relu(self.first(slots_MS, self.positions()))
+        *ups, finest = self.ups or [None]
+        for up in ups:
+            x = functional.relu(up(x))
+        if self._coarse:
+            x = functional.interpolate(self.last(x), scale_factor=2, mode="bilinear", align_corners=False)
+            # Several processes wait for a gradient of every parameter.
+            return x + 0 * sum(parameter.sum() for parameter in self.ups[-1].parameters())
+        if finest is not None:
+            x = functional.relu(finest(x))
+        for conv in self.further:
+            x = functional.relu(conv(x))
+        return self.last(x)
+
+
+def _note_stage(decoder: nn.Module, _: Any) -> None:
+    assert isinstance(decoder, BroadcastDecoder)
+    decoder.coarse = bool(decoder.stage)
+
+
+@torch.no_grad()
+def _interpolating_(up: nn.ConvTranspose2d) -> None:
+    """Make a doubling layer the bilinear interpolation of each channel."""
+    # Every second result lies on a value, the others between two: half a pixel off `interpolate`'s.
+    line = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
+    up.weight.zero_()
+    for channel in range(up.in_channels):
+        up.weight[channel, channel] = line[:, None] * line[None, :]
+    if up.bias is not None:
+        up.bias.zero_()
 
 
 DECODERS: dict[str, Any] = {"broadcast": BroadcastDecoder}
@@ -99,13 +151,14 @@ class SlotAutoencoder(nn.Module):
 
     Args:
         config: their settings.
+        coarse: whether a broadcast decoder begins coarse.
 
     ``forward`` takes pictures ``[B, 3, H, W]`` in [-1, 1], see `prepare`, and returns their reconstructions and the
     intermediates by name: ``slots`` ``[B, K, S]``, ``attention`` ``[B, T, K, N]``, ``contents`` ``[B, K, 3, H, W]`` and
     ``masks`` ``[B, K, H, W]``.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, coarse: bool = False) -> None:
         super().__init__()
         self.config = config
         options: dict[str, dict[str, Any]] = {
@@ -121,7 +174,7 @@ class SlotAutoencoder(nn.Module):
         self.encoder = SlotEncoder(encoder, places, channels, attention)
         self.decoder = make_decoder(
             config.decoder, config.slot_size, config.size, side=config.broadcast, width=config.decoder_width,
-            layers=config.decoder_layers,
+            layers=config.decoder_layers, coarse=coarse,
         )  # fmt: skip
 
     def forward(

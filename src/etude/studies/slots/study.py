@@ -93,11 +93,13 @@ class OptimConfig:
     """Largest norm of the gradient; 0: any."""
     noise_steps: int = 30_000
     """Steps over which the noise of bilevel slots fades."""
+    coarse_steps: int = 0
+    """Steps in which interpolation stands in place of the broadcast decoder's last doubling, at a fifth of the cost."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", "above 0", self.lr)
         require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
-        for name in ("warmup", "clip", "noise_steps"):
+        for name in ("warmup", "clip", "noise_steps", "coarse_steps"):
             require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
     def rate(self, step: int, max_steps: int) -> float:
@@ -146,6 +148,12 @@ class SlotsConfig(StudyConfig):
     """What is measured."""
     table: Literal["run", "clevrtex", "init", "encoder", "slots"] = "run"
     """The table that the run's numbers belong to; run: none."""
+
+    def __post_init__(self) -> None:
+        model = self.model
+        can = model.decoder == "broadcast" and 4 * model.broadcast <= model.size and model.decoder_layers == 0
+        wanted = "0 unless a broadcast decoder doubles twice and has model.decoder_layers 0"
+        require(self.optim.coarse_steps == 0 or can, "optim.coarse_steps", wanted, self.optim.coarse_steps)
 
 
 def paper() -> SlotsConfig:

@@ -24,7 +24,7 @@ from etude.metrics import fid
 from etude.nn.slot_encoder import fading
 from etude.studies.slots import library as slot_library
 from etude.studies.slots.library import Library
-from etude.studies.slots.model import SlotAutoencoder, prepare, segments, to_bytes
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, prepare, segments, to_bytes
 from etude.studies.slots.scores import QUALITY, Scores, dead, sameness, score
 from etude.studies.slots.study import DataConfig, SlotsConfig
 
@@ -61,7 +61,7 @@ class SlotsTask(Task):
     def __init__(self, config: SlotsConfig, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
         randomness.seed_globals(config.seed, "init", 0)
-        self.model = SlotAutoencoder(config.model)
+        self.model = SlotAutoencoder(config.model, coarse=config.optim.coarse_steps > 0)
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.shared_model = runtime.prepare(self.model, channels_last=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optim.lr, fused=True)
@@ -125,6 +125,9 @@ class SlotsTask(Task):
         rate = config.optim.rate(step, config.loop.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        decoder = self.model.decoder
+        if isinstance(decoder, BroadcastDecoder) and decoder.coarse and step >= config.optim.coarse_steps:
+            decoder.coarse = False
         rows, parts = self.batch_rows(step), config.batch.parts
         spread = fading(step, config.optim.noise_steps)
         total = torch.zeros((), device=self.runtime.device)
@@ -155,16 +158,16 @@ class SlotsTask(Task):
     # --- evaluation ---
 
     @torch.no_grad()
-    def reconstruct(self, images_NHWC: Tensor, noise_NKS: Tensor, *, title: str = "") -> Iterator[Batch]:
+    def reconstruct(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Batch]:
         """What the model makes of scenes, some at a time, in evaluation mode.
 
         Args:
             images_NHWC: bytes.
             noise_NKS: of each scene.
-            title: unused unless shown.
+            size: of a batch; 0: the evaluation's.
         """
         self.model.eval()
-        size, iterations = self.config.batch.evaluation, self.config.model.eval_iterations
+        size, iterations = size or self.config.batch.evaluation, self.config.model.eval_iterations
         for start in range(0, len(images_NHWC), size):
             rows = slice(start, min(start + size, len(images_NHWC)))
             images_BCHW = prepare(images_NHWC[rows])

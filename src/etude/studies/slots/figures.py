@@ -1,0 +1,148 @@
+"""The pictures of a slots run: what is reconstructed, what each slot holds, where it looks, what can be composed.
+
+Shape suffixes as in model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.core.loop import rows_of
+from etude.report.figures import curves, figure
+from etude.studies.slots.model import segments, to_bytes
+
+if TYPE_CHECKING:
+    from etude.studies.slots.task import SlotsTask
+
+SHOWN = 6
+"""Scenes of a sheet."""
+COMPOSED = 32
+"""Compositions of a sheet."""
+
+
+def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a run into ``folder``."""
+    learning_curves(folder / "curves.png", metrics)
+    scenes = task.scenes.splits["test"]
+    count = min(SHOWN, len(scenes))
+    images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count]
+    [batch] = task.reconstruct(images_NHWC, task.noise(count, "figure/slots", 0), size=count)
+    named = {name: value.float().cpu() for name, value in batch.named.items()}
+    made_NHWC = to_bytes(batch.made_BCHW).cpu()
+    images_NHWC = images_NHWC.cpu()
+    reconstructions(folder / "reconstructions.png", images_NHWC, made_NHWC, masks_NHW.cpu(), named["masks"])
+    slots(folder / "slots.png", images_NHWC, made_NHWC, named["contents"], named["masks"])
+    attention(folder / "attention.png", images_NHWC[0], named["attention"][0], task.model.encoder.places)
+    composed = task.compose(COMPOSED, "figure/compose").cpu()
+    compositions(folder / "compositions.png", task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu(), composed)
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Reconstruction losses, quality of the masks, and the watch on slots."""
+    watch = {
+        "hold nothing": rows_of(metrics, "val/empty"),
+        "share the background": rows_of(metrics, "val/background_slots"),
+        "dead in all scenes": rows_of(metrics, "val/dead"),
+    }
+    starts = {"spread of the starts": rows_of(metrics, "val/spread"), "sameness": rows_of(metrics, "val/sameness")}
+    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
+    curves(
+        path,
+        [
+            (
+                "Reconstruction",
+                "squared error",
+                {name: rows_of(metrics, f"{split}/loss") for split, name in (("train", "training"), ("val", "validation"))},
+            ),
+            ("Masks, validation", "share", {name: rows_of(metrics, f"val/{key}") for name, key in quality.items()}),
+            ("Slots of a scene that", "slots", watch),
+            ("Collapse", "0: the same starts; 1: the same slots", starts),
+        ],
+    )
+
+
+def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:
+    """A colour a segment: bytes ``[H, W, 3]``; the first is grey."""
+    table = (np.array(mpl.colormaps["tab20"].colors) * 255).astype(np.uint8)
+    table = np.concatenate([np.full((1, 3), 70, np.uint8), table])
+    numbers = np.asarray(segments_HW).astype(int)
+    return table[np.where(numbers == 0, 0, 1 + (numbers - 1) % (len(table) - 1))]
+
+
+def reconstructions(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, true_NHW: Tensor, masks_NKHW: Tensor) -> None:
+    """A column a scene: the picture, its reconstruction, the true masks, the slots' masks."""
+    found_NHW = segments(masks_NKHW)
+    rows = [
+        ("picture", list(images_NHWC.numpy())),
+        ("reconstruction", list(made_NHWC.numpy())),
+        ("true masks", [coloured(mask) for mask in true_NHW]),
+        ("slots", [coloured(mask + 1) for mask in found_NHW]),
+    ]
+    grid(path, rows)
+
+
+def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, contents_NKCHW: Tensor, masks_NKHW: Tensor) -> None:
+    """A row a scene: the picture, its reconstruction, and what each slot adds to it, on white."""
+    shown = masks_NKHW[:, :, None] * contents_NKCHW + (1 - masks_NKHW[:, :, None])
+    rows = []
+    for image, made, parts in zip(images_NHWC.numpy(), made_NHWC.numpy(), shown, strict=True):
+        rows.append(("", [image, made, *to_bytes(parts).numpy()]))
+    titles = ["picture", "reconstruction", *(f"slot {number}" for number in range(shown.shape[1]))]
+    grid(path, rows, titles)
+
+
+def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:
+    """A row an iteration: what share of each place a slot takes."""
+    maps = attention_TKN.unflatten(-1, places).numpy()
+    rows = [
+        (f"iteration {number + 1}", [image_HWC.numpy(), *(np.uint8(255 * part) for part in of_slot)])
+        for number, of_slot in enumerate(maps)
+    ]
+    grid(path, rows, ["picture", *(f"slot {number}" for number in range(maps.shape[1]))])
+
+
+def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: int = 8) -> None:
+    """Real scenes above, pictures of one library slot a cluster below."""
+    with figure(path, 9.6, 1.2 * (len(real_NHWC) // columns + len(composed_NHWC) // columns) + 0.8) as page:
+        top, bottom = page.subplots(2, 1, height_ratios=(max(1, len(real_NHWC) // columns), len(composed_NHWC) // columns))
+        top.imshow(sheet(real_NHWC, columns))
+        top.set_title("validation scenes")
+        bottom.imshow(sheet(composed_NHWC, columns))
+        bottom.set_title("one slot of each cluster of the library, decoded together")
+        for ax in (top, bottom):
+            ax.set_axis_off()
+
+
+def sheet(images_NHWC: Tensor, columns: int) -> np.ndarray:
+    """Pictures in rows, a white pixel between them: bytes ``[rows (H + 1) - 1, columns (W + 1) - 1, 3]``."""
+    count, height, width, _ = images_NHWC.shape
+    rows = -(-count // columns)
+    tiles = torch.full((rows * columns, height + 1, width + 1, 3), 255, dtype=torch.uint8)
+    tiles[:count, :height, :width] = images_NHWC
+    tiles = tiles.unflatten(0, (rows, columns)).transpose(1, 2)
+    return tiles.reshape(rows * (height + 1), columns * (width + 1), 3)[:-1, :-1].numpy()
+
+
+def grid(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str] = ()) -> None:
+    """Rows of pictures with their names on the left, and titles above the columns."""
+    columns = max(len(images) for _, images in rows)
+    with figure(path, 1.15 * columns + 0.4, 1.2 * len(rows) + 0.3) as page:
+        axes = page.subplots(len(rows), columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+        for line, (name, images) in zip(axes, rows, strict=True):
+            line[0].set_ylabel(name)
+            for ax, image in zip(line, images, strict=False):
+                ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for ax, title in zip(axes[0], titles, strict=False):
+            ax.set_title(title)
