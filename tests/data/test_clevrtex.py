@@ -1,5 +1,8 @@
-"""Scenes with masks: the released layout, its crop and splits, and folders that are wrong."""
+"""Scenes with masks: the released layout, its crop and splits, its archives, and folders that are wrong."""
 
+import io
+import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,7 +26,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(folder: Path, number: int, size: tuple[int, int] = (32, 32), mask: Image.Image | None = None) -> None:
     """A grey picture that tells its number, with two objects."""
     folder.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (number, number, number)).save(folder / f"CLEVRTEX_full_{number:06d}.png")
+    image = Image.new("RGB", size, (number, number, number))
+    # A scene of one colour is refused.
+    image.paste((200, 100, 50), (size[0] // 2, size[1] // 2, size[0] // 2 + 4, size[1] // 2 + 4))
+    image.save(folder / f"CLEVRTEX_full_{number:06d}.png")
     if mask is None:
         values = np.zeros((size[1], size[0]), np.uint8)
         values[: size[1] // 2], values[:, : size[0] // 4] = 2, 5
@@ -123,6 +129,100 @@ def test_rendered_scenes(real_scenes: Path) -> None:
 
 
 # --- faults ---
+
+
+def archives(folder: Path, *, pieces: bool, scenes: range = range(12), side: int = 32) -> None:
+    """Two archives in a mirror: each whole, or the pieces of one."""
+
+    def packed(numbers: range) -> bytes:
+        body = io.BytesIO()
+        with tarfile.open(fileobj=body, mode="w:gz") as archive:
+            for number in numbers:
+                for ending in (".png", "_flat.png"):
+                    name = f"CLEVRTEX_full_{number:06d}{ending}"
+                    archive.add(Path("clevrtex_full") / str(number // 10) / name, f"clevrtex_full/0/{name}")
+        return body.getvalue()
+
+    released(max(scenes) + 1)
+    for number in scenes if side > 32 else ():
+        # Noise, which packs to no less.
+        noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+        name = f"CLEVRTEX_full_{number:06d}"
+        Image.fromarray(noise).save(Path("clevrtex_full") / str(number // 10) / f"{name}.png")
+        Image.fromarray(noise[..., 0] // 64).save(Path("clevrtex_full") / str(number // 10) / f"{name}_flat.png")
+    half = len(scenes) // 2
+    whole = packed(scenes)
+    # Pieces break in the middle of a file.
+    parts = (
+        [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
+        if pieces
+        else [packed(scenes[:half]), packed(scenes[half:])]
+    )
+    (folder / "clevrtex").mkdir(parents=True)
+    for source, part in zip(clevrtex.ARCHIVES, parts, strict=True):
+        (folder / source.name).write_bytes(part)
+
+
+@pytest.fixture
+def two_archives(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A released set of twelve scenes in two archives, to be found in a mirror."""
+    monkeypatch.setattr(clevrtex, "NUM_SCENES", 12)
+    monkeypatch.setattr(clevrtex, "ARCHIVES", clevrtex.ARCHIVES[:2])
+    monkeypatch.setattr(clevrtex, "_BATCH", 5)
+    (here / "mirror").mkdir()
+    monkeypatch.setenv("ETUDE_MIRROR", str(here / "mirror"))
+    return here / "mirror"
+
+
+@pytest.mark.parametrize("pieces", [True, False])
+def test_the_released_archives_are_the_folder(two_archives: Path, pieces: bool) -> None:
+    archives(two_archives, pieces=pieces)
+    read, folder = clevrtex.released(16), clevrtex.scenes("clevrtex_full", 16)
+    assert read.about == "CLEVRTex"
+    for split in SPLITS:
+        torch.testing.assert_close(read.splits[split].images_NHWC, folder.splits[split].images_NHWC)
+        torch.testing.assert_close(read.splits[split].masks_NHW, folder.splits[split].masks_NHW)
+        assert read.splits[split].names == folder.splits[split].names
+    assert all(len(digest) == 64 for digest in read.checksums.values())
+    assert len(read.checksums) == 2
+    # From then on the decoded scenes do.
+    for source in clevrtex.ARCHIVES:
+        (two_archives / source.name).unlink()
+    assert clevrtex.released(16).checksums == read.checksums
+
+
+def test_of_the_first_scenes_the_first_archive_is_enough(two_archives: Path) -> None:
+    archives(two_archives, pieces=False, side=96)
+    (two_archives / clevrtex.ARCHIVES[1].name).unlink()
+    read = clevrtex.released(16, most=3)
+    assert read.about == "first scenes of CLEVRTex, 1 / 1 / 1"
+    assert list(read.checksums) == [clevrtex.ARCHIVES[0].name]
+
+
+def test_archives_that_are_damaged_or_lack_a_scene(two_archives: Path) -> None:
+    archives(two_archives, pieces=False, scenes=range(1, 12))
+    with pytest.raises(UserError, match=r"lack 1 scenes \(000000\): `etude data get clevrtex --force`"):
+        clevrtex.released(16)
+    path = two_archives / clevrtex.ARCHIVES[1].name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"damaged|cannot be fetched") as caught:
+        clevrtex.released(16)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_half_rendered_folder_says_how_to_go_on() -> None:
+    released(12)
+    Path("clevrtex_full/meta.json").write_text(json.dumps({"count": 30}))
+    refused("is half rendered (12 of 30 scenes)", "`etude data render clevrtex --count 30 --out clevrtex_full` goes on")
+    assert len(clevrtex.scenes("clevrtex_full", 32, most=12).splits["train"]) == 10
+    Path("clevrtex_full/meta.json").write_text(json.dumps({"count": 12}))
+    assert len(clevrtex.scenes("clevrtex_full", 32).splits["train"]) == 10
+
+
+def test_a_scene_of_one_colour_is_named() -> None:
+    released(12)
+    Image.new("RGB", (32, 32)).save("clevrtex_full/0/CLEVRTEX_full_000007.png")
+    refused("CLEVRTEX_full_000007.png is of one colour", "render it again")
 
 
 def test_masks_that_are_missing_are_named() -> None:

@@ -265,6 +265,36 @@ def test_a_broken_note_is_no_note(source: Source, server: Served, cache: Path, n
     assert json.loads(place.read_text())["sha256"] == SHA256
 
 
+def test_a_file_without_a_published_digest_is_held_to_what_it_was(
+    source: Source, server: Served, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = replace(source, sha256="")
+    path = fetch(source)
+    assert path.read_bytes() == CONTENT
+    assert (status(source), status(source, recheck=True)) == ("present", "present")
+    assert fetching.noted_digest(source) == SHA256
+    asked = len(server.asked)
+    assert fetch(source) == path
+    assert len(server.asked) == asked
+    # Touched, it is the same; altered, it is fetched again.
+    os.utime(path, (1, 1))
+    assert fetch(source) == path
+    assert len(server.asked) == asked
+    path.write_bytes(CONTENT[:-1] + b"x")
+    os.utime(path, (2, 2))
+    assert status(source, recheck=True) == "altered"
+    assert fetch(source).read_bytes() == CONTENT
+    assert "altered" in caplog.text
+    assert fetching.noted_digest(replace(source, filename="other")) == ""
+
+
+def test_what_cannot_be_fetched_without_a_digest_names_none(source: Source, server: Served, cache: Path) -> None:
+    server.status = 500
+    with pytest.raises(UserError) as caught:
+        fetch(replace(source, sha256=""))
+    assert f"put {source.url} at" in one_line(caught)
+
+
 def test_status_of_files_put_there_by_hand(source: Source, cache: Path) -> None:
     path = cache / "letters" / "words.bin"
     path.parent.mkdir(parents=True)

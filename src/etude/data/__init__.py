@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from etude.core.errors import UserError, nearest
 from etude.data.fetch import Source
 
-NAMES = ("omniglot", "cifar10", "mathqa", "mnist", "pairs", "inception")
+NAMES = ("omniglot", "cifar10", "mathqa", "mnist", "pairs", "clevrtex", "inception")
 
 
 @dataclass(frozen=True)

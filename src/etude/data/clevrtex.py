@@ -6,14 +6,19 @@ reader a picture that is not square is cut to its middle square of four fifths o
 and resized, its mask to the nearest pixel; and of the scenes in order of their numbers the first tenth is the test
 split, the second validation (`etude.data.render.driver.splits`).
 
-The released set is 50,000 scenes in five archives of 4.7 GB. Its page states no digests.
+The released set is 50,000 scenes in five archives of 4.7 GB. Its page states no digests, so the archives are held to
+what they were when they were first read. They are read as one stream, in order, which serves whether each is a whole
+archive or they are pieces of one.
 
 Shapes: N scenes, H height, W width.
 """
 
+import gzip
 import re
+import tarfile
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -23,8 +28,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from etude.data import folders
+from etude.core.errors import UserError
+from etude.core.files import read_json, write_json
+from etude.data import Dataset, folders
 from etude.data.cache import decoded, digest
+from etude.data.fetch import Source, cache_place, fetch, noted_digest
 from etude.data.images import ImageError, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.render.driver import Split
@@ -34,7 +42,22 @@ from etude.data.sprites import sprites
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CROP = 0.8
 """Of a picture's shorter side."""
+NUM_SCENES = 50_000
+_HOME = "https://thor.robots.ox.ac.uk/datasets/clevrtex"
+ARCHIVES = tuple(
+    Source("clevrtex", f"clevrtex_full_part{part}.tar.gz", f"{_HOME}/clevrtex_full_part{part}.tar.gz", sha256="")
+    for part in range(1, 6)
+)
+DATASET = Dataset(
+    name="clevrtex",
+    about="50,000 rendered scenes of three to ten textured objects, 320x240 pixels, with masks (24 GB)",
+    licence="see its page (Karazija, Laina, Rupprecht 2021)",
+    home="https://www.robots.ox.ac.uk/~vgg/data/clevrtex/",
+    sources=ARCHIVES,
+)
 _VERSION = 1
+_BATCH = 512
+"""Files of an archive that are decoded at once."""
 _NAME = re.compile(r"(.+_)(\d{6})(_flat)?\.png")
 _LAYOUT = "CLEVRTEX_<variant>_NNNNNN.png with CLEVRTEX_<variant>_NNNNNN_flat.png beside it"
 
@@ -88,6 +111,7 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
         pairs = _listed(place, path)[: most or None]
         if len(pairs) < 10:
             raise ImageError(path, f"holds {len(pairs)} scenes, too few for three splits", "give 10 at least")
+        _refuse_half_rendered(path, len(pairs), most)
         stamps = [f"{image} {place.stamp(image)} {place.stamp(mask)}" for _, image, mask in pairs]
         key = digest(place.mark, str(size), *stamps)
         first = read_image(place.image(pairs[0][1]), "RGB").shape[:2]
@@ -95,23 +119,42 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
         def build(to: np.ndarray) -> None:
             def one(number: int) -> None:
                 _, image_at, mask_at = pairs[number]
-                image = read_image(place.image(image_at), "RGB")
-                if image.shape[:2] != first:
-                    raise ImageError(Path(image_at), _unlike(image.shape, first), "give scenes of one size")
-                mask = _read_mask(place.image(mask_at), Path(mask_at), first)
-                to[number, ..., :3] = np.array(_cropped(Image.fromarray(image), size, Image.Resampling.BILINEAR))
-                to[number, ..., 3] = np.array(_cropped(Image.fromarray(mask), size, Image.Resampling.NEAREST))
+                to[number, ..., :3] = _image(place.image(image_at), Path(image_at), first, size)
+                to[number, ..., 3] = _mask(place.image(mask_at), Path(mask_at), first, size)
 
             in_threads(one, len(pairs), "decoding scenes")
 
         both = mapped(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
-    splits: dict[Split, Scenes] = {}
-    for split, (start, end) in cut_splits(len(pairs)).items():
-        names = tuple(name for name, _, _ in pairs[start:end])
-        splits[split] = Scenes(both[start:end, ..., :3], both[start:end, ..., 3], names)
+    splits = _cut(both, [name for name, _, _ in pairs])
     return SceneSet(
         splits, _about(f"scenes of {printable(path.name)}", splits), {f"{printable(path.name)} (files)": key}
     )
+
+
+def released(size: int, most: int = 0) -> SceneSet:
+    """The released scenes, decoded once into the cache: 2.5 GB of disk for 128 pixels.
+
+    Args:
+        size: height and width of the result.
+        most: take the first scenes only, and fetch no more archives than hold them; 0: all of them.
+
+    Raises:
+        UserError: the archives are neither cached nor within reach, or are damaged.
+    """
+    count = min(most or NUM_SCENES, NUM_SCENES)
+    key = digest("released", str(size), str(count))
+    both = mapped(decoded("clevrtex", key, _VERSION, (count, size, size, 4), lambda to: _unpack(to, key, size)))
+    splits = _cut(both, [f"CLEVRTEX_full_{number:06d}" for number in range(count)])
+    about = "CLEVRTex" if count == NUM_SCENES else _about("first scenes of CLEVRTex", splits)
+    return SceneSet(splits, about, read_json(_digests(key)))
+
+
+def _cut(both: Tensor, names: Sequence[str]) -> dict[Split, Scenes]:
+    """The splits of scenes in order, ``[N, size, size, 4]``, the mask last."""
+    return {
+        split: Scenes(both[start:end, ..., :3], both[start:end, ..., 3], tuple(names[start:end]))
+        for split, (start, end) in cut_splits(len(names)).items()
+    }
 
 
 def generated(size: int, counts: Mapping[Split, int]) -> SceneSet:
@@ -155,10 +198,132 @@ def _listed(place: Any, path: Path) -> list[tuple[str, str, str]]:
     return [(name, images[name], masks[name]) for name in order]
 
 
+def _refuse_half_rendered(path: Path, found: int, most: int) -> None:
+    """A folder that `etude data render` has not finished: its splits would be others when it has."""
+    meta = path / "meta.json"
+    if most or not meta.is_file():
+        return
+    count = read_json(meta).get("count") if path.is_dir() else None
+    if isinstance(count, int) and found < count:
+        fix = f"`etude data render clevrtex --count {count} --out {printable(path)}` goes on, or --data.most {found}"
+        raise ImageError(path, f"is half rendered ({found:,} of {count:,} scenes)", fix)
+
+
+# --- the released archives ---
+
+
+def _digests(key: str) -> Path:
+    """The file beside decoded scenes that says which archives they were read from."""
+    return cache_place() / "clevrtex" / "decoded" / f"clevrtex-v{_VERSION}-{key[:16]}.json"
+
+
+def _unpack(to: np.ndarray, key: str, size: int) -> None:
+    """Decode the archives' scenes into ``[N, size, size, 4]``."""
+    count = len(to)
+    missing = {(number, flat) for number in range(count) for flat in (False, True)}
+    used: list[Source] = []
+    waiting: list[tuple[int, bool, str, bytes]] = []
+
+    def decode() -> None:
+        def one(row: int) -> None:
+            number, flat, name, body = waiting[row]
+            if flat:
+                to[number, ..., 3] = _mask((name, body), Path(name), None, size)
+            else:
+                to[number, ..., :3] = _image((name, body), Path(name), None, size)
+
+        in_threads(one, len(waiting), f"decoding scenes, {len(missing) // 2:,} left")
+        waiting.clear()
+
+    for name, body in _members(used):
+        found = _NAME.fullmatch(PurePosixPath(name).name)
+        place = (int(found[2]), bool(found[3])) if found else None
+        if place is None or place not in missing:
+            continue
+        missing.remove(place)
+        waiting.append((*place, name, body()))
+        if len(waiting) == _BATCH or not missing:
+            decode()
+        if not missing:
+            break
+    decode()
+    if missing:
+        numbers = sorted({f"{number:06d}" for number, _ in missing})
+        fix = "`etude data get clevrtex --force` fetches them again"
+        raise UserError(f"the archives of CLEVRTex lack {len(numbers):,} scenes ({shortened(numbers)}): {fix}")
+    write_json(_digests(key), {source.name: noted_digest(source) for source in used})
+
+
+def _members(used: list[Source]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names and readers of the archives' files, in their order; each archive is fetched when its turn comes."""
+    stream = _Joined(used)
+    try:
+        with (
+            gzip.GzipFile(fileobj=stream) as unpacked,  # pyright: ignore[reportArgumentType]
+            tarfile.open(fileobj=unpacked, mode="r|", ignore_zeros=True) as archive,
+        ):
+            for member in archive:
+                if member.isfile():
+
+                    def body(member: tarfile.TarInfo = member) -> bytes:
+                        file = archive.extractfile(member)
+                        assert file is not None, "a file has contents"
+                        return file.read()
+
+                    yield member.name, body
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        names = ", ".join(source.filename for source in used)
+        raise UserError(
+            f"the archives of CLEVRTex are damaged at {names} ({error}): `etude data get clevrtex --force` fetches "
+            "them again"
+        ) from error
+    finally:
+        stream.close()
+
+
+class _Joined:
+    """The archives' bytes one after the other."""
+
+    def __init__(self, used: list[Source]) -> None:
+        self._left = list(ARCHIVES)
+        self._used = used
+        self._file: Any = None
+
+    def read(self, size: int) -> bytes:
+        while True:
+            piece = self._file.read(size) if self._file is not None else b""
+            if piece or not self._left:
+                return piece
+            self.close()
+            source = self._left.pop(0)
+            self._file = fetch(source).open("rb")
+            self._used.append(source)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
 # --- pictures and masks ---
 
 
-def _cropped(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
+def _image(source: Path | tuple[str, bytes], path: Path, wanted: tuple[int, ...] | None, size: int) -> np.ndarray:
+    """A picture of the wanted height and width, cut and resized; black ones are what Blender makes without light."""
+    image = read_image(source, "RGB")
+    if wanted is not None and image.shape[:2] != wanted:
+        raise ImageError(path, _unlike(image.shape, wanted), "give scenes of one size")
+    if (image == image[0, 0]).all():
+        raise ImageError(path, "is of one colour", "render it again, or take it and its mask out")
+    return np.array(cropped(Image.fromarray(image), size))
+
+
+def _mask(source: Path | tuple[str, bytes], path: Path, wanted: tuple[int, ...] | None, size: int) -> np.ndarray:
+    mask = _read_mask(source, path, wanted)
+    return np.array(cropped(Image.fromarray(mask), size, Image.Resampling.NEAREST))
+
+
+def cropped(image: Image.Image, size: int, how: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
+    """A square of ``size`` pixels: of a picture that is not square the middle, see above."""
     width, height = image.size
     if width != height:
         side = int(CROP * min(width, height))
@@ -167,7 +332,7 @@ def _cropped(image: Image.Image, size: int, how: Image.Resampling) -> Image.Imag
     return image if image.size == (size, size) else image.resize((size, size), how)
 
 
-def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ...]) -> np.ndarray:
+def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ...] | None) -> np.ndarray:
     """The numbers of a mask as they are, whatever colours a palette gives them: uint8 ``[H, W]`` of that size."""
     body: Path | BytesIO = BytesIO(source[1]) if isinstance(source, tuple) else source
     with warnings.catch_warnings():
@@ -175,11 +340,12 @@ def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ..
         try:
             with Image.open(body) as opened:
                 mode, shape = opened.mode, opened.size[::-1]
+                size = size or shape
                 # Nothing of another size is decoded: it may be gigantic.
                 numbers = np.array(opened) if shape == size else np.zeros((0, 0))
         except Exception as error:
             raise ImageError(path, "is no mask that can be read", "copy it again") from error
-    if shape != size:
+    if size is not None and shape != size:
         raise ImageError(path, _unlike(shape, size), "give its picture's mask")
     if numbers.ndim != 2 or mode not in ("1", "L", "P", "I", "I;16"):
         raise ImageError(path, f"is no mask (its pixels are {mode})", "give one number a pixel")

@@ -51,7 +51,8 @@ class Source:
         dataset: the folder in the cache and in a mirror.
         filename: the path inside that folder, with ``/``.
         url: the data set's own home.
-        sha256: hex digest of the home's file; ``md5:`` and that digest where nobody published the other.
+        sha256: hex digest of the home's file; ``md5:`` and that digest where nobody published the other; empty where
+            nobody published any. The first file that is had is then noted, and held to its digest from there on.
         size: bytes of the home's file.
         mirror_sha256: other digests to accept, of a mirror that packed the same content again.
     """
@@ -169,10 +170,19 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
             _note(target, target.stat(), sha256)
             return target
     raise UserError(
-        f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url} "
-        f"({' '.join(_kind(source.sha256))}) at {target}, "
+        f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url}"
+        f"{' (' + ' '.join(_kind(source.sha256)) + ')' if source.sha256 else ''} at {target}, "
         f"or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
     )
+
+
+def noted_digest(source: Source) -> str:
+    """The digest of a file that was fetched, hex; empty where it is not there or was never hashed."""
+    places: list[Path | str | None] = [cache_place(), _mirror()]
+    for place in places:
+        if isinstance(place, Path) and (path := place / source.dataset / source.filename).is_file():
+            return (_noted(path) or {}).get("sha256", "")
+    return ""
 
 
 def status(source: Source, *, recheck: bool = False) -> Status:
@@ -184,7 +194,8 @@ def status(source: Source, *, recheck: bool = False) -> Status:
 
     Returns:
         ``verified``: its digest is right and it has not changed since that was found out. ``present``: it is there,
-        its digest is not known. ``altered``: it is there and wrong. ``missing``: it is not there.
+        its digest is not known, or nobody published one. ``altered``: it is there and wrong. ``missing``: it is not
+        there.
     """
     places = [cache_place()]
     mirror = _mirror()
@@ -201,7 +212,8 @@ def status(source: Source, *, recheck: bool = False) -> Status:
 
 def _state(path: Path, source: Source, recheck: bool) -> Status:
     if recheck:
-        return "verified" if _is_accepted(path, source, rehash=True) else "altered"
+        good: Status = "verified" if source.sha256 else "present"
+        return good if _is_accepted(path, source, rehash=True) else "altered"
     now, noted = path.stat(), _noted(path)
     if noted is None:
         # A mirror that packed the content again has another size.
@@ -209,7 +221,7 @@ def _state(path: Path, source: Source, recheck: bool) -> Status:
         return "altered" if wrong_size else "present"
     if noted["size"] != now.st_size:
         return "altered"
-    if noted["mtime_ns"] != now.st_mtime_ns:
+    if noted["mtime_ns"] != now.st_mtime_ns or not source.sha256:
         return "present"
     return "verified" if noted["sha256"] in source.accepted else "altered"
 
@@ -246,14 +258,20 @@ def _is_url(text: str) -> bool:
 
 def _is_accepted(path: Path, source: Source, *, rehash: bool = False) -> bool:
     try:
-        now, noted = path.stat(), None if rehash else _noted(path)
-        if noted is not None and (noted["size"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
-            return noted["sha256"] in source.accepted
+        now, noted = path.stat(), _noted(path)
+        accepted = source.accepted
+        if not source.sha256:
+            accepted = (noted["sha256"],) if noted is not None else ()
+        if not rehash and noted is not None and (noted["size"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
+            return noted["sha256"] in accepted
         sha256 = _digest(path, source)
     except OSError:
         return False
+    if not source.sha256 and noted is not None:
+        # What was noted stays: it is all that there is to hold the file to.
+        return sha256 in accepted
     _note(path, now, sha256)
-    return sha256 in source.accepted
+    return sha256 in accepted or not source.sha256
 
 
 def _kind(sha256: str) -> tuple[str, str]:
@@ -334,14 +352,18 @@ def _retrieve(url: str, accepted: tuple[str, ...], target: Path, transfer: "_Tra
     # Pooch's own type for a downloader names its arguments otherwise than pooch calls them.
     downloader: Any = transfer
     for sha256 in accepted:
+        if not sha256:
+            # Without a digest pooch would take whatever is there.
+            target.unlink(missing_ok=True)
         try:
-            pooch.retrieve(url, ":".join(_kind(sha256)), target.name, target.parent, downloader=downloader)
+            known = ":".join(_kind(sha256)) if sha256 else None
+            pooch.retrieve(url, known, target.name, target.parent, downloader=downloader)
         except requests.RequestException:
             raise
         except ValueError:
             # Pooch's word for another digest.
             continue
-        return sha256
+        return sha256 or file_sha256(target)
     return None
 
 

@@ -142,6 +142,39 @@ def entries(folder: Path) -> list[Path]:
         raise ImageError(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
+def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *, force: bool) -> list[list[Path]]:
+    """Where what is made of each picture goes: its name without its ending, and each of ``endings``, in a folder.
+
+    Args:
+        paths: the pictures.
+        folder: of the results.
+        endings: such as ``".png"`` or ``"-mask.png"``.
+        force: whether results may be written over files that are there.
+
+    Raises:
+        UserError: two pictures of one name, a result over a picture itself, or, unforced, over a file.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other == path and other is not path:
+            raise UserError(f"{path} is named twice: name it once")
+        if other is not path:
+            clash = f"{path.stem}{endings[0]}"
+            raise UserError(f"{other} and {path} would both write {clash}: give other names, or one at a time")
+    files = [[folder / f"{path.stem}{ending}" for ending in endings] for path in paths]
+    for path, targets in zip(paths, files, strict=True):
+        for target in targets:
+            # Unlike Path.exists, it takes a name too long for the system.
+            if not os.path.exists(target):  # noqa: PTH110
+                continue
+            if os.path.exists(path) and target.samefile(path):  # noqa: PTH110
+                raise UserError(f"{target} would be written over the picture itself: choose another --output")
+            if not force:
+                raise UserError(f"{target} exists: choose another --output, or --force to write over it")
+    return files
+
+
 def in_threads(work: Callable[[int], None], count: int, title: str) -> None:
     """Call ``work`` with 0 .. count - 1 in some threads: Pillow decodes without holding the interpreter.
 

@@ -26,7 +26,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, list_images, printable, read_image
+from etude.data.images import ImageError, list_images, printable, read_image, result_files
 from etude.studies.pix2pix.model import Generator, scaled, to_bytes
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import build_generator
@@ -95,7 +95,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError(f"a scale of {scale:g} is not possible: give more than 0 and at most 16")
     # Unlike Path.is_dir, it takes a name too long for the system.
     paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
-    targets = _targets(paths, options.output, force=options.force)
+    targets = [files[0] for files in result_files(paths, options.output, (".png",), force=options.force)]
     network = _network(generator, resolve_device("auto"), options.seed)
     answers: list[Prediction] = []
     with progress_bar() as bar:
@@ -213,27 +213,6 @@ def _network(generator: Generator, device: str, seed: int) -> Network:
         return to_bytes(generator(given, noise)).cpu().numpy()
 
     return network
-
-
-def _targets(paths: Sequence[Path], folder: Path, *, force: bool) -> list[Path]:
-    """Where each result goes; two of one name, one over its own picture, and unforced one over a file are refused."""
-    seen: dict[str, Path] = {}
-    for path in paths:
-        other = seen.setdefault(path.stem, path)
-        if other == path and other is not path:
-            raise UserError(f"{path} is named twice: name it once")
-        if other is not path:
-            raise UserError(f"{other} and {path} would both write {path.stem}.png: give other names, or one at a time")
-    targets = [folder / f"{path.stem}.png" for path in paths]
-    for path, target in zip(paths, targets, strict=True):
-        # Unlike Path.exists, it takes a name too long for the system.
-        if not os.path.exists(target):  # noqa: PTH110
-            continue
-        if os.path.exists(path) and target.samefile(path):  # noqa: PTH110
-            raise UserError(f"{target} would be written over the picture itself: choose another --output")
-        if not force:
-            raise UserError(f"{target} exists: choose another --output, or --force to write over it")
-    return targets
 
 
 def _save(target: Path, image: np.ndarray) -> None:

@@ -59,7 +59,10 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
             (
                 "Reconstruction",
                 "squared error",
-                {name: rows_of(metrics, f"{split}/loss") for split, name in (("train", "training"), ("val", "validation"))},
+                {
+                    name: rows_of(metrics, f"{split}/loss")
+                    for split, name in (("train", "training"), ("val", "validation"))
+                },
             ),
             ("Masks, validation", "share", {name: rows_of(metrics, f"val/{key}") for name, key in quality.items()}),
             ("Slots of a scene that", "slots", watch),
@@ -111,7 +114,9 @@ def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tupl
 def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: int = 8) -> None:
     """Real scenes above, pictures of one library slot a cluster below."""
     with figure(path, 9.6, 1.2 * (len(real_NHWC) // columns + len(composed_NHWC) // columns) + 0.8) as page:
-        top, bottom = page.subplots(2, 1, height_ratios=(max(1, len(real_NHWC) // columns), len(composed_NHWC) // columns))
+        top, bottom = page.subplots(
+            2, 1, height_ratios=(max(1, len(real_NHWC) // columns), len(composed_NHWC) // columns)
+        )
         top.imshow(sheet(real_NHWC, columns))
         top.set_title("validation scenes")
         bottom.imshow(sheet(composed_NHWC, columns))

@@ -52,6 +52,8 @@ def load_scenes(config: DataConfig, size: int) -> SceneSet:
         count = config.most or GENERATED
         tenth = max(1, count // 10)
         return clevrtex.generated(size, {"train": count - 2 * tenth, "val": tenth, "test": tenth})
+    if config.source == "clevrtex":
+        return clevrtex.released(size, config.most)
     return clevrtex.scenes(config.folder, size, config.most)
 
 
@@ -211,7 +213,7 @@ class SlotsTask(Task):
         rows["loss"] = 4 * rows["mse"] / self.config.model.size**2
         rows |= {"dead": float(dead(found.pixels_BK)), "sameness": same, "spread": self.spread()}
         self._watch(rows)
-        return {name: value for name, value in rows.items() if value == value}  # noqa: PLR0124 - nan is left out
+        return {name: value for name, value in rows.items() if value == value}
 
     @torch.no_grad()
     def spread(self) -> float:
@@ -227,7 +229,10 @@ class SlotsTask(Task):
         """Say what has gone wrong with the slots, each once."""
         num_slots = self.config.model.num_slots
         faults = {
-            "dead": (rows["dead"] > num_slots / 2, f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene"),
+            "dead": (
+                rows["dead"] > num_slots / 2,
+                f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene",
+            ),
             "split": (
                 rows["background_slots"] >= 3,
                 f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
@@ -309,7 +314,7 @@ class SlotsTask(Task):
         for split in ("val", "test"):
             found, _ = self.score(scenes.splits[split], f"{split}/slots")
             for name, value in found.means().items():
-                if value == value:  # noqa: PLR0124 - nan where no scene has an object
+                if value == value:
                     told = f"mean over {len(scenes.splits[split]):,} scenes, {about[name]}; {protocol}"
                     width = found.half_width(name)
                     rows.append(Result(config.table, self.cell(), name, split, value, told, width, "", variant))
@@ -351,7 +356,11 @@ def objects(masks_NHW: Tensor) -> int:
     most = 0
     for part in masks_NHW.split(256):
         found = torch.zeros(len(part), 256, dtype=torch.bool, device=part.device)
-        found.scatter_(1, part.flatten(1).long(), torch.ones((), dtype=torch.bool, device=part.device).expand(part.flatten(1).shape))
+        found.scatter_(
+            1,
+            part.flatten(1).long(),
+            torch.ones((), dtype=torch.bool, device=part.device).expand(part.flatten(1).shape),
+        )
         most = max(most, int(found[:, 1:].sum(1).max())) if len(part) else most
     return most
 
