@@ -60,7 +60,7 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
                 "Reconstruction",
                 "squared error",
                 {
-                    name: rows_of(metrics, f"{split}/loss")
+                    name: rows_of(metrics, f"{split}/reconstruction")
                     for split, name in (("train", "training"), ("val", "validation"))
                 },
             ),

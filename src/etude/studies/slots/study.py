@@ -93,13 +93,15 @@ class OptimConfig:
     """Largest norm of the gradient; 0: any."""
     noise_steps: int = 30_000
     """Steps over which the noise of bilevel slots fades."""
+    sparsity: float = 0.0
+    """Weight of a penalty on how many slots share a picture, see task.py; 0: none, as published."""
     coarse_steps: int = 0
     """Steps in which interpolation stands in place of the broadcast decoder's last doubling, at a fifth of the cost."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optim.lr", "above 0", self.lr)
         require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
-        for name in ("warmup", "clip", "noise_steps", "coarse_steps"):
+        for name in ("warmup", "clip", "noise_steps", "sparsity", "coarse_steps"):
             require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
     def rate(self, step: int, max_steps: int) -> float:

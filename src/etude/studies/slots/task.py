@@ -132,7 +132,7 @@ class SlotsTask(Task):
             decoder.coarse = False
         rows, parts = self.batch_rows(step), config.batch.parts
         spread = fading(step, config.optim.noise_steps)
-        total = torch.zeros((), device=self.runtime.device)
+        totals = torch.zeros(2, device=self.runtime.device)
         for part in self.runtime.parts(parts, self.shared_model):
             images_BCHW = prepare(train.images_NHWC[rows[part::parts]])
             if config.data.flip:
@@ -140,16 +140,17 @@ class SlotsTask(Task):
                 flipped = images_BCHW.flip(3)
                 images_BCHW = torch.where(coin.to(images_BCHW.device)[:, None, None, None], flipped, images_BCHW)
             noise_BKS = self.noise(len(images_BCHW), "train/slots", step, part)
-            made_BCHW, _ = self.shared_model(images_BCHW, noise_BKS, spread=spread)
+            made_BCHW, named = self.shared_model(images_BCHW, noise_BKS, spread=spread)
             # As the assignment has it: summed over the colours, the mean over pixels and pictures.
-            loss = (made_BCHW - images_BCHW).square().sum(1).mean()
+            error = (made_BCHW - images_BCHW).square().sum(1).mean()
+            loss = error + config.optim.sparsity * crowd(named["masks"]) if config.optim.sparsity else error
             self.runtime.backward(loss, parts)
-            total += loss.detach()
+            totals += torch.stack([loss, error]).detach()
         norm = self._clip()
         self.shared_optimizer.step()
         self.optimizer.zero_grad()
-        scale = self.runtime.world / parts
-        return {"loss": total * scale, "gradient": norm, "rate": torch.full_like(total, rate)}
+        loss, error = totals * self.runtime.world / parts
+        return {"loss": loss, "reconstruction": error, "gradient": norm, "rate": torch.full_like(loss, rate)}
 
     def _clip(self) -> Tensor:
         """The gradient's norm, and the gradient cut to the largest one allowed."""
@@ -210,7 +211,7 @@ class SlotsTask(Task):
         found, same = self.score(watched, "val/slots")
         rows = found.means()
         # The training loss counts [-1, 1], and pixels once.
-        rows["loss"] = 4 * rows["mse"] / self.config.model.size**2
+        rows["reconstruction"] = 4 * rows["mse"] / self.config.model.size**2
         rows |= {"dead": float(dead(found.pixels_BK)), "sameness": same, "spread": self.spread()}
         self._watch(rows)
         return {name: value for name, value in rows.items() if value == value}
@@ -349,6 +350,16 @@ class SlotsTask(Task):
 
     def data_checksums(self) -> dict[str, str]:
         return dict(self.scenes.checksums)
+
+
+def crowd(masks_BKHW: Tensor) -> Tensor:
+    """How many slots share a picture, in the mean over pictures: 1 where one has all of it, the root of K where all
+    have the same.
+
+    The sum over the slots of the square root of a slot's share of the pixels. The root is concave, so that one large
+    slot costs less than many: it costs nothing to cut a ground of one colour in pieces, and this makes it cost.
+    """
+    return masks_BKHW.mean((2, 3)).clamp(min=1e-6).sqrt().sum(1).mean()
 
 
 def objects(masks_NHW: Tensor) -> int:
