@@ -8,8 +8,8 @@ W_{nk} = \frac{A_{nk} + \epsilon}{\sum_m (A_{mk} + \epsilon)}, \qquad u = W^\top
 
 $$s \leftarrow \operatorname{GRU}(u, s), \qquad s \leftarrow s + \operatorname{MLP}(\operatorname{LN}(s))$$
 
-Keys $k(x) = x W_k$ and values $v(x) = x W_v$ are linear, and there are far more inputs than slots. So the slots' side is
-projected in their place, which is the same by associativity: $(x W_k) q^\top = x (q W_k^\top)^\top$ and
+Keys $k(x) = x W_k$ and values $v(x) = x W_v$ are linear, and there are far more inputs than slots. So the slots' side
+is projected in their place, which is the same by associativity: $(x W_k) q^\top = x (q W_k^\top)^\top$ and
 $W^\top (x W_v) = (W^\top x) W_v$. No map of keys or values is ever made.
 
 Ways to begin:

@@ -287,7 +287,7 @@ class SlotsTask(Task):
             "init": model.init,
             "encoder": model.encoder,
             "slots": f"k{model.num_slots}",
-        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}")
+        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}-{model.init}")
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, model, scenes = self.config, self.config.model, self.scenes
