@@ -84,18 +84,15 @@ class BroadcastDecoder(nn.Module):
 
     def forward(self, slots_MS: Tensor) -> Tensor:
         x = functional.relu(self.first(slots_MS, self.positions()))
-        *ups, finest = self.ups or [None]
-        for up in ups:
-            x = functional.relu(up(x))
-        if self._coarse:
-            x = functional.interpolate(self.last(x), scale_factor=2, mode="bilinear", align_corners=False)
-            # Several processes wait for a gradient of every parameter.
-            return x + 0 * sum(parameter.sum() for parameter in self.ups[-1].parameters())
-        if finest is not None:
-            x = functional.relu(finest(x))
-        for conv in self.further:
-            x = functional.relu(conv(x))
-        return self.last(x)
+        layers = [*self.ups, *self.further]
+        for layer in layers[:-1] if self._coarse else layers:
+            x = functional.relu(layer(x))
+        x = self.last(x)
+        if not self._coarse:
+            return x
+        x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        # Several processes wait for a gradient of every parameter.
+        return x + 0 * torch.stack([parameter.sum() for parameter in layers[-1].parameters()]).sum()
 
 
 def _note_stage(decoder: nn.Module, _: Any) -> None:
