@@ -9,6 +9,10 @@ from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
 
 
+SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "clevrtex"
+"""Twelve scenes of `etude data render clevrtex --seed 7`, with masks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     size: int = 128
@@ -303,6 +307,7 @@ STUDY = Study(
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
+    example=lambda out: ["slots", str(SAMPLES / "0"), "--output", str(out / "slots")],
 )
 
 
