@@ -8,7 +8,6 @@ from typing import Any, Literal
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
 
-
 SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "clevrtex"
 """Twelve scenes of `etude data render clevrtex --seed 7`, with masks."""
 
