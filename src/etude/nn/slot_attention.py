@@ -66,6 +66,20 @@ class GRUCell(nn.Module):
         return new + update * (hidden_MS - new)
 
 
+@torch.no_grad()
+def glorot_(module: nn.Module) -> None:
+    """Start every linear layer and convolution below as the authors' code does: Glorot's uniform weights, no bias.
+
+    PyTorch's own start is smaller by the root of three a layer. The logits of the attention are then a third as large,
+    slots share the picture evenly for longer, and it takes them longer to part.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def _exact(x: Tensor) -> Tensor:
     """In float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -121,6 +135,11 @@ class SlotAttention(nn.Module):
         self.gru = GRUCell(slot_size, slot_size)
         hidden = 2 * slot_size if hidden is None else hidden
         self.mlp = nn.Sequential(nn.Linear(slot_size, hidden), nn.ReLU(), nn.Linear(hidden, slot_size))
+        glorot_(self)
+        with torch.no_grad():
+            # Two layers in one, and each has a start of its own.
+            for weight_SD in self.to_keys_and_values.weight.chunk(2):
+                nn.init.xavier_uniform_(weight_SD)
 
     def first(self, count: int, noise_BKS: Tensor | None = None, spread: float = 1.0) -> Tensor:
         """The slots before the first iteration.
