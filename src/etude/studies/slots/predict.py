@@ -8,6 +8,7 @@ A picture that is not square is cut as the training pictures were, see `etude.da
 model.py.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.clevrtex import cropped
+from etude.data.clevrtex import CROP, cropped
 from etude.data.images import ImageError, list_images, printable, read_image, result_files
 from etude.metrics.segmentation import squared_error
 from etude.studies.slots import figures
@@ -191,7 +192,7 @@ def _found(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> _
 
 
 def _read(path: Path, size: int, max_pixels: int) -> np.ndarray:
-    image = read_image(path, "RGB", max_pixels, min_side=size)
+    image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
     if (image == image[0, 0]).all():
         raise ImageError(path, "is of one colour", "give a picture with something to see")
     return np.array(cropped(Image.fromarray(image), size))
