@@ -112,6 +112,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
     if options.inputs and options.compose:
         raise UserError("--compose takes its slots from a library, not from pictures: give one or the other")
+    if options.edit is not None and options.compose:
+        raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
     if options.library is not None and not options.compose:
         raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
     model, config = read_model(weights)
