@@ -118,14 +118,16 @@ def load(path: Path, model: SlotAutoencoder) -> Library:
     size = model.config.slot_size
     whole = (
         library.slots_NS.ndim == 2 and library.slots_NS.shape[1] == size and library.slots_NS.is_floating_point()
+        and bool(library.slots_NS.isfinite().all()) and library.card.shape == (3, _CARD, _CARD)
         and library.cluster_N.shape == library.slots_NS.shape[:1] and library.cluster_N.dtype == torch.int64
         and len(library.cluster_N) > 0
         and library.cluster_N.unique().tolist() == list(range(model.config.num_slots))
     )  # fmt: skip
     if not whole:
         raise UserError(f"{path} is damaged: its slots and clusters do not fit each other; make it again")
+    library.float()
     # Weights that were stored in half precision decode a little otherwise.
-    if (card(model, library.slots_NS, library.cluster_N) - library.card).abs().mean() > 0.02:
+    if not (card(model, library.slots_NS, library.cluster_N) - library.card).abs().mean() <= 0.02:
         raise UserError(f"{path} is the slot library of another model (its slots decode otherwise): {fix}")
     return library
 

@@ -8,6 +8,7 @@ A picture that is not square is cut as the training pictures were, see `etude.da
 model.py.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.clevrtex import cropped
+from etude.data.clevrtex import CROP, cropped
 from etude.data.images import ImageError, list_images, printable, read_image, result_files
 from etude.metrics.segmentation import squared_error
 from etude.studies.slots import figures
@@ -111,6 +112,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
     if options.inputs and options.compose:
         raise UserError("--compose takes its slots from a library, not from pictures: give one or the other")
+    if options.edit is not None and options.compose:
+        raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
     if options.library is not None and not options.compose:
         raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
     model, config = read_model(weights)
@@ -158,7 +161,9 @@ def parse_edit(word: str, num_slots: int, *, two: bool) -> Edit:
     """
     kind, *numbers = word.split(":")
     wanted = {"swap": 2, "move": 1, "delete": 1}.get(kind)
-    if wanted is None or len(numbers) != wanted or not all(part.isascii() and part.isdigit() for part in numbers):
+    # Python refuses to read a number of thousands of digits.
+    short = all(part.isascii() and part.isdigit() and len(part) < 10 for part in numbers)
+    if wanted is None or len(numbers) != wanted or not short:
         raise UserError(f"no edit '{printable(word)}': there are {_EDITS}")
     if kind != "delete" and not two:
         raise UserError(f"{word} needs a second picture: name it after the first")
@@ -191,7 +196,7 @@ def _found(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> _
 
 
 def _read(path: Path, size: int, max_pixels: int) -> np.ndarray:
-    image = read_image(path, "RGB", max_pixels, min_side=size)
+    image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
     if (image == image[0, 0]).all():
         raise ImageError(path, "is of one colour", "give a picture with something to see")
     return np.array(cropped(Image.fromarray(image), size))

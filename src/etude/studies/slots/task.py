@@ -160,7 +160,6 @@ class SlotsTask(Task):
 
     # --- evaluation ---
 
-    @torch.no_grad()
     def reconstruct(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Batch]:
         """What the model makes of scenes, some at a time, in evaluation mode.
 
@@ -174,7 +173,9 @@ class SlotsTask(Task):
         for start in range(0, len(images_NHWC), size):
             rows = slice(start, min(start + size, len(images_NHWC)))
             images_BCHW = prepare(images_NHWC[rows])
-            made_BCHW, named = self.model(images_BCHW, noise_NKS[rows], spread=0.0, iterations=iterations)
+            # Around the generator it would not hold where that is wrapped, nor should it hold for who takes a batch.
+            with torch.no_grad():
+                made_BCHW, named = self.model(images_BCHW, noise_NKS[rows], spread=0.0, iterations=iterations)
             yield Batch(rows, images_BCHW, made_BCHW.float(), named)
 
     def score(self, scenes: Scenes, stream: str) -> tuple[Scores, float]:
