@@ -161,19 +161,21 @@ def test_shares_of_an_input_sum_to_one_and_weights_of_a_slot_too() -> None:
     net, inputs, noise = module(), draw(B, N, D), draw(B, K, S, seed=1)
     found = net(inputs, noise)
     torch.testing.assert_close(found.attention_BTKN.sum(2), torch.ones(B, 3, N, dtype=torch.float64))
-    # A mean of equal values is that value, whatever the weights.
+    # A mean of equal inputs is that input, whatever the weights.
     seen: list[Tensor] = []
     net.gru.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    net.step(found.slots_BKS, draw(B, N, S, seed=2), draw(B, 1, S, seed=3).expand(-1, N, -1))
-    torch.testing.assert_close(seen[0].view(B, K, S), draw(B, 1, S, seed=3).expand(-1, K, -1))
+    one_B1D = draw(B, 1, D, seed=3)
+    net.step(found.slots_BKS, one_B1D.expand(-1, N, -1))
+    values_B1S = one_B1D @ net.to_keys_and_values.weight[S:].mT
+    torch.testing.assert_close(seen[0].view(B, K, S), values_B1S.expand(-1, K, -1))
 
 
 def test_a_slot_that_gets_nothing_stays_finite() -> None:
     net = module(torch.float32)
-    keys = torch.zeros(1, N, S)
-    keys[..., 0] = 1e4
+    inputs = torch.zeros(1, N, D)
+    inputs[..., 0] = 1e4
     slots = draw(1, K, S, dtype=torch.float32)
-    new, attention = net.step(slots, keys, draw(1, N, S, seed=1, dtype=torch.float32))
+    new, attention = net.step(slots, inputs)
     assert (attention.sum(-1) == 0).any()
     assert new.isfinite().all()
 
@@ -208,8 +210,7 @@ def test_an_implicit_gradient_is_that_of_one_step_from_where_the_others_led() ->
     with torch.no_grad():
         nearly = net(inputs, noise, iterations=2).slots_BKS
     nearly.requires_grad_()
-    keys, values = net.to_keys_and_values(net.norm_inputs(inputs)).chunk(2, -1)
-    net.step(nearly, keys, values)[0].square().sum().backward()
+    net.step(nearly, net.norm_inputs(inputs))[0].square().sum().backward()
     for name, parameter in net.named_parameters():
         if name != "start":
             torch.testing.assert_close(found[name], parameter.grad)

@@ -8,6 +8,10 @@ W_{nk} = \frac{A_{nk} + \epsilon}{\sum_m (A_{mk} + \epsilon)}, \qquad u = W^\top
 
 $$s \leftarrow \operatorname{GRU}(u, s), \qquad s \leftarrow s + \operatorname{MLP}(\operatorname{LN}(s))$$
 
+Keys $k(x) = x W_k$ and values $v(x) = x W_v$ are linear, and there are far more inputs than slots. So the slots' side
+is projected in their place, which is the same by associativity: $(x W_k) q^\top = x (q W_k^\top)^\top$ and
+$W^\top (x W_v) = (W^\top x) W_v$. No map of keys or values is ever made.
+
 Ways to begin:
 
 - ``gaussian``: every slot from one normal distribution with learned mean and deviation, the paper's;
@@ -60,6 +64,20 @@ class GRUCell(nn.Module):
         reset, update = torch.sigmoid(reset_i + reset_h), torch.sigmoid(update_i + update_h)
         new = torch.tanh(new_i + reset * new_h)
         return new + update * (hidden_MS - new)
+
+
+@torch.no_grad()
+def glorot_(module: nn.Module) -> None:
+    """Start every linear layer and convolution below as the authors' code does: Glorot's uniform weights, no bias.
+
+    PyTorch's own start is smaller by the root of three a layer. The logits of the attention are then a third as large,
+    slots share the picture evenly for longer, and it takes them longer to part.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -117,6 +135,11 @@ class SlotAttention(nn.Module):
         self.gru = GRUCell(slot_size, slot_size)
         hidden = 2 * slot_size if hidden is None else hidden
         self.mlp = nn.Sequential(nn.Linear(slot_size, hidden), nn.ReLU(), nn.Linear(hidden, slot_size))
+        glorot_(self)
+        with torch.no_grad():
+            # Two layers in one, and each has a start of its own.
+            for weight_SD in self.to_keys_and_values.weight.chunk(2):
+                nn.init.xavier_uniform_(weight_SD)
 
     def first(self, count: int, noise_BKS: Tensor | None = None, spread: float = 1.0) -> Tensor:
         """The slots before the first iteration.
@@ -150,7 +173,7 @@ class SlotAttention(nn.Module):
         """
         rounds = self.iterations if iterations is None else iterations
         assert rounds >= 1, "at least one iteration"
-        keys_BNS, values_BNS = self.to_keys_and_values(self.norm_inputs(inputs_BND)).chunk(2, -1)
+        inputs_BND = self.norm_inputs(inputs_BND)
         first_BKS = slots_BKS = _exact(self.first(len(inputs_BND), noise_BKS, spread))
         seen: list[Tensor] = []
         for place in range(rounds):
@@ -158,20 +181,27 @@ class SlotAttention(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and (last or not self.implicit)):
                 if last and self.implicit:
                     slots_BKS = slots_BKS.detach() + first_BKS - first_BKS.detach()
-                slots_BKS, attention_BKN = self.step(slots_BKS, keys_BNS, values_BNS)
+                slots_BKS, attention_BKN = self.step(slots_BKS, inputs_BND)
             seen.append(attention_BKN)
         return Slots(slots_BKS, torch.stack(seen, 1))
 
-    def step(self, slots_BKS: Tensor, keys_BNS: Tensor, values_BNS: Tensor) -> tuple[Tensor, Tensor]:
-        """One iteration: the next slots, and the attention ``[B, K, N]`` that made them, both float32."""
+    def step(self, slots_BKS: Tensor, inputs_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration: the next slots, and the attention ``[B, K, N]`` that made them, both float32.
+
+        Args:
+            slots_BKS: slots, float32 or more.
+            inputs_BND: normalised inputs.
+        """
+        to_keys_SD, to_values_SD = self.to_keys_and_values.weight.chunk(2)
         queries_BKS = self.to_queries(self.norm_slots(slots_BKS)) * self.slot_size**-0.5
-        logits_BKN = queries_BKS @ keys_BNS.mT
+        logits_BKN = queries_BKS @ to_keys_SD @ inputs_BND.mT
         # Half precision loses inputs that many slots share, and drifts over the iterations.
         with torch.autocast(slots_BKS.device.type, enabled=False):
             attention_BKN = _exact(logits_BKN).softmax(1)
             weights_BKN = attention_BKN + EPSILON
             # Normalised after the sum, where there is less to divide.
-            updates_BKS = weights_BKN @ _exact(values_BNS) / weights_BKN.sum(-1, keepdim=True)
+            mean_BKD = weights_BKN @ _exact(inputs_BND) / weights_BKN.sum(-1, keepdim=True)
+            updates_BKS = mean_BKD @ _exact(to_values_SD).mT
             shape = slots_BKS.shape
             slots_BKS = self.gru(updates_BKS.flatten(0, 1), slots_BKS.flatten(0, 1)).view(shape)
         slots_BKS = slots_BKS + _exact(self.mlp(self.norm_mlp(slots_BKS)))

@@ -17,7 +17,7 @@ from torch.nn import functional
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
 from etude.nn.norms import GroupNorm, choose_groups
-from etude.nn.slot_attention import Init, SlotAttention, Slots
+from etude.nn.slot_attention import SlotAttention, Slots, glorot_
 
 
 class PositionCode(nn.Module):
@@ -34,6 +34,7 @@ class PositionCode(nn.Module):
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(4, channels)
+        glorot_(self)
         y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
         self.grid_HW4: Tensor
         self.register_buffer("grid_HW4", torch.stack([y, x, 1 - y, 1 - x], -1), persistent=False)
@@ -59,6 +60,7 @@ class ConvEncoder(nn.Sequential):
         for place, stride in enumerate(strides):
             layers += [nn.Conv2d(channels if place else 3, channels, 5, stride, padding=2), nn.ReLU()]
         super().__init__(*layers)
+        glorot_(self)
 
 
 class ResidualBlock(nn.Module):
@@ -171,6 +173,7 @@ class SlotEncoder(nn.Module):
         self.positions = PositionCode(channels, *places)
         self.norm = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+        glorot_(self.mlp)
         self.attention = attention
 
     def features(self, images_BCHW: Tensor) -> Tensor:
@@ -192,6 +195,3 @@ def fading(step: int, steps: int) -> float:
     Jia et al. 2023, appendix; 0 steps: no noise at all.
     """
     return (1 + math.cos(math.pi * min(1.0, step / steps))) / 2 if steps else 0.0
-
-
-__all__ = ["ENCODERS", "ConvEncoder", "Init", "PositionCode", "ResNet18Encoder", "SlotEncoder", "fading"]

@@ -73,7 +73,7 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:
     """A colour a segment: bytes ``[H, W, 3]``; the first is grey."""
-    table = (np.array(mpl.colormaps["tab20"].colors) * 255).astype(np.uint8)
+    table = (mpl.colormaps["tab20"](range(20))[:, :3] * 255).astype(np.uint8)
     table = np.concatenate([np.full((1, 3), 70, np.uint8), table])
     numbers = np.asarray(segments_HW).astype(int)
     return table[np.where(numbers == 0, 0, 1 + (numbers - 1) % (len(table) - 1))]

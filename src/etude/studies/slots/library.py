@@ -81,7 +81,9 @@ def build(model: SlotAutoencoder, slots_NS: Tensor, seed: int) -> Library:
     num_clusters = model.config.num_slots
     if len(slots_NS.unique(dim=0)) < num_clusters:
         raise UserError(f"{len(slots_NS)} slots, of which too few differ for {num_clusters} clusters: give more scenes")
-    found = KMeans(num_clusters, n_init=_RESTARTS, random_state=seed).fit_predict(slots_NS.double().numpy())
+    # Their annotations know n_init as text alone.
+    options: Any = {"n_init": _RESTARTS, "random_state": seed}
+    found = KMeans(num_clusters, **options).fit_predict(slots_NS.double().numpy())
     cluster_N = torch.from_numpy(found).long()
     return Library(slots_NS, cluster_N, card(model, slots_NS, cluster_N))
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
 from etude.nn.broadcast import BroadcastConv
-from etude.nn.slot_attention import SlotAttention
+from etude.nn.slot_attention import SlotAttention, glorot_
 from etude.nn.slot_encoder import PositionCode, SlotEncoder, make_encoder
 from etude.studies.slots.study import ModelConfig
 
@@ -63,6 +63,7 @@ class BroadcastDecoder(nn.Module):
         further = layers if doublings else layers - 1
         self.further = nn.ModuleList(nn.Conv2d(width, width, **options) for _ in range(further))
         self.last = nn.Conv2d(width, MAPS, 3, 1, 1)
+        glorot_(self)
         # With the weights, so that a checkpoint knows how it decodes.
         self.register_buffer("stage", torch.tensor(int(coarse)))
         self._coarse = coarse
@@ -84,18 +85,15 @@ class BroadcastDecoder(nn.Module):
 
     def forward(self, slots_MS: Tensor) -> Tensor:
         x = functional.relu(self.first(slots_MS, self.positions()))
-        *ups, finest = self.ups or [None]
-        for up in ups:
-            x = functional.relu(up(x))
-        if self._coarse:
-            x = functional.interpolate(self.last(x), scale_factor=2, mode="bilinear", align_corners=False)
-            # Several processes wait for a gradient of every parameter.
-            return x + 0 * sum(parameter.sum() for parameter in self.ups[-1].parameters())
-        if finest is not None:
-            x = functional.relu(finest(x))
-        for conv in self.further:
-            x = functional.relu(conv(x))
-        return self.last(x)
+        layers = [*self.ups, *self.further]
+        for layer in layers[:-1] if self._coarse else layers:
+            x = functional.relu(layer(x))
+        x = self.last(x)
+        if not self._coarse:
+            return x
+        x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        # Several processes wait for a gradient of every parameter.
+        return x + 0 * torch.stack([parameter.sum() for parameter in layers[-1].parameters()]).sum()
 
 
 def _note_stage(decoder: nn.Module, _: Any) -> None:

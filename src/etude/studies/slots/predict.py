@@ -241,45 +241,40 @@ def shares_of(segments_HW: Tensor, num_slots: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], options: Options) -> list[Prediction]:
-    endings = ("-edited.png",)
-    files = [row[0] for row in result_files(paths, options.output, endings, force=options.force)]
+    files = [row[0] for row in result_files(paths, options.output, ("-edited.png",), force=options.force)]
     page = options.output / "edit.png"
-    if page.exists() and not options.force:
-        raise UserError(f"{page} exists: choose another --output, or --force to write over it")
+    _refuse_existing(page, force=options.force)
     images = [_read(path, model.config.size, options.max_pixels) for path in paths]
     found = _found(model, images, options.seed)
     slots = [list(part) for part in found.named["slots"]]
-    areas = [
-        [shares_of(part, model.config.num_slots).get(str(slot), 0.0) for slot in range(model.config.num_slots)]
-        for part in segments(found.named["masks"]).cpu()
+    segments_BHW = segments(found.named["masks"]).cpu()
+    variants = (
+        {"edited": list(edits)} if edits else _suggested([shares_of(part, len(slots[0])) for part in segments_BHW])
+    )
+    # By picture, then by variant.
+    made = [
+        list(row)
+        for row in zip(*([_decoded(model, part) for part in edited(slots, v)] for v in variants.values()), strict=True)
     ]
-    rows = [
-        ("picture", images),
-        ("reconstruction", list(to_bytes(found.made_BCHW).cpu().numpy())),
-        ("slots", [figures.coloured(part + 1) for part in segments(found.named["masks"]).cpu()]),
-    ]
-    if not edits and len(paths) == 1:
-        # The largest slot is the ground.
-        things = sorted((slot for slot in range(len(areas[0])) if areas[0][slot] > 0), key=lambda slot: -areas[0][slot])
-        wanted = [Edit("delete", slot) for slot in things[1:]]
-        changed = [_decoded(model, edited([slots[0]], [edit])[0]) for edit in wanted]
-        titles = ["", *(f"without {edit.slot}" for edit in wanted)]
-        line = [rows[0][1][0], *changed]
-        made = [line]
-        _save_figure(page, lambda to: figures.grid(to, [*rows, ("edited", line)], titles))
-        _save(files[0], changed[0] if changed else rows[1][1][0])
-    else:
-        if not edits:
-            largest = [sorted(range(len(row)), key=lambda slot, row=row: -row[slot])[1] for row in areas]
-            edits = [Edit("swap", largest[0], largest[1])]
-        after = edited(slots, edits)
-        made = [_decoded(model, part) for part in after]
-        _save_figure(page, lambda to: figures.grid(to, [*rows, ("edited", made)]))
-        for file, image in zip(files, made, strict=True):
-            _save(file, image)
-    return [Prediction(str(path), str(file), 0, {}, None) for path, file in zip(paths, files, strict=True)] + [
-        Prediction(" + ".join(map(str, paths)), str(page), 0, {}, None)
-    ]
+    known = zip(
+        images, to_bytes(found.made_BCHW).cpu().numpy(), map(figures.coloured, segments_BHW + 1), made, strict=True
+    )
+    rows = [("", [image, again, mask, *changed]) for image, again, mask, changed in known]
+    _save_figure(page, lambda to: figures.grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
+    for file, changed in zip(files, made, strict=True):
+        _save(file, changed[0])
+    answers = [Prediction(str(path), str(file), 0, {}, None) for path, file in zip(paths, files, strict=True)]
+    return [*answers, Prediction(" + ".join(map(str, paths)), str(page), 0, {}, None)]
+
+
+def _suggested(shares: Sequence[Mapping[str, float]]) -> dict[str, list[Edit]]:
+    """Edits where none is named, by title: the largest slot of a picture is the ground, the others are objects."""
+    objects = [[int(slot) for slot in of_picture][1:] for of_picture in shares]
+    if not all(objects):
+        raise UserError("one slot has all of a picture, so there is no object to edit: name the edits, or train longer")
+    if len(objects) == 1:
+        return {f"without {slot}": [Edit("delete", slot)] for slot in objects[0]}
+    return {"swapped": [Edit("swap", objects[0][0], objects[1][0])]}
 
 
 def edited(slots: Sequence[Sequence[Tensor]], edits: Sequence[Edit]) -> list[list[Tensor]]:
@@ -329,12 +324,10 @@ def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Pr
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")
     library = slot_library.load(path, model)
-    figures_width = len(str(options.compose - 1))
-    names = [Path(f"{number:0{max(3, figures_width)}d}") for number in range(options.compose)]
+    names = [Path(f"{number:03d}") for number in range(options.compose)]
     files = [row[0] for row in result_files(names, options.output, (".png",), force=options.force)]
     page = options.output / "compositions.png"
-    if page.exists() and not options.force:
-        raise UserError(f"{page} exists: choose another --output, or --force to write over it")
+    _refuse_existing(page, force=options.force)
     slots_BKS = library.draw(options.compose, randomness.generator(options.seed, "predict/compose", 0))
     images_NHWC = torch.cat(list(_composed(model, slots_BKS)))
     for file, image in zip(files, images_NHWC.numpy(), strict=True):
@@ -352,6 +345,12 @@ def _composed(model: SlotAutoencoder, slots_BKS: Tensor) -> Iterator[Tensor]:
 
 
 # --- files ---
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    # Unlike Path.exists, it takes a name too long for the system.
+    if os.path.exists(path) and not force:  # noqa: PTH110
+        raise UserError(f"{path} exists: choose another --output, or --force to write over it")
 
 
 def _save(target: Path, image: np.ndarray) -> None:

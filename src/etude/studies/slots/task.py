@@ -83,7 +83,7 @@ class SlotsTask(Task):
         if self._scenes is None:
             config, device = self.config, self.runtime.device
             read = load_scenes(config.data, config.model.size)
-            splits = {
+            splits: dict[Split, Scenes] = {
                 split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
                 for split, part in read.splits.items()
             }
@@ -288,7 +288,7 @@ class SlotsTask(Task):
             "init": model.init,
             "encoder": model.encoder,
             "slots": f"k{model.num_slots}",
-        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}")
+        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}-{model.init}")
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, model, scenes = self.config, self.config.model, self.scenes
@@ -313,7 +313,8 @@ class SlotsTask(Task):
             "background_share": "of the slot that has most",
         }
         rows: list[Result] = []
-        for split in ("val", "test"):
+        measured: tuple[Split, ...] = ("val", "test")
+        for split in measured:
             found, _ = self.score(scenes.splits[split], f"{split}/slots")
             for name, value in found.means().items():
                 if value == value:
@@ -375,6 +376,3 @@ def objects(masks_NHW: Tensor) -> int:
         )
         most = max(most, int(found[:, 1:].sum(1).max())) if len(part) else most
     return most
-
-
-_SPLITS: tuple[Split, ...] = clevrtex.SPLITS
