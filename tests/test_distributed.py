@@ -166,3 +166,31 @@ def test_two_processes_train_the_residual_network_as_one(tmp_path: Path):
             if name in theirs:
                 assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
     assert sum("train/loss" in row for row in one) == 6
+
+
+def test_two_processes_find_slots_as_one(tmp_path: Path):
+    """A decoder with a layer that waits, a penalty, and five validation scenes, more than two share evenly."""
+    counts = {
+        "loop.max-steps": 6, "loop.log-every": 1, "loop.eval-every": 3, "model.size": 16, "model.broadcast": 4,
+        "model.num-slots": 3, "model.slot-size": 8, "model.features": 8, "model.hidden": 8, "model.decoder-width": 4,
+        "data.most": 50, "batch.size": 8, "batch.parts": 2, "optim.coarse-steps": 2, "optim.sparsity": 0.1,
+    }  # fmt: skip
+    flags = ["--data.flip", *(word for name, value in counts.items() for word in (f"--{name}", str(value)))]
+    for processes, name in ((1, "one"), (2, "two")):
+        end(begin(processes, "run", "slots", "smoke", "--name", name, "--runs", str(tmp_path), *flags))
+    one, two = (toy.metrics(tmp_path / "slots" / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("train/loss", "train/reconstruction", "train/gradient", "val/mse", "val/sameness", "val/spread"):
+            if name in theirs:
+                assert mine[name] == pytest.approx(theirs[name], rel=1e-3)
+    scored = [
+        {(row["split"], row["metric"]): row["value"] for row in summary(tmp_path / "slots" / name)["results"]}
+        for name in ("one", "two")
+    ]
+    assert scored[0].keys() == scored[1].keys()
+    assert scored[1]["test", "mse"] == pytest.approx(scored[0]["test", "mse"], rel=1e-3)
+    names = [sorted(path.name for path in (tmp_path / "slots" / name / "figures").iterdir()) for name in ("one", "two")]
+    assert names[0] == names[1]
+    assert "library.safetensors" in names[0]

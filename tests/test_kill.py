@@ -112,17 +112,29 @@ def test_ten_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest
     assert files(path) == files(whole), "nothing is missing, and no kill left anything behind"
 
 
-def test_a_kill_changes_no_program(tmp_path: Path, request: pytest.FixtureRequest):
-    """The same of words, coins and a beam: killed while it trains, and again right after it went on."""
+_TINY = {
+    "model.size": 16, "model.broadcast": 4, "model.num-slots": 3, "model.slot-size": 8, "model.features": 8,
+    "model.hidden": 8, "model.decoder-width": 4, "data.most": 20, "batch.size": 4, "optim.coarse-steps": 18,
+}  # fmt: skip
+SLOTS = ["--data.flip", *(word for name, value in _TINY.items() for word in (f"--{name}", str(value)))]
+"""A decoder that grows between the two kills."""
+
+
+@pytest.mark.parametrize(("study", "more"), [("text2math", []), ("slots", SLOTS)])
+def test_a_kill_changes_nothing_elsewhere(
+    tmp_path: Path, request: pytest.FixtureRequest, study: str, more: list[str]
+) -> None:
+    """The same of words, coins and a beam, and of slots: killed while it trains, and again right after it went on."""
     flags = ["--loop.max-steps", "60", "--loop.save-every", "5", "--loop.log-every", "2", "--loop.eval-every", "20"]
-    path, whole = tmp_path / "text2math" / "killed", tmp_path / "text2math" / "whole"
+    flags += more
+    path, whole = tmp_path / study / "killed", tmp_path / study / "whole"
     for wanted in (10, 25):
-        child = start(tmp_path, "killed", "text2math", flags)
+        child = start(tmp_path, "killed", study, flags)
         request.addfinalizer(child.kill)
         assert kill(child, lambda wanted=wanted: max(steps(path), default=0) >= wanted, 0.0)
     assert not (path / "summary.json").exists()
     for name in ("killed", "whole"):
-        child = start(tmp_path, name, "text2math", flags)
+        child = start(tmp_path, name, study, flags)
         request.addfinalizer(child.kill)
         _, said = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, said

@@ -119,7 +119,8 @@ def test_resnet18_starts_as_he_says() -> None:
     """A deviation of the root of two over the results that an input takes part in."""
     torch.manual_seed(0)
     net = ResNet18Encoder(8, 16)
-    weight = net.blocks[2].conv2.weight
+    block: Any = net.blocks[2]
+    weight = block.conv2.weight
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 32)), rel=0.03)
 
 

@@ -22,7 +22,8 @@ B, K, S = 2, 3, 8
 
 def decoder(size: int = 16, **options: Any) -> BroadcastDecoder:
     torch.manual_seed(0)
-    return BroadcastDecoder(S, size, **{"width": 4, "layers": 0} | options).double()
+    given_options: dict[str, Any] = {"width": 4, "layers": 0} | options
+    return BroadcastDecoder(S, size, **given_options).double()
 
 
 # --- the plain form ---
@@ -119,7 +120,8 @@ def test_what_waits_has_a_gradient_of_zero() -> None:
 
 def test_the_layer_that_waits_begins_as_an_interpolation() -> None:
     net, x = decoder(32, side=4, coarse=True), draw(2, 4, 8, 8)
-    found = net.ups[-1](x)
+    ups: Any = list(net.ups)
+    found = ups[-1](x)
     torch.testing.assert_close(found[:, :, ::2, ::2], x)
     torch.testing.assert_close(found[:, :, 1:-1:2, ::2], (x[:, :, :-1] + x[:, :, 1:]) / 2)
     torch.testing.assert_close(found[:, :, ::2, 1:-1:2], (x[..., :-1] + x[..., 1:]) / 2)
@@ -127,7 +129,7 @@ def test_the_layer_that_waits_begins_as_an_interpolation() -> None:
         found[:, :, 1:-1:2, 1:-1:2], (x[:, :, :-1, :-1] + x[:, :, 1:, :-1] + x[:, :, :-1, 1:] + x[:, :, 1:, 1:]) / 4
     )
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(net.ups[0](x)[:, :, ::2, ::2], x)
+        torch.testing.assert_close(ups[0](x)[:, :, ::2, ::2], x)
 
 
 class Flat(nn.Module):
@@ -139,7 +141,8 @@ class Flat(nn.Module):
 
 def test_what_is_flat_does_not_change_when_it_takes_over() -> None:
     net, other, slots = decoder(side=4, coarse=True), decoder(side=4), draw(3, S)
-    net.first = other.first = Flat()
+    for each in (net, other):
+        each.first = Flat()  # pyright: ignore[reportAttributeAccessIssue]
     before = net(slots)
     net.coarse = False
     inner = (..., slice(3, -3), slice(3, -3))
