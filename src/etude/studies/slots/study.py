@@ -151,7 +151,7 @@ class SlotsConfig(StudyConfig):
     """The optimiser and its schedule."""
     metric: MetricConfig = field(default_factory=MetricConfig)
     """What is measured."""
-    table: Literal["run", "clevrtex", "init", "encoder", "slots"] = "run"
+    table: Literal["run", "clevrtex"] = "run"
     """The table that the run's numbers belong to; run: none."""
 
     def __post_init__(self) -> None:
@@ -267,21 +267,18 @@ INITS: dict[str, dict[str, Any]] = {
 
 def _init(preset: str) -> tuple[Job, ...]:
     """How slots begin."""
-    return tuple(Job(name, settings | {"table": "init"}) for name, settings in INITS.items())
+    return tuple(Job(name, settings) for name, settings in INITS.items())
 
 
 def _encoder(preset: str) -> tuple[Job, ...]:
     """What the slots see; at laptop scale a ResNet-18 of a quarter of the width."""
     narrow = {"model.encoder_width": 16} if preset in ("laptop", "mini", "smoke") else {}
-    return (
-        Job("conv", {"model.encoder": "conv", "table": "encoder"}),
-        Job("resnet18", {"model.encoder": "resnet18", "table": "encoder"} | narrow),
-    )
+    return (Job("conv", {"model.encoder": "conv"}), Job("resnet18", {"model.encoder": "resnet18"} | narrow))
 
 
 def _slots(preset: str) -> tuple[Job, ...]:
     """How many slots there are."""
-    return tuple(Job(f"k{count}", {"model.num_slots": count, "table": "slots"}) for count in (7, 11, 15))
+    return tuple(Job(f"k{count}", {"model.num_slots": count}) for count in (7, 11, 15))
 
 
 STUDY = Study(

@@ -282,13 +282,9 @@ class SlotsTask(Task):
         return {"scenes": self.scenes.about}
 
     def cell(self) -> str:
-        """The place in a table that the run belongs to."""
+        """The place in the table that the run belongs to."""
         model = self.config.model
-        return {
-            "init": model.init,
-            "encoder": model.encoder,
-            "slots": f"k{model.num_slots}",
-        }.get(self.config.table, f"{model.encoder}-k{model.num_slots}-{model.init}")
+        return f"{model.encoder}-k{model.num_slots}-{model.init}"
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, model, scenes = self.config, self.config.model, self.scenes
@@ -296,8 +292,9 @@ class SlotsTask(Task):
         self._library = None
         num_train = len(scenes.splits["train"])
         epochs = config.loop.max_steps * config.batch.size / num_train
+        encoder = f"resnet18 of width {model.encoder_width}" if model.encoder == "resnet18" else model.encoder
         protocol = (
-            f"{scenes.about}, {model.size} px; {model.encoder}, K = {model.num_slots}, {model.init} slots, "
+            f"{scenes.about}, {model.size} px; {encoder}, K = {model.num_slots}, {model.init} slots, "
             f"{model.eval_iterations} iterations in use; up to {epochs:.3g} epochs of {num_train:,}, batch "
             f"{config.batch.size}, chosen by validation MSE"
         )
