@@ -1,5 +1,6 @@
-"""Convolution blocks that two studies share."""
+"""Convolution blocks that two studies share, and how they start."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,3 +21,19 @@ class ConvBlock(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         # The maximum commutes with the monotone ReLU, and a quarter of the pixels are left to rectify.
         return functional.relu(functional.max_pool2d(self.norm(self.conv(x)), 2))
+
+
+@torch.no_grad()
+def he_(module: nn.Module) -> None:
+    """Start every convolution below so that a ReLU after it keeps the values' mean square (He et al. 2015); no bias.
+
+    A transposed convolution sums only every ``stride``-th value of its kernel along each axis.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            summed = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+            if isinstance(layer, nn.ConvTranspose2d):
+                summed /= layer.stride[0] * layer.stride[1]
+            nn.init.normal_(layer.weight, std=(2 / summed) ** 0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

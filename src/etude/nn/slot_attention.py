@@ -68,13 +68,13 @@ class GRUCell(nn.Module):
 
 @torch.no_grad()
 def glorot_(module: nn.Module) -> None:
-    """Start every linear layer and convolution below as the authors' code does: Glorot's uniform weights, no bias.
+    """Start every linear layer below as the authors' code does: Glorot's uniform weights, no bias.
 
-    PyTorch's own start is smaller by the root of three a layer. The logits of the attention are then a third as large,
-    slots share the picture evenly for longer, and it takes them longer to part.
+    PyTorch's own start is smaller by the root of three. The logits of the attention are then a third as large, slots
+    share the picture evenly for longer, and it takes them longer to part.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

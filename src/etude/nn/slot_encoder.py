@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
+from etude.nn.conv import he_
 from etude.nn.norms import GroupNorm, choose_groups
 from etude.nn.slot_attention import SlotAttention, Slots, glorot_
 
@@ -60,7 +61,8 @@ class ConvEncoder(nn.Sequential):
         for place, stride in enumerate(strides):
             layers += [nn.Conv2d(channels if place else 3, channels, 5, stride, padding=2), nn.ReLU()]
         super().__init__(*layers)
-        glorot_(self)
+        # With less, the features are so small beside the positions that slots see where things are, not what.
+        he_(self)
 
 
 class ResidualBlock(nn.Module):

@@ -17,7 +17,8 @@ from torch.nn import functional
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
 from etude.nn.broadcast import BroadcastConv
-from etude.nn.slot_attention import SlotAttention, glorot_
+from etude.nn.conv import he_
+from etude.nn.slot_attention import SlotAttention
 from etude.nn.slot_encoder import PositionCode, SlotEncoder, make_encoder
 from etude.studies.slots.study import ModelConfig
 
@@ -63,7 +64,8 @@ class BroadcastDecoder(nn.Module):
         further = layers if doublings else layers - 1
         self.further = nn.ModuleList(nn.Conv2d(width, width, **options) for _ in range(further))
         self.last = nn.Conv2d(width, MAPS, 3, 1, 1)
-        glorot_(self)
+        he_(self)
+        nn.init.xavier_uniform_(self.last.weight)
         # With the weights, so that a checkpoint knows how it decodes.
         self.register_buffer("stage", torch.tensor(int(coarse)))
         self._coarse = coarse
