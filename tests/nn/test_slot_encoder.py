@@ -124,6 +124,20 @@ def test_resnet18_starts_as_he_says() -> None:
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 32)), rel=0.03)
 
 
+def test_the_other_layers_start_as_glorot_says() -> None:
+    """As in the authors' code: uniform weights of the variance two over what comes in and goes out, and no bias."""
+    torch.manual_seed(0)
+    encoder = ConvEncoder(16)
+    net = SlotEncoder(encoder, (4, 4), 16, SlotAttention(3, 16, 8))
+    for layer in (encoder[2], net.mlp[0], net.mlp[2], net.positions.linear):
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        spread = layer.weight[0, 0].numel() * (layer.weight.shape[0] + layer.weight.shape[1])
+        bound = math.sqrt(6 / spread)
+        assert 0.9 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias is not None
+        assert (layer.bias == 0).all()
+
+
 # --- a user's own ---
 
 MINE = """

@@ -113,14 +113,15 @@ def test_what_waits_has_a_gradient_of_zero() -> None:
     net.coarse = False
     net.zero_grad()
     net(draw(3, S)).square().sum().backward()
-    waited = net.ups[0].weight
+    layer: Any = net.ups[0]
+    waited = layer.weight
     assert waited.grad is not None
     assert waited.grad.abs().max() > 0
 
 
 def test_the_layer_that_waits_begins_as_an_interpolation() -> None:
     net, x = decoder(32, side=4, coarse=True), draw(2, 4, 8, 8)
-    ups: Any = list(net.ups)
+    ups: list[Any] = list(net.ups)
     found = ups[-1](x)
     torch.testing.assert_close(found[:, :, ::2, ::2], x)
     torch.testing.assert_close(found[:, :, 1:-1:2, ::2], (x[:, :, :-1] + x[:, :, 1:]) / 2)

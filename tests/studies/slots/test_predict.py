@@ -416,19 +416,27 @@ def test_edits_that_nobody_named(weights: Path, capsys: pytest.CaptureFixture[st
     """Of one picture each object is taken out in turn, and of two the largest objects are swapped."""
     paths = [photo("a.png"), photo("b.png", 1)]
     found = answers(capsys, weights, *paths, "--output", "found")
-    order = [[int(slot) for slot in row["shares"]] for row in found]
+    object_a, object_b = (int(list(row["shares"])[1]) for row in found)
     answers(capsys, weights, paths[0], "--output", "one", "--edit")
-    ((largest, *others), *_) = order
-    if others:
-        kept = [(0, slot) for slot in range(K) if slot != others[0]]
-        assert_close("one/a-edited.png", decoded(paths, [kept])[0])
-    assert largest in range(K)
     assert set(files("one")) == {"a-edited.png", "edit.png"}
+    left = [(0, slot) for slot in range(K) if slot != object_a]
+    right = [(1, slot) for slot in range(K) if slot != object_b]
+    assert_close("one/a-edited.png", decoded(paths, [left])[0])
     answers(capsys, weights, *paths, "--output", "two", "--edit")
     assert set(files("two")) == {"a-edited.png", "b-edited.png", "edit.png"}
-    swapped = [[*row, *(slot for slot in range(K) if slot not in row)][1] for row in order]
-    left = [*((0, slot) for slot in range(K) if slot != swapped[0]), (1, swapped[1])]
-    assert_close("two/a-edited.png", decoded(paths, [left])[0])
+    swapped = decoded(paths, [[*left, (1, object_b)], [*right, (0, object_a)]])
+    assert_close("two/a-edited.png", swapped[0])
+    assert_close("two/b-edited.png", swapped[1])
+
+
+def test_nothing_to_edit_where_one_slot_has_all(capsys: pytest.CaptureFixture[str]) -> None:
+    net: Any = network()
+    torch.nn.init.zeros_(net.decoder.last.weight)
+    save_weights(Path("one.safetensors"), {"model": net}, WeightsHeader("slots", to_dict(settings()), {}))
+    a, b = photo("a.png"), photo("b.png", 1)
+    for paths in ((a,), (a, b)):
+        refused(capsys, Path("one.safetensors"), *paths, "--output", "out", "--edit", says=("one slot has all",))
+    assert call(Path("one.safetensors"), a, "--output", "out", "--edit", "delete:2") == 0
 
 
 def test_edits_that_cannot_be(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

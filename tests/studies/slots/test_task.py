@@ -515,7 +515,7 @@ def test_more_objects_than_slots_are_told(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING):
         assert task.scenes is task.scenes
         (record,) = caplog.records
-        assert f"up to {most} objects in a scene, and 3 slots" in record.getMessage()
+        assert f"up to {most} objects and the ground in a scene, and 3 slots" in record.getMessage()
         assert f"--model.num-slots {most + 1} has room" in record.getMessage()
         assert "\n" not in record.getMessage()
         caplog.clear()

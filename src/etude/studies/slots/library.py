@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.errors import UserError
 from etude.studies.slots.model import SlotAutoencoder
-from etude.studies.slots.study import ModelConfig
 
 _CARD = 8
 """Side of the small picture by which a library knows its model."""
@@ -130,8 +129,3 @@ def load(path: Path, model: SlotAutoencoder) -> Library:
     if not (card(model, library.slots_NS, library.cluster_N) - library.card).abs().mean() <= 0.02:
         raise UserError(f"{path} is the slot library of another model (its slots decode otherwise): {fix}")
     return library
-
-
-def study_config(model: ModelConfig) -> dict[str, Any]:
-    """What a library's file says of its model."""
-    return {"model": asdict(model)}

@@ -7,7 +7,6 @@ $$m = \\operatorname{softmax}_{slots}(\\hat m), \\qquad \\hat x = \\sum_k m_k \\
 Shape suffixes: B images, K slots, M = B K slots of all images, S a slot's size, C channels (3 colours), H W pixels.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -214,8 +213,3 @@ def to_bytes(images_NCHW: Tensor) -> Tensor:
 def segments(masks_BKHW: Tensor) -> Tensor:
     """Which slot has most of each pixel: int64 ``[B, H, W]``."""
     return masks_BKHW.argmax(1)
-
-
-def sides(size: int) -> Sequence[int]:
-    """Maps that a broadcast decoder of a picture's size can begin with."""
-    return [size >> halvings for halvings in range(size.bit_length()) if size % (1 << halvings) == 0]

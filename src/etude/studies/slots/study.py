@@ -220,7 +220,7 @@ def laptop() -> SlotsConfig:
         ),
         data=DataConfig(source="folder", folder="scenes", flip=True),
         batch=Batch(size=16),
-        optim=OptimConfig(lr=5e-4, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=16_000),
+        optim=OptimConfig(lr=1e-3, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=16_000),
         loop=LoopConfig(max_steps=20_000, log_every=100, eval_every=1000, save_every=500),
         table="clevrtex",
     )

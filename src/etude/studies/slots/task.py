@@ -96,9 +96,10 @@ class SlotsTask(Task):
                 # Before the training, not after it.
                 fid.weights_of(config.metric.inception)
             most = max(objects(part.masks_NHW) for part in splits.values())
-            if most > config.model.num_slots and self.runtime.is_main:
+            if most + 1 > config.model.num_slots and self.runtime.is_main:
                 _log.warning(
-                    "up to %d objects in a scene, and %d slots: some will share one; --model.num-slots %d has room",
+                    "up to %d objects and the ground in a scene, and %d slots: some will share one; "
+                    "--model.num-slots %d has room",
                     most, config.model.num_slots, most + 1,
                 )  # fmt: skip
             self._scenes = SceneSet(splits, read.about, read.checksums)
