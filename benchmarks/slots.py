@@ -165,7 +165,7 @@ class PlainTraining:
     def __init__(self, config: SlotsConfig) -> None:
         self.task = SlotsTask(config, Runtime(config.loop, config.seed))
         self.network = Plain(self.task.model.to(memory_format=torch.contiguous_format))
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr)
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
         self.images_NCHW = prepare(self.task.scenes.splits["train"].images_NHWC).contiguous()
 
     def step(self, number: int) -> float:

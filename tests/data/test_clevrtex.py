@@ -195,8 +195,22 @@ def test_of_the_first_scenes_the_first_archive_is_enough(two_archives: Path) -> 
     archives(two_archives, pieces=False, side=96)
     (two_archives / clevrtex.ARCHIVES[1].name).unlink()
     read = clevrtex.released(16, most=3)
-    assert read.about == "first scenes of CLEVRTex, 1 / 1 / 1"
+    assert read.about == "a part of CLEVRTex, 1 / 1 / 1"
+    # Of twelve scenes the first is the test split's and the second validation's.
+    assert [read.splits[split].names[0][-2:] for split in ("test", "val", "train")] == ["00", "01", "02"]
     assert list(read.checksums) == [clevrtex.ARCHIVES[0].name]
+
+
+def test_a_part_of_the_released_set_keeps_its_splits(two_archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests in the whole set trains in no part of it."""
+    monkeypatch.setattr(clevrtex, "NUM_SCENES", 30)
+    archives(two_archives, pieces=False, scenes=range(30))
+    whole, part = clevrtex.released(16), clevrtex.released(16, most=10)
+    for split in SPLITS:
+        names = part.splits[split].names
+        assert names == whole.splits[split].names[: len(names)]
+        torch.testing.assert_close(part.splits[split].images_NHWC, whole.splits[split].images_NHWC[: len(names)])
+    assert {split: len(part.splits[split]) for split in SPLITS} == {"train": 8, "val": 1, "test": 1}
 
 
 def test_archives_that_are_damaged_or_lack_a_scene(two_archives: Path) -> None:
@@ -212,11 +226,20 @@ def test_archives_that_are_damaged_or_lack_a_scene(two_archives: Path) -> None:
 
 def test_a_half_rendered_folder_says_how_to_go_on() -> None:
     released(12)
+    for number in range(12):
+        # What the renderer writes last of a scene.
+        (Path("clevrtex_full") / str(number // 10) / f"CLEVRTEX_full_{number:06d}.json").write_text("{}")
     Path("clevrtex_full/meta.json").write_text(json.dumps({"count": 30}))
     refused("is half rendered (12 of 30 scenes)", "`etude data render clevrtex --count 30 --out clevrtex_full` goes on")
     assert len(clevrtex.scenes("clevrtex_full", 32, most=12).splits["train"]) == 10
-    Path("clevrtex_full/meta.json").write_text(json.dumps({"count": 12}))
-    assert len(clevrtex.scenes("clevrtex_full", 32).splits["train"]) == 10
+    # Stopped between a picture and its mask, it is half rendered all the same.
+    (Path("clevrtex_full/1/CLEVRTEX_full_000011_flat.png")).unlink()
+    refused("is half rendered")
+    (Path("clevrtex_full/1/CLEVRTEX_full_000011.png")).unlink()
+    (Path("clevrtex_full/1/CLEVRTEX_full_000011.json")).unlink()
+    for body in (json.dumps({"count": 11}), "[]", '{"count": "many"}'):
+        Path("clevrtex_full/meta.json").write_text(body)
+        assert len(clevrtex.scenes("clevrtex_full", 32).splits["train"]) == 9
 
 
 def test_a_scene_of_one_colour_is_named() -> None:

@@ -285,6 +285,13 @@ def test_a_file_without_a_published_digest_is_held_to_what_it_was(
     assert status(source, recheck=True) == "altered"
     assert fetch(source).read_bytes() == CONTENT
     assert "altered" in caplog.text
+    # Another file at its home is not taken for it, unless one forgets the first.
+    server.files = dict.fromkeys(server.files, CONTENT[::-1])
+    path.unlink()
+    with pytest.raises(UserError, match="does not send the published file"):
+        fetch(source)
+    fetching.forget(source)
+    assert fetch(source).read_bytes() == CONTENT[::-1]
     assert fetching.noted_digest(replace(source, filename="other")) == ""
 
 

@@ -10,7 +10,7 @@ from etude.cli import data_render
 from etude.cli.flags import parse
 from etude.cli.table import show
 from etude.core.errors import UserError
-from etude.data.fetch import cache_folder, fetch, status
+from etude.data.fetch import fetch, forget, status
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main(args: list[str]) -> int:
         for source in dataset.sources:
             if options.verb == "get":
                 if options.force:
-                    (cache_folder() / source.dataset / source.filename).unlink(missing_ok=True)
+                    forget(source)
                 where = str(fetch(source))
             else:
                 where = source.url

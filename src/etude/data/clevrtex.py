@@ -32,7 +32,7 @@ from etude.core.errors import UserError
 from etude.core.files import read_json, write_json
 from etude.data import Dataset, folders
 from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, cache_place, fetch, noted_digest
+from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import ImageError, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.render.driver import Split
@@ -107,11 +107,12 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
         UserError: in one line, what is wrong with the folder or with a picture or mask in it.
     """
     path = folders.find(name)
+    if not most:
+        _refuse_half_rendered(path)
     with folders.opened(path) as place:
         pairs = _listed(place, path)[: most or None]
         if len(pairs) < 10:
             raise ImageError(path, f"holds {len(pairs)} scenes, too few for three splits", "give 10 at least")
-        _refuse_half_rendered(path, len(pairs), most)
         stamps = [f"{image} {place.stamp(image)} {place.stamp(mask)}" for _, image, mask in pairs]
         key = digest(place.mark, str(size), *stamps)
         first = read_image(place.image(pairs[0][1]), "RGB").shape[:2]
@@ -136,16 +137,23 @@ def released(size: int, most: int = 0) -> SceneSet:
 
     Args:
         size: height and width of the result.
-        most: take the first scenes only, and fetch no more archives than hold them; 0: all of them.
+        most: take the first scenes of each of the set's own splits only, so many in all; 0: all of them.
 
     Raises:
         UserError: the archives are neither cached nor within reach, or are damaged.
     """
     count = min(most or NUM_SCENES, NUM_SCENES)
+    whole, part = cut_splits(NUM_SCENES), cut_splits(count)
+    # In the order of the splits; a scene stays in the split that it has in the whole set.
+    numbers = [whole[split][0] + place for split in part for place in range(part[split][1] - part[split][0])]
     key = digest("released", str(size), str(count))
-    both = mapped(decoded("clevrtex", key, _VERSION, (count, size, size, 4), lambda to: _unpack(to, key, size)))
-    splits = _cut(both, [f"CLEVRTEX_full_{number:06d}" for number in range(count)])
-    about = "CLEVRTex" if count == NUM_SCENES else _about("first scenes of CLEVRTex", splits)
+
+    def build(to: np.ndarray) -> None:
+        _unpack(to, numbers, key, size)
+
+    both = mapped(decoded("clevrtex", key, _VERSION, (count, size, size, 4), build))
+    splits = _cut(both, [f"CLEVRTEX_full_{number:06d}" for number in numbers])
+    about = "CLEVRTex" if count == NUM_SCENES else _about("a part of CLEVRTex", splits)
     return SceneSet(splits, about, read_json(_digests(key)))
 
 
@@ -198,13 +206,18 @@ def _listed(place: Any, path: Path) -> list[tuple[str, str, str]]:
     return [(name, images[name], masks[name]) for name in order]
 
 
-def _refuse_half_rendered(path: Path, found: int, most: int) -> None:
+def _refuse_half_rendered(path: Path) -> None:
     """A folder that `etude data render` has not finished: its splits would be others when it has."""
     meta = path / "meta.json"
-    if most or not meta.is_file():
+    if not meta.is_file():
         return
-    count = read_json(meta).get("count") if path.is_dir() else None
-    if isinstance(count, int) and found < count:
+    about = read_json(meta)
+    count = about.get("count") if isinstance(about, dict) else None
+    if not isinstance(count, int):
+        return
+    # The mask is written before this, and the picture before the mask.
+    found = sum(1 for file in path.rglob("*_??????.json") if not file.name.startswith("."))
+    if found < count:
         fix = f"`etude data render clevrtex --count {count} --out {printable(path)}` goes on, or --data.most {found}"
         raise ImageError(path, f"is half rendered ({found:,} of {count:,} scenes)", fix)
 
@@ -217,10 +230,10 @@ def _digests(key: str) -> Path:
     return cache_place() / "clevrtex" / "decoded" / f"clevrtex-v{_VERSION}-{key[:16]}.json"
 
 
-def _unpack(to: np.ndarray, key: str, size: int) -> None:
-    """Decode the archives' scenes into ``[N, size, size, 4]``."""
-    count = len(to)
-    missing = {(number, flat) for number in range(count) for flat in (False, True)}
+def _unpack(to: np.ndarray, numbers: Sequence[int], key: str, size: int) -> None:
+    """Decode the archives' scenes of some numbers into ``[N, size, size, 4]``."""
+    rows = {number: row for row, number in enumerate(numbers)}
+    missing = {(number, flat) for number in numbers for flat in (False, True)}
     used: list[Source] = []
     waiting: list[tuple[int, bool, str, bytes]] = []
 
@@ -228,9 +241,9 @@ def _unpack(to: np.ndarray, key: str, size: int) -> None:
         def one(row: int) -> None:
             number, flat, name, body = waiting[row]
             if flat:
-                to[number, ..., 3] = _mask((name, body), Path(name), None, size)
+                to[rows[number], ..., 3] = _mask((name, body), Path(name), None, size)
             else:
-                to[number, ..., :3] = _image((name, body), Path(name), None, size)
+                to[rows[number], ..., :3] = _image((name, body), Path(name), None, size)
 
         in_threads(one, len(waiting), f"decoding scenes, {len(missing) // 2:,} left")
         waiting.clear()
@@ -248,10 +261,11 @@ def _unpack(to: np.ndarray, key: str, size: int) -> None:
             break
     decode()
     if missing:
-        numbers = sorted({f"{number:06d}" for number, _ in missing})
+        lost = sorted({f"{number:06d}" for number, _ in missing})
         fix = "`etude data get clevrtex --force` fetches them again"
-        raise UserError(f"the archives of CLEVRTex lack {len(numbers):,} scenes ({shortened(numbers)}): {fix}")
-    write_json(_digests(key), {source.name: noted_digest(source) for source in used})
+        raise UserError(f"the archives of CLEVRTex lack {len(lost):,} scenes ({shortened(lost)}): {fix}")
+    with cache_faults(_digests(key)):
+        write_json(_digests(key), {source.name: noted_digest(source) for source in used})
 
 
 def _members(used: list[Source]) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -312,7 +326,8 @@ def _image(source: Path | tuple[str, bytes], path: Path, wanted: tuple[int, ...]
     image = read_image(source, "RGB")
     if wanted is not None and image.shape[:2] != wanted:
         raise ImageError(path, _unlike(image.shape, wanted), "give scenes of one size")
-    if (image == image[0, 0]).all():
+    # One of the released set would be no fault of the reader's.
+    if wanted is not None and (image == image[0, 0]).all():
         raise ImageError(path, "is of one colour", "render it again, or take it and its mask out")
     return np.array(cropped(Image.fromarray(image), size))
 
@@ -326,7 +341,7 @@ def cropped(image: Image.Image, size: int, how: Image.Resampling = Image.Resampl
     """A square of ``size`` pixels: of a picture that is not square the middle, see above."""
     width, height = image.size
     if width != height:
-        side = int(CROP * min(width, height))
+        side = max(1, int(CROP * min(width, height)))
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     return image if image.size == (size, size) else image.resize((size, size), how)

@@ -152,7 +152,9 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
             _log.warning("%s is not the published file: trying %s", copy, source.url)
 
     target = cache_folder() / source.dataset / source.filename
-    routes: list[tuple[str, tuple[str, ...]]] = [(source.url, (source.sha256,))]
+    # Where nobody published a digest, what was had before is the published file.
+    known = source.sha256 or (_noted(target) or {}).get("sha256", "")
+    routes: list[tuple[str, tuple[str, ...]]] = [(source.url, (known,))]
     if isinstance(mirror, str):
         routes.insert(0, (f"{mirror}/{source.dataset}/{quote(source.filename)}", source.accepted))
     with cache_faults(target), locked(target):
@@ -174,6 +176,14 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
         f"{' (' + ' '.join(_kind(source.sha256)) + ')' if source.sha256 else ''} at {target}, "
         f"or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
     )
+
+
+def forget(source: Source) -> None:
+    """Remove a file from the cache, with what was noted of it."""
+    path = cache_place() / source.dataset / source.filename
+    with cache_faults(path):
+        path.unlink(missing_ok=True)
+        _note_place(path).unlink(missing_ok=True)
 
 
 def noted_digest(source: Source) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from etude.core.errors import UserError
+from etude.core.files import write_atomic
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm")
 # Pillow knows more; some of those start other programs. JPEG opens MPO too, which is no name to open by.
@@ -163,16 +164,35 @@ def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *,
             clash = f"{path.stem}{endings[0]}"
             raise UserError(f"{other} and {path} would both write {clash}: give other names, or one at a time")
     files = [[folder / f"{path.stem}{ending}" for ending in endings] for path in paths]
-    for path, targets in zip(paths, files, strict=True):
-        for target in targets:
-            # Unlike Path.exists, it takes a name too long for the system.
-            if not os.path.exists(target):  # noqa: PTH110
-                continue
-            if os.path.exists(path) and target.samefile(path):  # noqa: PTH110
-                raise UserError(f"{target} would be written over the picture itself: choose another --output")
-            if not force:
-                raise UserError(f"{target} exists: choose another --output, or --force to write over it")
+    refuse_existing([target for targets in files for target in targets], paths, force=force)
     return files
+
+
+def refuse_existing(targets: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse results that lie where an input does, or, unforced, where any file does; a `UserError`."""
+    taken = {(found.st_dev, found.st_ino): path for path in inputs if (found := _stat(path)) is not None}
+    for target in targets:
+        found = _stat(target)
+        if found is None:
+            continue
+        if (found.st_dev, found.st_ino) in taken:
+            raise UserError(f"{target} would be written over the picture itself: choose another --output")
+        if not force:
+            raise UserError(f"{target} exists: choose another --output, or --force to write over it")
+
+
+def save_png(target: Path, image: np.ndarray) -> None:
+    """Write a picture, uint8 ``[H, W]`` or ``[H, W, 3]``, whole or not at all."""
+    picture = Image.fromarray(image)
+    write_atomic(target, lambda to: picture.save(to, "PNG"))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    # A name may be too long for the system.
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
 
 
 def in_threads(work: Callable[[int], None], count: int, title: str) -> None:

@@ -111,13 +111,15 @@ def mbo(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
 
 
 def squared_error(made_BCHW: Tensor, true_BCHW: Tensor) -> Tensor:
-    """Squared error of each image, summed over pixels and channels, float64 ``[B]``.
+    """Squared error of each image, summed over pixels and channels, float64 ``[B]``, on the CPU.
 
     Args:
         made_BCHW: in [0, 1], as published numbers have it.
         true_BCHW: likewise.
     """
-    return (made_BCHW.double() - true_BCHW.double()).square().flatten(1).sum(1)
+    # Some accelerators have no float64.
+    exact = torch.float32 if made_BCHW.device.type == "mps" else torch.float64
+    return (made_BCHW.to(exact) - true_BCHW.to(exact)).square().flatten(1).sum(1).cpu().double()
 
 
 def _objects(table_BPT: Tensor, background: int) -> Tensor:

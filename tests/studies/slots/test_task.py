@@ -153,8 +153,9 @@ def test_it_learns() -> None:
     """On the same pictures at every step."""
     task = make(batch__size=16, optim__lr=1e-2, optim__schedule="constant", optim__warmup=0, optim__noise_steps=0)
     found = [task.train_step(step)["reconstruction"].item() for step in range(25)]
-    assert found[-1] < 0.85 * found[0]
-    assert max(np.diff(found)) < 0.05
+    assert found[-1] < 0.2 * found[0]
+    # A first step may overshoot.
+    assert max(np.diff(found[10:])) < 0.05
 
 
 def test_every_option_trains() -> None:
@@ -334,11 +335,9 @@ def test_an_evaluation_by_hand() -> None:
     with torch.no_grad():
         images = scenes.images_NHWC.permute(0, 3, 1, 2) / 127.5 - 1
         made, named = task.model.eval()(images, spread=0.0, iterations=2)
-    off = ((made.clamp(-1, 1) + 1) / 2 - (images + 1) / 2).double().square().sum((1, 2, 3))
+    off = ((made + 1) / 2 - (images + 1) / 2).double().square().sum((1, 2, 3))
     assert found["mse"] == pytest.approx(off.mean().item(), rel=1e-5)
-    assert found["reconstruction"] == pytest.approx(
-        (made.clamp(-1, 1) - images).square().sum(1).mean().item(), rel=1e-5
-    )
+    assert found["reconstruction"] == pytest.approx((made - images).square().sum(1).mean().item(), rel=1e-5)
     table = segmentation.shared_pixels(named["masks"].argmax(1), scenes.masks_NHW)
     assert found["ari"] == pytest.approx(segmentation.ari(table).mean().item())
     assert found["miou"] == pytest.approx(segmentation.miou(table).mean().item())
@@ -384,11 +383,14 @@ def test_scores_without_a_number_are_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 def watched(
     task: SlotsTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *,
-    alive: int = 3, background: float = 1.0, same: float = 0.0, spread: float = 0.5,
+    alive: int = 3, background: float = 1.0, same: float = 0.0, spread: float = 0.5, anyone: bool = False,
 ) -> list[str]:  # fmt: skip
     """What an evaluation says where this is found."""
     pixels = torch.zeros(2, 3, dtype=torch.int64)
     pixels[:, :alive] = 100
+    if anyone:
+        # One slot has all of an image, another of the next.
+        pixels = 100 * torch.eye(3, dtype=torch.int64)[:2]
     numbers = dict.fromkeys(("ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_share"), torch.zeros(2))
     scores = Scores(numbers | {"background_slots": torch.full((2,), background)}, pixels)
     monkeypatch.setattr(task, "score", lambda *_: (scores, same))
@@ -402,24 +404,29 @@ def watched(
 @pytest.mark.parametrize(
     ("fault", "near", "says"),
     [
-        ({"alive": 1}, {"alive": 2}, "2 of 3 slots hold nothing in any scene"),
-        ({"background": 3.0}, {"background": 2.9}, "3.0 slots share a scene's background, which sinks ARI"),
-        ({"same": 0.995}, {"same": 0.98}, "the slots of a scene are all but the same"),
-        ({"spread": 0.005}, {"spread": 0.02}, "the starts of the slots have become one"),
+        (
+            {"alive": 1},
+            {"alive": 2},
+            ["2 of 3 slots hold nothing in any scene", "one slot has 100 % of a scene, so the others nothing"],
+        ),
+        ({"anyone": True}, {}, ["one slot has 100 % of a scene, so the others nothing"]),
+        ({"background": 3.0}, {"background": 2.9}, ["3.0 slots share a scene's background, which sinks ARI"]),
+        ({"same": 0.995}, {"same": 0.98}, ["the slots of a scene are all but the same"]),
+        ({"spread": 0.005}, {"spread": 0.02}, ["the starts of the slots have become one"]),
     ],
 )
 def test_a_fault_is_told_once_and_again_after_it_was_gone(
-    fault: dict[str, Any], near: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, Any], near: dict[str, Any], says: list[str], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     task = make(model__num_slots=3, data__most=20)
     assert task.scenes
     assert watched(task, monkeypatch, caplog) == []
     assert watched(task, monkeypatch, caplog, **near) == []
-    assert watched(task, monkeypatch, caplog, **fault) == [says]
+    assert watched(task, monkeypatch, caplog, **fault) == says
     assert watched(task, monkeypatch, caplog, **fault) == []
     assert watched(task, monkeypatch, caplog) == []
-    assert watched(task, monkeypatch, caplog, **fault) == [says]
+    assert watched(task, monkeypatch, caplog, **fault) == says
 
 
 def test_faults_are_told_apart(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -591,8 +598,8 @@ def test_results_are_of_whole_splits() -> None:
 @pytest.mark.parametrize("table", ["run", "clevrtex"])
 def test_the_cell_of_a_table(table: str) -> None:
     rows = make(table=table).results({})
-    assert {(row.experiment, row.cell) for row in rows} == {(table, "conv-k3-bilevel")}
-    other = make(table=table, model__init="learned", model__num_slots=2).results({})
+    assert {(row.experiment, row.cell) for row in rows} == {(table, "conv-1211-k3-bilevel")}
+    other = make(table=table, model__init="learned", model__num_slots=2, model__strides=(1, 1, 1, 1)).results({})
     assert {row.cell for row in other} == {"conv-k2-learned"}
 
 
@@ -652,7 +659,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         for step in (1, 2, 3)
     ]
     task.figures(tmp_path, metrics)
-    pictures = {"curves", "reconstructions", "slots", "attention", "compositions"}
+    pictures = {"curves", "reconstructions", "slots", "parts", "attention", "compositions"}
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in pictures} | {"library.safetensors"}
     for name in pictures:
         with Image.open(tmp_path / f"{name}.png") as image:

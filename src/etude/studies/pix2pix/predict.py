@@ -23,10 +23,9 @@ from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
-from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, list_images, printable, read_image, result_files
+from etude.data.images import ImageError, list_images, printable, read_image, result_files, save_png
 from etude.studies.pix2pix.model import Generator, scaled, to_bytes
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import build_generator
@@ -109,7 +108,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
                     f"{options.max_pixels:,}", "give a smaller --scale or another --max-pixels",
                 )  # fmt: skip
             made, count = translated(image, network, size, options.overlap, options.fit, scale)
-            _save(targets[len(answers)], made)
+            save_png(targets[len(answers)], made)
             answers.append(Prediction(str(path), str(targets[len(answers)]), width, height, count))
             bar.advance(shown)
     return answers
@@ -213,10 +212,3 @@ def _network(generator: Generator, device: str, seed: int) -> Network:
         return to_bytes(generator(given, noise)).cpu().numpy()
 
     return network
-
-
-def _save(target: Path, image: np.ndarray) -> None:
-    def write(to: Path) -> None:
-        Image.fromarray(image).save(to, "PNG")
-
-    write_atomic(target, write)

@@ -39,6 +39,7 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
     images_NHWC = images_NHWC.cpu()
     reconstructions(folder / "reconstructions.png", images_NHWC, made_NHWC, masks_NHW.cpu(), named["masks"])
     slots(folder / "slots.png", images_NHWC, made_NHWC, named["contents"], named["masks"])
+    parts(folder / "parts.png", images_NHWC[0], named["contents"][0], named["masks"][0])
     attention(folder / "attention.png", images_NHWC[0], named["attention"][0], task.model.encoder.places)
     composed = task.compose(COMPOSED, "figure/compose").cpu()
     compositions(folder / "compositions.png", task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu(), composed)
@@ -99,6 +100,18 @@ def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, contents_NKCHW: Te
         rows.append(("", [image, made, *to_bytes(parts).numpy()]))
     titles = ["picture", "reconstruction", *(f"slot {number}" for number in range(shown.shape[1]))]
     grid(path, rows, titles)
+
+
+def parts(path: Path, image_HWC: Tensor, contents_KCHW: Tensor, masks_KHW: Tensor) -> None:
+    """One scene: each slot's mask, what it would paint everywhere, and where it does."""
+    white_KCHW = masks_KHW[:, None] * contents_KCHW + (1 - masks_KHW[:, None])
+    blank = [np.full_like(image_HWC.numpy(), 255)]
+    rows = [
+        ("mask", [image_HWC.numpy(), *(np.uint8(255 * mask) for mask in masks_KHW.numpy())]),
+        ("content", [*blank, *to_bytes(contents_KCHW).numpy()]),
+        ("both", [*blank, *to_bytes(white_KCHW).numpy()]),
+    ]
+    grid(path, rows, ["picture", *(f"slot {number}" for number in range(len(masks_KHW)))])
 
 
 def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:

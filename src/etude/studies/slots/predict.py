@@ -29,7 +29,7 @@ from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import CROP, cropped
-from etude.data.images import ImageError, list_images, printable, read_image, result_files
+from etude.data.images import ImageError, list_images, printable, read_image, refuse_existing, result_files, save_png
 from etude.metrics.segmentation import squared_error
 from etude.studies.slots import figures
 from etude.studies.slots import library as slot_library
@@ -49,7 +49,8 @@ class Options:
     """Pictures, or folders of pictures."""
     output: Path = Path("slots")
     """The folder for the results: of each picture NAME-slots.png, a sheet, and NAME-mask.png, a slot's number a pixel;
-    of an edit NAME-edited.png and edit.png, a sheet; of compositions 000.png and so on and compositions.png."""
+    of an edit NAME-edited.png (the first, where several are tried) and edit.png, a sheet of all; of compositions
+    000.png and so on and compositions.png."""
     edit: tuple[str, ...] | None = None
     """Changes to the first picture, one after the other: delete:I takes slot I out, move:I takes it to the second
     picture, swap:I:J exchanges it for the second's slot J. Without any: of one picture each object is taken out in
@@ -204,17 +205,19 @@ def _read(path: Path, size: int, max_pixels: int) -> np.ndarray:
 
 def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> list[Prediction]:
     files = result_files(paths, options.output, ("-slots.png", "-mask.png"), force=options.force)
+    # All before the first is written: a broken one late in a folder would leave half of the results.
+    pictures = [_read(path, model.config.size, options.max_pixels) for path in paths]
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("finding", total=len(paths), note="")
         for start in range(0, len(paths), _BATCH):
             some = range(start, min(start + _BATCH, len(paths)))
-            images = [_read(paths[row], model.config.size, options.max_pixels) for row in some]
+            images = [pictures[row] for row in some]
             found = _found(model, images, options.seed)
             masks_BKHW = found.named["masks"].cpu()
             contents_BKCHW = found.named["contents"].float().cpu()
             made, real = ((x.cpu() + 1) / 2 for x in (found.made_BCHW, found.images_BCHW))
-            error_B = squared_error(made.clamp(0, 1), real)
+            error_B = squared_error(made, real)
             segments_BHW, made_BHWC = segments(masks_BKHW), to_bytes(found.made_BCHW).cpu()
             for place, row in enumerate(some):
                 sheet, mask = files[row]
@@ -222,7 +225,7 @@ def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> li
                 picture = torch.from_numpy(images[place])[None]
                 shown_parts = (picture, made_BHWC[one], contents_BKCHW[one], masks_BKHW[one])
                 _save_figure(sheet, lambda to, parts=shown_parts: figures.slots(to, *parts))
-                _save(mask, segments_BHW[place].to(torch.uint8).numpy())
+                save_png(mask, segments_BHW[place].to(torch.uint8).numpy())
                 shares = shares_of(segments_BHW[place], model.config.num_slots)
                 answers.append(Prediction(str(paths[row]), str(sheet), len(shares), shares, error_B[place].item()))
                 bar.advance(shown)
@@ -243,7 +246,7 @@ def shares_of(segments_HW: Tensor, num_slots: int) -> dict[str, float]:
 def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], options: Options) -> list[Prediction]:
     files = [row[0] for row in result_files(paths, options.output, ("-edited.png",), force=options.force)]
     page = options.output / "edit.png"
-    _refuse_existing(page, force=options.force)
+    refuse_existing([page], paths, force=options.force)
     images = [_read(path, model.config.size, options.max_pixels) for path in paths]
     found = _found(model, images, options.seed)
     slots = [list(part) for part in found.named["slots"]]
@@ -262,7 +265,7 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     rows = [("", [image, again, mask, *changed]) for image, again, mask, changed in known]
     _save_figure(page, lambda to: figures.grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
     for file, changed in zip(files, made, strict=True):
-        _save(file, changed[0])
+        save_png(file, changed[0])
     answers = [Prediction(str(path), str(file), 0, {}, None) for path, file in zip(paths, files, strict=True)]
     return [*answers, Prediction(" + ".join(map(str, paths)), str(page), 0, {}, None)]
 
@@ -327,13 +330,13 @@ def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Pr
     names = [Path(f"{number:03d}") for number in range(options.compose)]
     files = [row[0] for row in result_files(names, options.output, (".png",), force=options.force)]
     page = options.output / "compositions.png"
-    _refuse_existing(page, force=options.force)
+    refuse_existing([page], [], force=options.force)
     slots_BKS = library.draw(options.compose, randomness.generator(options.seed, "predict/compose", 0))
     images_NHWC = torch.cat(list(_composed(model, slots_BKS)))
     for file, image in zip(files, images_NHWC.numpy(), strict=True):
-        _save(file, image)
+        save_png(file, image)
     columns = int(np.ceil(np.sqrt(min(64, options.compose))))
-    _save(page, figures.sheet(images_NHWC[:64], columns))
+    save_png(page, figures.sheet(images_NHWC[:64], columns))
     return [Prediction(f"{options.compose} compositions", str(page), 0, {}, None)]
 
 
@@ -345,19 +348,6 @@ def _composed(model: SlotAutoencoder, slots_BKS: Tensor) -> Iterator[Tensor]:
 
 
 # --- files ---
-
-
-def _refuse_existing(path: Path, *, force: bool) -> None:
-    # Unlike Path.exists, it takes a name too long for the system.
-    if os.path.exists(path) and not force:  # noqa: PTH110
-        raise UserError(f"{path} exists: choose another --output, or --force to write over it")
-
-
-def _save(target: Path, image: np.ndarray) -> None:
-    def write(to: Path) -> None:
-        Image.fromarray(image).save(to, "PNG")
-
-    write_atomic(target, write)
 
 
 def _save_figure(target: Path, draw: Any) -> None:

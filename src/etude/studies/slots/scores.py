@@ -54,7 +54,8 @@ def score(segments_BHW: Tensor, true_BHW: Tensor, made_BCHW: Tensor, images_BCHW
         images_BCHW: what they are of, likewise.
         num_slots: K.
     """
-    table_BKT = segmentation.shared_pixels(segments_BHW, true_BHW)
+    # Counted on the device; what follows is small, and wants float64, which not every accelerator has.
+    table_BKT = segmentation.shared_pixels(segments_BHW, true_BHW).cpu()
     short = num_slots - table_BKT.shape[1]
     if short > 0:
         table_BKT = torch.cat([table_BKT, table_BKT.new_zeros(len(table_BKT), short, table_BKT.shape[2])], 1)
@@ -77,8 +78,13 @@ def score(segments_BHW: Tensor, true_BHW: Tensor, made_BCHW: Tensor, images_BCHW
 
 
 def dead(pixels_BK: Tensor) -> int:
-    """How many slots hold nothing in every image."""
+    """How many slots hold nothing in every image; of slots that are drawn anew for each none would."""
     return int((pixels_BK < EMPTY * pixels_BK.sum(1, keepdim=True)).all(0).sum())
+
+
+def largest(pixels_BK: Tensor) -> float:
+    """The share of an image that its largest slot has, in the mean over images: near 1, it has all of it."""
+    return (pixels_BK.amax(1) / pixels_BK.sum(1)).double().mean().item()
 
 
 def sameness(slots_BKS: Tensor) -> float:

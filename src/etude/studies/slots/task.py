@@ -25,7 +25,7 @@ from etude.nn.slot_encoder import fading
 from etude.studies.slots import library as slot_library
 from etude.studies.slots.library import Library
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, prepare, segments, to_bytes
-from etude.studies.slots.scores import QUALITY, Scores, dead, sameness, score
+from etude.studies.slots.scores import QUALITY, Scores, dead, largest, sameness, score
 from etude.studies.slots.study import DataConfig, SlotsConfig
 
 GENERATED = 10_000
@@ -131,6 +131,9 @@ class SlotsTask(Task):
         decoder = self.model.decoder
         if isinstance(decoder, BroadcastDecoder) and decoder.coarse and step >= config.optim.coarse_steps:
             decoder.coarse = False
+            # Adam has seen zeros as this layer's gradients, and would take them for their size.
+            for parameter in decoder.ups[-1].parameters():
+                self.optimizer.state.pop(parameter, None)
         rows, parts = self.batch_rows(step), config.batch.parts
         spread = fading(step, config.optim.noise_steps)
         totals = torch.zeros(2, device=self.runtime.device)
@@ -190,14 +193,17 @@ class SlotsTask(Task):
         for batch in self.reconstruct(images_NHWC, noise_NKS):
             made, images = ((x + 1) / 2 for x in (batch.made_BCHW, batch.images_BCHW))
             found = segments(batch.named["masks"])
-            parts.append(score(found, masks_NHW[batch.rows], made.clamp(0, 1), images, num_slots))
+            parts.append(score(found, masks_NHW[batch.rows], made, images, num_slots))
             count = len(images)
             same.append(torch.full((count,), sameness(batch.named["slots"]), device=images.device))
         device = self.runtime.device
         names = (*QUALITY, "empty", "background_slots", "background_share")
 
         def gathered(rows: list[Tensor], empty: Tensor) -> Tensor:
-            return self.runtime.gather(torch.cat(rows) if rows else empty.to(device), len(scenes))
+            local = torch.cat(rows) if rows else empty
+            if device.type == "mps" and local.dtype == torch.float64:
+                local = local.float()
+            return self.runtime.gather(local.to(device), len(scenes)).cpu()
 
         of_image = {
             name: gathered([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64))
@@ -214,7 +220,8 @@ class SlotsTask(Task):
         rows = found.means()
         # The training loss counts [-1, 1], and pixels once.
         rows["reconstruction"] = 4 * rows["mse"] / self.config.model.size**2
-        rows |= {"dead": float(dead(found.pixels_BK)), "sameness": same, "spread": self.spread()}
+        rows |= {"dead": float(dead(found.pixels_BK)), "largest": largest(found.pixels_BK)}
+        rows |= {"sameness": same, "spread": self.spread()}
         self._watch(rows)
         return {name: value for name, value in rows.items() if value == value}
 
@@ -240,6 +247,10 @@ class SlotsTask(Task):
                 rows["background_slots"] >= 3,
                 f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
             ),
+            "largest": (
+                rows["largest"] > 0.95,
+                f"one slot has {100 * rows['largest']:.0f} % of a scene, so the others nothing",
+            ),
             "same": (rows["sameness"] > 0.99, "the slots of a scene are all but the same"),
             "spread": (rows["spread"] < FEW, "the starts of the slots have become one"),
         }
@@ -258,11 +269,18 @@ class SlotsTask(Task):
             images_NHWC = train.images_NHWC[: most or None]
             share = self.runtime.share(len(images_NHWC))
             noise_NKS = self.noise(len(images_NHWC), "library/slots", 0)[share]
-            found = [batch.named["slots"].flatten(1) for batch in self.reconstruct(images_NHWC[share], noise_NKS)]
-            model = self.config.model
+            model, size = self.config.model, self.config.batch.evaluation
+            found: list[Tensor] = []
+            self.model.eval()
+            with torch.no_grad():
+                # Without the decoder, which costs most.
+                for images, noise in zip(images_NHWC[share].split(size), noise_NKS.split(size), strict=True):
+                    if len(images):
+                        slots = self.model.encoder(prepare(images), noise, spread=0.0, iterations=model.eval_iterations)
+                        found.append(slots.slots_BKS.flatten(1))
             empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
-            slots = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
-            slots_NS = slots.float().cpu().reshape(-1, model.slot_size)
+            gathered = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
+            slots_NS = gathered.float().cpu().reshape(-1, model.slot_size)
             self._library = slot_library.build(self.model, slots_NS, self.config.seed)
         return self._library
 
@@ -285,19 +303,21 @@ class SlotsTask(Task):
     def cell(self) -> str:
         """The place in the table that the run belongs to."""
         model = self.config.model
-        return f"{model.encoder}-k{model.num_slots}-{model.init}"
+        strides = "".join(map(str, model.strides))
+        encoder = f"conv-{strides}" if model.encoder == "conv" and strides != "1111" else model.encoder
+        return f"{encoder}-k{model.num_slots}-{model.init}"
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, model, scenes = self.config, self.config.model, self.scenes
         # Other weights may have been loaded since.
         self._library = None
-        num_train = len(scenes.splits["train"])
+        num_train, watched = len(scenes.splits["train"]), config.metric.watched
         epochs = config.loop.max_steps * config.batch.size / num_train
         encoder = f"resnet18 of width {model.encoder_width}" if model.encoder == "resnet18" else model.encoder
         protocol = (
             f"{scenes.about}, {model.size} px; {encoder}, K = {model.num_slots}, {model.init} slots, "
             f"{model.eval_iterations} iterations in use; up to {epochs:.3g} epochs of {num_train:,}, batch "
-            f"{config.batch.size}, chosen by validation MSE"
+            f"{config.batch.size}, chosen by validation MSE{f' of {watched:,} scenes' if watched else ''}"
         )
         variant = f"{scenes.about}, {model.size} px"
         about = {
@@ -319,6 +339,8 @@ class SlotsTask(Task):
                     told = f"mean over {len(scenes.splits[split]):,} scenes, {about[name]}; {protocol}"
                     width = found.half_width(name)
                     rows.append(Result(config.table, self.cell(), name, split, value, told, width, "", variant))
+        # By all processes together; the pictures are drawn by one.
+        assert self.library
         if config.metric.inception != "none":
             rows += self._distances(protocol, variant)
         return rows
