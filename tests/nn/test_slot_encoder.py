@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.errors import UserError
+from etude.nn.conv import he_
 from etude.nn.slot_attention import SlotAttention
 from etude.nn.slot_encoder import ConvEncoder, PositionCode, ResNet18Encoder, SlotEncoder, fading, make_encoder
 
@@ -129,13 +130,32 @@ def test_the_other_layers_start_as_glorot_says() -> None:
     torch.manual_seed(0)
     encoder = ConvEncoder(16)
     net = SlotEncoder(encoder, (4, 4), 16, SlotAttention(3, 16, 8))
-    for layer in (encoder[2], net.mlp[0], net.mlp[2], net.positions.linear):
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        spread = layer.weight[0, 0].numel() * (layer.weight.shape[0] + layer.weight.shape[1])
-        bound = math.sqrt(6 / spread)
+    attention = net.attention
+    for layer in (net.mlp[0], net.mlp[2], net.positions.linear, attention.to_queries, attention.mlp[0]):
+        assert isinstance(layer, nn.Linear)
+        bound = math.sqrt(6 / (layer.weight.shape[0] + layer.weight.shape[1]))
         assert 0.9 * bound < layer.weight.abs().max() <= bound
-        assert layer.bias is not None
-        assert (layer.bias == 0).all()
+        assert layer.bias is None or (layer.bias == 0).all()
+    # Each half of the layer that is two has the start of one.
+    for half in attention.to_keys_and_values.weight.chunk(2):
+        bound = math.sqrt(6 / sum(half.shape))
+        assert 0.8 * bound < half.abs().max() <= bound
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolutions_start_so_that_a_relu_keeps_the_mean_square(stride: int, transposed: bool) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"stride": stride, "padding": 2}
+    if transposed:
+        layer: nn.Module = nn.ConvTranspose2d(32, 32, 5, output_padding=stride - 1, **options)
+    else:
+        layer = nn.Conv2d(32, 32, 5, **options)
+    he_(layer)
+    x = torch.randn(8, 32, 24, 24).relu()
+    # A ReLU leaves half of the mean square of what is as often below zero as above.
+    before, after = (part[:, :, 4:-4, 4:-4].square().mean().item() for part in (x, layer(x)))
+    assert after / 2 / before == pytest.approx(1, rel=0.1)
 
 
 # --- a user's own ---
