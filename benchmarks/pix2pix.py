@@ -23,8 +23,9 @@ import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
+from etude.nn.pixels import prepare
 from etude.studies.pix2pix import study
-from etude.studies.pix2pix.model import crop_and_mirror, scaled
+from etude.studies.pix2pix.model import crop_and_mirror
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import Pix2PixTask, build_discriminator, build_generator
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate, timed
@@ -167,7 +168,7 @@ def difference(config: Pix2PixConfig) -> float:
     taken = task.take("train", task.batch_rows(0))
     cut = crop_and_mirror(taken, config.model.size, draw, mirror=config.augment.mirror)
     noise = task.generator.noise(len(cut), task.runtime.generator("train/noise", 0, 0))
-    theirs = plain.step(scaled(cut[:, 0]), scaled(cut[:, 1]), noise)
+    theirs = plain.step(prepare(cut[:, 0]), prepare(cut[:, 1]), noise)
     ours = task.train_step(0)
     names = ("discriminator", "generator", "l1")
     return max(abs(float(ours[name]) - loss) for name, loss in zip(names, theirs, strict=True))

@@ -25,9 +25,11 @@ from etude.core.config import LoopConfig
 from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
+from etude.data.scene_config import SceneConfig
+from etude.nn.pixels import prepare
 from etude.nn.slot_attention import EPSILON, SlotAttention
-from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, prepare
-from etude.studies.slots.study import Batch, DataConfig, ModelConfig, OptimConfig, SlotsConfig
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
+from etude.studies.slots.study import Batch, ModelConfig, OptimConfig, SlotsConfig
 from etude.studies.slots.task import SlotsTask
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, timed
 
@@ -152,7 +154,7 @@ def settings(quick: bool) -> SlotsConfig:
             size=size, num_slots=11, strides=(1, 2, 1, 1), features=width, slot_size=width, hidden=2 * width,
             broadcast=size, decoder_width=width, decoder_layers=3,
         ),
-        data=DataConfig(source="generated", most=100),
+        data=SceneConfig(source="generated", most=100),
         batch=Batch(size=4),
         optim=OptimConfig(warmup=0, schedule="constant"),
         loop=LoopConfig(max_steps=10**9, device="cpu"),

@@ -636,12 +636,12 @@ def test_a_users_own_norm(own: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("Short", "must map [2, 6, 4, 4] to the same shape, not [2, 5, 4, 4]"),
-        ("Pair", "must map [2, 6, 4, 4] to the same shape, not tuple"),
-        ("Faulty", "failed on (2, 6, 4, 4): RuntimeError: no such thing"),
-        ("Bare", "failed on (2, 6, 4, 4): TypeError: "),
-        ("function", "failed on (2, 6, 4, 4): AttributeError: "),
-        ("number", "failed on (2, 6, 4, 4): TypeError: "),
+        ("Short", "must map [2, 6, 4, 4] to [2, 6, 4, 4], not [2, 5, 4, 4]"),
+        ("Pair", "must map [2, 6, 4, 4] to [2, 6, 4, 4], not tuple"),
+        ("Faulty", "failed on [2, 6, 4, 4]: RuntimeError: no such thing"),
+        ("Bare", "failed on [2, 6, 4, 4]: TypeError: "),
+        ("function", "failed on [2, 6, 4, 4]: AttributeError: "),
+        ("number", "failed on [2, 6, 4, 4]: TypeError: "),
         ("None", "has no 'None'"),
     ],
 )

@@ -117,6 +117,16 @@ def list_images(folder: Path | str) -> list[Path]:
     return found
 
 
+def picture_files(given: Sequence[Path]) -> list[Path]:
+    """What a user named: files as they are, folders as the images in them.
+
+    Raises:
+        UserError: a folder without an image.
+    """
+    # Unlike Path.is_dir, it takes a name too long for the system.
+    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]  # noqa: PTH112
+
+
 def class_folders(folder: Path | str) -> dict[str, list[Path]]:
     """The images of a folder with one sub-folder a class: class name to files, both by name.
 

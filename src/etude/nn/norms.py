@@ -28,8 +28,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from etude.core.errors import UserError
 from etude.core.plugin import resolve
+from etude.nn.user_part import tried
 
 Pool = Literal["batch", "instance", "layer", "group"]
 
@@ -541,16 +541,4 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
     if name in NORMS:
         return kind(num_channels, **options)
     shape = (2, num_channels, 4, 4)
-    try:
-        norm = kind(num_channels, **options)
-        with torch.no_grad():
-            answer: Any = norm.eval()(torch.zeros(shape))
-        norm.train()
-    # A user's code may fail in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the norm {name} failed on {shape}: {type(error).__name__}: {reason}") from error
-    if not isinstance(answer, Tensor) or answer.shape != shape:
-        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"the norm {name} must map {list(shape)} to the same shape, not {met}")
-    return norm
+    return tried(f"norm {name}", lambda: kind(num_channels, **options), shape, shape)[0]

@@ -159,6 +159,15 @@ class SlotAttention(nn.Module):
             return start_BKS + spread * noise_BKS
         return start_BKS
 
+    @torch.no_grad()
+    def spread(self) -> float:
+        """How much the slots' starts differ, as a share of their size: 0 is a collapse."""
+        if self.init == "gaussian":
+            deviation, size = self.log_deviation.exp().square().mean(), self.mean.square().mean()
+            return (deviation / (deviation + size)).sqrt().item()
+        start_KS = self.start[0]
+        return (start_KS.var(0, correction=0).mean() / start_KS.square().mean().clamp(min=1e-12)).sqrt().item()
+
     def forward(
         self, inputs_BND: Tensor, noise_BKS: Tensor | None = None, *, spread: float = 1.0,
         iterations: int | None = None,

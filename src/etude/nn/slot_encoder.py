@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.errors import UserError
 from etude.core.plugin import resolve
 from etude.nn.conv import he_
 from etude.nn.norms import GroupNorm, choose_groups
 from etude.nn.slot_attention import SlotAttention, Slots, glorot_
+from etude.nn.slot_config import SlotEncoderConfig
+from etude.nn.user_part import tried
 
 
 class PositionCode(nn.Module):
@@ -142,20 +143,10 @@ def make_encoder(name: str, channels: int, size: int, **options: Any) -> tuple[n
         the module, which maps ``[B, 3, size, size]`` to ``[B, channels, h, w]``, and h and w.
     """
     kind = resolve(name, ENCODERS, "encoder")
-    shape = (1, 3, size, size)
-    try:
-        encoder = kind(channels, **options) if name in ENCODERS else kind(channels)
-        with torch.no_grad():
-            answer: Any = encoder.eval()(torch.zeros(shape))
-        encoder.train()
-    # A user's code may fail in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the encoder {name} failed on {list(shape)}: {type(error).__name__}: {reason}") from error
-    if not isinstance(answer, Tensor) or answer.ndim != 4 or answer.shape[:2] != (1, channels):
-        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"the encoder {name} must map {list(shape)} to [1, {channels}, h, w], not {met}")
-    return encoder, (answer.shape[2], answer.shape[3])
+    given = options if name in ENCODERS else {}
+    shape, wanted = (1, 3, size, size), (1, channels, "h", "w")
+    encoder, (_, _, height, width) = tried(f"encoder {name}", lambda: kind(channels, **given), shape, wanted)
+    return encoder, (height, width)
 
 
 class SlotEncoder(nn.Module):
@@ -191,9 +182,24 @@ class SlotEncoder(nn.Module):
         return self.attention(self.features(images_BCHW), noise_BKS, spread=spread, iterations=iterations)
 
 
-def fading(step: int, steps: int) -> float:
-    """What the noise of ``bilevel`` slots is multiplied by: from 1 to 0 by half a cosine over some steps.
+def build_encoder(config: SlotEncoderConfig) -> SlotEncoder:
+    """The network of a configuration."""
+    options: dict[str, dict[str, Any]] = {
+        "conv": {"strides": config.strides},
+        "resnet18": {"width": config.encoder_width},
+    }
+    channels = config.features
+    encoder, places = make_encoder(config.encoder, channels, config.size, **options.get(config.encoder, {}))
+    attention = SlotAttention(
+        config.num_slots, channels, config.slot_size, iterations=config.iterations, hidden=config.hidden,
+        init=config.init, implicit=config.implicit,
+    )  # fmt: skip
+    return SlotEncoder(encoder, places, channels, attention)
 
-    Jia et al. 2023, appendix; 0 steps: no noise at all.
+
+def fading(step: int, steps: int) -> float:
+    """What the noise of ``bilevel`` slots is multiplied by: from 1 to 0 by half a cosine over some steps, 0: no noise.
+
+    After Jia et al. 2023, who let it fade over the first 30,000.
     """
     return (1 + math.cos(math.pi * min(1.0, step / steps))) / 2 if steps else 0.0

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import torch
 from matplotlib import rcsetup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -53,3 +56,48 @@ def curves(path: Path, panels: Sequence[tuple[str, str, dict[str, tuple[list[int
             ax.locator_params(axis="x", nbins=5)
             if any(steps for steps, _ in lines.values()):
                 ax.legend()
+
+
+def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:
+    """A colour a segment: bytes ``[H, W, 3]``; the first is grey."""
+    table = (mpl.colormaps["tab20"](range(20))[:, :3] * 255).astype(np.uint8)
+    table = np.concatenate([np.full((1, 3), 70, np.uint8), table])
+    numbers = np.asarray(segments_HW).astype(int)
+    return table[np.where(numbers == 0, 0, 1 + (numbers - 1) % (len(table) - 1))]
+
+
+def sheet(images: Tensor, columns: int, line: int = 255) -> np.ndarray:
+    """Pictures in rows, a pixel between them.
+
+    Args:
+        images: bytes ``[N, H, W]`` or ``[N, H, W, 3]``.
+        columns: of the sheet; the last row may have fewer.
+        line: the pixel's shade.
+
+    Returns:
+        bytes ``[rows (H + 1) - 1, columns (W + 1) - 1]``, with colours likewise.
+    """
+    count, height, width, *colours = images.shape
+    rows = -(-count // columns)
+    tiles = torch.full((rows * columns, height + 1, width + 1, *colours), line, dtype=torch.uint8)
+    tiles[:count, :height, :width] = images.cpu()
+    tiles = tiles.unflatten(0, (rows, columns)).transpose(1, 2)
+    return tiles.reshape(rows * (height + 1), columns * (width + 1), *colours)[:-1, :-1].numpy()
+
+
+def grid(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str] = ()) -> None:
+    """Rows of pictures with their names on the left, and titles above the columns."""
+    columns = max(len(images) for _, images in rows)
+    with figure(path, 1.15 * columns + 0.4, 1.2 * len(rows) + 0.3) as page:
+        axes = page.subplots(len(rows), columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+        for line, (name, images) in zip(axes, rows, strict=True):
+            line[0].set_ylabel(name)
+            for ax, image in zip(line, images, strict=False):
+                ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for ax, title in zip(axes[0], titles, strict=False):
+            ax.set_title(title)

@@ -20,6 +20,7 @@ from etude.core.runtime import Runtime
 from etude.data import mnist
 from etude.metrics import diversity
 from etude.nn.adversarial import discriminator_loss, generator_loss
+from etude.report.figures import sheet
 from etude.studies.dcgan import figures, study
 from etude.studies.dcgan.classifier import Training, classify, shipped, train
 from etude.studies.dcgan.study import OPTIONS, smoke
@@ -327,7 +328,7 @@ def test_bytes_and_pictures() -> None:
 
 
 def test_a_sheet() -> None:
-    page = figures.sheet(torch.full((5, 2, 3), 9, dtype=torch.uint8), 3)
+    page = sheet(torch.full((5, 2, 3), 9, dtype=torch.uint8), 3, figures.LINE)
     assert page.shape == (2 * 3 - 1, 3 * 4 - 1)
     assert (page[:2, :3] == 9).all()
     assert (page[2] == 96).all()

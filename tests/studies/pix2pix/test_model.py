@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from tests.studies.pix2pix.common import draw
 from torch import nn
 
+from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import (
     PATCHES,
     BatchNorm,
     Discriminator,
     Generator,
     crop_and_mirror,
-    scaled,
-    to_bytes,
 )
 
 
@@ -139,9 +138,9 @@ def test_a_256_picture_has_30_by_30_patches() -> None:
 
 def test_bytes_and_back() -> None:
     images = torch.arange(256, dtype=torch.uint8).repeat(3)[: 16 * 16 * 3].view(1, 16, 16, 3)
-    assert torch.equal(to_bytes(scaled(images)), images)
-    assert scaled(images).is_contiguous(memory_format=torch.channels_last)
-    assert (scaled(images).min().item(), scaled(images).max().item()) == (-1, 1)
+    assert torch.equal(to_bytes(prepare(images)), images)
+    assert prepare(images).is_contiguous(memory_format=torch.channels_last)
+    assert (prepare(images).min().item(), prepare(images).max().item()) == (-1, 1)
     assert to_bytes(torch.tensor([-3.0, 3.0, 0.0])[:, None, None, None]).flatten().tolist() == [0, 255, 128]
 
 

@@ -19,9 +19,10 @@ from etude.core.errors import UserError
 from etude.core.loop import Loop
 from etude.metrics import fid
 from etude.metrics import pairs as measures
+from etude.nn.pixels import prepare
 from etude.report.reference import read_reference
 from etude.studies.pix2pix import task as task_module
-from etude.studies.pix2pix.model import crop_and_mirror, scaled
+from etude.studies.pix2pix.model import crop_and_mirror
 from etude.studies.pix2pix.study import LOSSES, STUDY, OptimConfig, Pix2PixConfig
 from etude.studies.pix2pix.task import WINS_STEPS, Pix2PixTask
 
@@ -52,7 +53,7 @@ def drawn(task: Pix2PixTask, step: int) -> tuple[Tensor, Tensor, list[Tensor]]:
         task.runtime.generator("train/augment", step), mirror=True,
     )  # fmt: skip
     noise = task.generator.noise(len(rows), task.runtime.generator("train/noise", step))
-    return scaled(cut[:, 0]), scaled(cut[:, 1]), noise
+    return prepare(cut[:, 0]), prepare(cut[:, 1]), noise
 
 
 @pytest.mark.parametrize("loss", ["vanilla", "lsgan"])
@@ -135,7 +136,7 @@ def test_two_parts_have_the_mean_gradient() -> None:
             twin.pairs.splits["train"].pairs_N2HWC[twin.batch_rows(0)[part::2]], 64,
             twin.runtime.generator("train/augment", 0, part), mirror=True,
         )  # fmt: skip
-        given, truth = scaled(cut[:, 0]), scaled(cut[:, 1])
+        given, truth = prepare(cut[:, 0]), prepare(cut[:, 1])
         fake = twin.generator.train()(given, twin.generator.noise(2, twin.runtime.generator("train/noise", 0, part)))
         losses.append((fake - truth).abs().mean().item())
     assert rows["l1"].item() == pytest.approx(sum(losses) / 2, rel=1e-5)

@@ -1,5 +1,6 @@
 """A small model, a small task, and what reads their faults."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
-from etude.studies.slots.model import SlotAutoencoder
+from etude.nn import slot_library
+from etude.nn.slot_library import Library
+from etude.studies.slots.model import SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig, smoke
 from etude.studies.slots.task import SlotsTask
 
@@ -55,3 +58,12 @@ def one_line(caught: pytest.ExceptionInfo[ValueError], *parts: str) -> None:
     assert "\n" not in text
     for part in parts:
         assert part in text, text
+
+
+def build(net: SlotAutoencoder, slots_NS: Tensor, seed: int) -> Library:
+    return slot_library.build(slots_NS, net.config.num_slots, seed, partial(card, net))
+
+
+def load(path: Path, net: SlotAutoencoder) -> Library:
+    shape = {name: getattr(net.config, name) for name in ("num_slots", "slot_size", "size")}
+    return slot_library.load(path, "slots", shape, partial(card, net))

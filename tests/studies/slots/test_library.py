@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.studies.slots.common import draw, network, one_line, saved, settings
+from tests.studies.slots.common import build, draw, load, network, one_line, saved, settings
 from torch import Tensor
 
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.studies.slots.library import Library, build, card, load
+from etude.nn.slot_library import Library
+from etude.studies.slots.model import card
 
 K, S = 3, 8
 CONFIG = to_dict(settings())
@@ -66,7 +67,7 @@ def test_too_few_slots_that_differ() -> None:
 
 def test_the_card_is_the_first_slot_of_each_cluster_together() -> None:
     net, (slots, which) = network(), far_apart()
-    found = card(net, slots, which)
+    found = card(net, Library(slots, which, torch.zeros(3, 8, 8)).probe)
     image = net.decode(slots[:K][None])[0][0].detach()
     assert found.shape == (3, 8, 8)
     # A mean over 2 x 2 pixels.
@@ -82,7 +83,7 @@ def test_there_and_back(tmp_path: Path, library: Library, half: bool) -> None:
     if half:
         save_weights(path, {"library": library}, WeightsHeader("slots", CONFIG, {"kind": "library"}), half=True)
     else:
-        library.save(path, CONFIG)
+        library.save(path, "slots", CONFIG)
     again = load(path, network())
     assert again.slots_NS.dtype == torch.float32
     torch.testing.assert_close(again.slots_NS, library.slots_NS, rtol=1e-3 if half else 0, atol=1e-3 if half else 0)
@@ -99,7 +100,7 @@ def test_there_and_back(tmp_path: Path, library: Library, half: bool) -> None:
 )
 def test_a_model_of_other_sizes(tmp_path: Path, library: Library, changes: dict[str, Any], says: str) -> None:
     path = tmp_path / "library.safetensors"
-    library.save(path, CONFIG)
+    library.save(path, "slots", CONFIG)
     with pytest.raises(UserError) as caught:
         load(path, network(**changes))
     one_line(caught, f"{path} is the slot library of another model ({says})", "give the library of the same run")
@@ -107,10 +108,18 @@ def test_a_model_of_other_sizes(tmp_path: Path, library: Library, changes: dict[
 
 def test_a_model_of_other_weights(tmp_path: Path, library: Library) -> None:
     path = tmp_path / "library.safetensors"
-    library.save(path, CONFIG)
+    library.save(path, "slots", CONFIG)
     with pytest.raises(UserError) as caught:
         load(path, network(seed=1))
     one_line(caught, f"{path} is the slot library of another model (its slots decode otherwise)")
+
+
+def test_a_card_that_is_no_number(tmp_path: Path, library: Library) -> None:
+    path = tmp_path / "library.safetensors"
+    damaged(library, card=torch.full((3, 8, 8), torch.nan)).save(path, "slots", CONFIG)
+    with pytest.raises(UserError) as caught:
+        load(path, network())
+    one_line(caught, "another model")
 
 
 def test_weights_are_no_library(tmp_path: Path) -> None:
@@ -138,22 +147,21 @@ FAULTS: dict[str, dict[str, Tensor]] = {
     "slots in bytes": {"slots_NS": torch.zeros(30, 8, dtype=torch.uint8)},
     "nothing": {"slots_NS": torch.zeros(0, 8), "cluster_N": torch.zeros(0, dtype=torch.int64)},
     "a card of another size": {"card": torch.zeros(3, 5, 5)},
-    "a card that is no number": {"card": torch.full((3, 8, 8), torch.nan)},
 }
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_a_damaged_library(tmp_path: Path, library: Library, fault: str) -> None:
     path = tmp_path / "library.safetensors"
-    damaged(library, **FAULTS[fault]).save(path, CONFIG)
+    damaged(library, **FAULTS[fault]).save(path, "slots", CONFIG)
     with pytest.raises(UserError) as caught:
         load(path, network())
-    one_line(caught, str(path))
+    one_line(caught, f"{path} is damaged: its slots and clusters do not fit each other; make it again")
 
 
 def test_a_library_cut_short(tmp_path: Path, library: Library) -> None:
     path = tmp_path / "library.safetensors"
-    library.save(path, CONFIG)
+    library.save(path, "slots", CONFIG)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError) as caught:
         load(path, network())

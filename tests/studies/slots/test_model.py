@@ -14,7 +14,8 @@ from torch.nn import functional
 from etude.core.checkpoint import WeightsHeader, load_weights, read_weights, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.studies.slots.model import BroadcastDecoder, make_decoder, prepare, segments, to_bytes
+from etude.nn.pixels import prepare, to_bytes
+from etude.studies.slots.model import BroadcastDecoder, make_decoder, segments
 from etude.studies.slots.study import STUDY
 
 B, K, S = 2, 3, 8
@@ -214,20 +215,6 @@ def test_slots_that_start_in_another_order_end_in_it(init: str) -> None:
     for name, dim in (("slots", 1), ("masks", 1), ("contents", 1), ("attention", 2)):
         wanted = named[name].index_select(dim, torch.tensor(order))
         torch.testing.assert_close(other[name], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_absent_slots_take_no_part() -> None:
-    net, slots = network(), draw(B, 5, S, dtype=torch.float32)
-    present = torch.tensor([[True, False, True, True, False], [False, False, False, False, True]])
-    image, named = net.decode(slots, present)
-    assert named["masks"].isfinite().all()
-    assert (named["masks"][~present] == 0).all()
-    for row in range(B):
-        alone, without = net.decode(slots[row : row + 1, present[row]])
-        torch.testing.assert_close(image[row], alone[0])
-        torch.testing.assert_close(named["masks"][row, present[row]], without["masks"][0])
-    everywhere = torch.ones(B, 5, dtype=torch.bool)
-    assert torch.equal(net.decode(slots, everywhere)[0], net.decode(slots)[0])
 
 
 # --- bytes ---

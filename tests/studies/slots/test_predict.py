@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tests.studies.resnet.common import BROKEN, ODD, pixels
-from tests.studies.slots.common import draw, network, one_line, saved, settings
+from tests.studies.slots.common import build, draw, network, one_line, saved, settings
 from torch import Tensor
 
 from etude.cli.app import main
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
+from etude.nn.pixels import prepare
 from etude.studies.slots import predict as module
-from etude.studies.slots.library import build
-from etude.studies.slots.model import prepare, segments
+from etude.studies.slots.model import segments
 from etude.studies.slots.predict import Edit, Options, edited, parse_edit, predict, shares_of, tell
 
 K, S = 3, 8
@@ -40,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("library") / "slots.safetensors"
     made = build(network(), 5 * draw(40, S, dtype=torch.float32), 0)
-    made.save(path, to_dict(settings()))
+    made.save(path, "slots", to_dict(settings()))
     return path
 
 
@@ -482,7 +482,7 @@ def test_compositions(weights: Path, library: Path, capsys: pytest.CaptureFixtur
 def test_a_composition_is_a_slot_of_each_cluster(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With one slot a cluster there is one picture."""
     made = build(network(), 5 * draw(K, S, dtype=torch.float32), 0)
-    made.save(Path("three.safetensors"), to_dict(settings()))
+    made.save(Path("three.safetensors"), "slots", to_dict(settings()))
     assert call(weights, "--compose", 2, "--library", "three.safetensors", "--output", "out") == 0
     with torch.no_grad():
         image, _ = network().decode(made.slots_NS[None])

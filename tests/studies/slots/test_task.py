@@ -12,19 +12,20 @@ import torch
 from PIL import Image
 from tests.core import toy
 from tests.metrics import stand_in
-from tests.studies.slots.common import COARSE, make, network, one_line, settings
+from tests.studies.slots.common import COARSE, load, make, network, one_line, settings
 from torch import Tensor, nn
 
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.data import clevrtex
+from etude.data.scene_config import SceneConfig, load_scenes
 from etude.metrics import fid, segmentation
+from etude.metrics.slots import Scores
+from etude.nn.pixels import to_bytes
 from etude.studies.slots import figures
-from etude.studies.slots.library import load
-from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, to_bytes
-from etude.studies.slots.scores import Scores
-from etude.studies.slots.study import DataConfig, OptimConfig
-from etude.studies.slots.task import SlotsTask, crowd, load_scenes, objects
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
+from etude.studies.slots.study import OptimConfig
+from etude.studies.slots.task import SlotsTask, crowd, objects
 
 
 @pytest.fixture(autouse=True)
@@ -394,7 +395,7 @@ def watched(
     numbers = dict.fromkeys(("ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_share"), torch.zeros(2))
     scores = Scores(numbers | {"background_slots": torch.full((2,), background)}, pixels)
     monkeypatch.setattr(task, "score", lambda *_: (scores, same))
-    monkeypatch.setattr(task, "spread", lambda: spread)
+    monkeypatch.setattr(task.model.encoder.attention, "spread", lambda: spread)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         task.evaluate()
@@ -443,31 +444,31 @@ def test_spread() -> None:
     with torch.no_grad():
         attention.mean.fill_(3)
         attention.log_deviation.fill_(math.log(4))
-    assert gaussian.spread() == pytest.approx(4 / 5)
+    assert attention.spread() == pytest.approx(4 / 5)
     for init in ("learned", "bilevel"):
         task = make(model__init=init, model__num_slots=2)
         start = task.model.encoder.attention.start
         with torch.no_grad():
             start.copy_(torch.tensor([1.0, -1.0])[None, :, None].expand_as(start))
-            assert task.spread() == pytest.approx(1)
+            assert task.model.encoder.attention.spread() == pytest.approx(1)
             start.add_(3)
-            assert task.spread() == pytest.approx(math.sqrt(1 / 10))
+            assert task.model.encoder.attention.spread() == pytest.approx(math.sqrt(1 / 10))
             start.fill_(2)
-            assert task.spread() == 0
+            assert task.model.encoder.attention.spread() == 0
             start.zero_()
-            assert task.spread() == 0
+            assert task.model.encoder.attention.spread() == 0
 
 
 # --- scenes ---
 
 
 def test_generated_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = load_scenes(DataConfig(source="generated", most=25), 16)
+    found = load_scenes(SceneConfig(source="generated", most=25), 16)
     assert found.about == "generated scenes, 21 / 2 / 2"
     assert {split: len(part) for split, part in found.splits.items()} == {"train": 21, "val": 2, "test": 2}
     seen: list[Any] = []
     monkeypatch.setattr(clevrtex, "generated", lambda *given: seen.append(given) or found)
-    load_scenes(DataConfig(source="generated"), 32)
+    load_scenes(SceneConfig(source="generated"), 32)
     assert seen == [(32, {"train": 8000, "val": 1000, "test": 1000})]
 
 
@@ -475,7 +476,7 @@ def test_released_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     found = clevrtex.generated(16, {"train": 10, "val": 2, "test": 2})
     monkeypatch.setattr(clevrtex, "released", lambda *given: seen.append(given) or found)
-    assert load_scenes(DataConfig(most=70), 16) is found
+    assert load_scenes(SceneConfig(most=70), 16) is found
     assert seen == [(16, 70)]
 
 

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from etude.core.loop import rows_of
-from etude.report.figures import curves, figure
+from etude.report.figures import curves, figure, sheet
 
 if TYPE_CHECKING:
     from etude.studies.dcgan.task import DCGANTask
+
+
+LINE = 96
+"""The shade between the digits of a sheet, which are black and white."""
 
 
 def draw(task: DCGANTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -51,7 +54,7 @@ def snapshots(path: Path, pictures: Mapping[int, Tensor], steps_per_epoch: int) 
     with figure(path, 3.4 * len(pictures), 3.8) as drawn:
         axes = drawn.subplots(1, len(pictures), squeeze=False)[0]
         for ax, (step, images_NHW) in zip(axes, sorted(pictures.items()), strict=True):
-            ax.imshow(sheet(images_NHW, 10), cmap="gray", vmin=0, vmax=255)
+            ax.imshow(sheet(images_NHW, 10, LINE), cmap="gray", vmin=0, vmax=255)
             ax.set_title(f"after epoch {step / steps_per_epoch:.3g} (step {step:,})")
             ax.set_axis_off()
 
@@ -68,27 +71,9 @@ def digits(path: Path, task: DCGANTask, rows: int = 8) -> None:
     real = torch.stack([images_NHW[part].cpu() for part in found if len(part) == 3]).transpose(0, 1)
     with figure(path, 5.2, 0.52 * (rows + 3) + 1.0) as page:
         top, bottom = page.subplots(2, 1, height_ratios=(3, rows))
-        top.imshow(sheet(real.flatten(0, 1), columns), cmap="gray", vmin=0, vmax=255)
+        top.imshow(sheet(real.flatten(0, 1), columns, LINE), cmap="gray", vmin=0, vmax=255)
         top.set_title("real test digits")
-        bottom.imshow(sheet(drawn_NHW, columns), cmap="gray", vmin=0, vmax=255)
+        bottom.imshow(sheet(drawn_NHW, columns, LINE), cmap="gray", vmin=0, vmax=255)
         bottom.set_title("drawn, a column for each digit asked for" if known else "drawn")
         for ax in (top, bottom):
             ax.set_axis_off()
-
-
-def sheet(images_NHW: Tensor, columns: int) -> np.ndarray:
-    """Pictures in rows, a pixel of grey between them.
-
-    Args:
-        images_NHW: bytes.
-        columns: of the sheet; the last row may have fewer.
-
-    Returns:
-        bytes ``[rows (H + 1) - 1, columns (W + 1) - 1]``.
-    """
-    count, height, width = images_NHW.shape
-    rows = -(-count // columns)
-    tiles = torch.full((rows * columns, height + 1, width + 1), 96, dtype=torch.uint8)
-    tiles[:count, :height, :width] = images_NHW.cpu()
-    page = tiles.unflatten(0, (rows, columns)).transpose(1, 2).reshape(rows * (height + 1), columns * (width + 1))
-    return page[:-1, :-1].numpy()

@@ -24,8 +24,9 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, write_atomic
 from etude.core.loop import progress_bar
+from etude.report.figures import sheet
 from etude.studies.dcgan.classifier import classify
-from etude.studies.dcgan.figures import sheet
+from etude.studies.dcgan.figures import LINE
 from etude.studies.dcgan.model import Generator
 from etude.studies.dcgan.study import DCGANConfig
 from etude.studies.dcgan.task import NUM_CLASSES, build_generator, to_bytes
@@ -114,7 +115,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     if kind == ".png":
         pages = torch.cat(list(drawn()))
         columns = options.columns or int(np.ceil(np.sqrt(options.count)))
-        picture = Image.fromarray(sheet(pages, min(columns, options.count)))
+        picture = Image.fromarray(sheet(pages, min(columns, options.count), LINE))
         # Named, for the temporary file's ending is another.
         write_atomic(options.output, lambda path: picture.save(path, format="PNG"))
     elif kind == ".npy":

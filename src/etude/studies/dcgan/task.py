@@ -17,6 +17,7 @@ from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mnist
+from etude.data.epochs import Epochs
 from etude.metrics import diversity, fid
 from etude.metrics.proportion import half_width
 from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss, r1_penalty
@@ -77,7 +78,7 @@ class DCGANTask(Task):
         }
         self.optimizers = dict(self.adams)
         self._splits: dict[mnist.Split, tuple[Tensor, Tensor]] = {}
-        self._order: tuple[int, Tensor] | None = None
+        self._epochs = Epochs(runtime)
         pair = {"generator": self.generator, "discriminator": self.discriminator}
         self.steps = FiniteSteps(pair, {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()})
         self.snapshots: dict[int, Tensor] = {}
@@ -101,12 +102,7 @@ class DCGANTask(Task):
 
     def batch_rows(self, step: int) -> Tensor:
         """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
-        count, size = len(self.split("train")[0]), self.config.batch.size
-        epoch, place = divmod(step, count // size)
-        if self._order is None or self._order[0] != epoch:
-            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
-            self._order = (epoch, order.to(self.runtime.device))
-        return self._order[1][place * size : (place + 1) * size]
+        return self._epochs.rows(step, len(self.split("train")[0]), self.config.batch.size)
 
     def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
         """Standard normal ``[count, Z]`` on the device."""

@@ -155,16 +155,6 @@ class Discriminator(nn.Module):
         return images
 
 
-def scaled(images_NHWC: Tensor) -> Tensor:
-    """Bytes ``[N, H, W, 3]`` as pictures ``[N, 3, H, W]`` in [-1, 1], channels last in memory."""
-    return (images_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def to_bytes(images_NCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as bytes ``[N, H, W, 3]``."""
-    return ((images_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
 def crop_and_mirror(pairs_N2HWC: Tensor, size: int, generator: torch.Generator, *, mirror: bool) -> Tensor:
     """A window of each pair, both pictures alike, every second pair mirrored (section 3.4 and appendix 6.2).
 

@@ -7,7 +7,6 @@ blended; what is smaller is padded with its mirror image. Results have their pic
 Shape suffixes: N tiles, H height, W width.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,9 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, list_images, printable, read_image, result_files, save_png
-from etude.studies.pix2pix.model import Generator, scaled, to_bytes
+from etude.data.images import ImageError, picture_files, printable, read_image, result_files, save_png
+from etude.nn.pixels import prepare, to_bytes
+from etude.studies.pix2pix.model import Generator
 from etude.studies.pix2pix.study import Pix2PixConfig
 from etude.studies.pix2pix.task import build_generator
 
@@ -92,8 +92,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     scale = options.scale if options.scale is not None else float(header.extra.get("scale", 1.0))
     if not 0 < scale <= 16:
         raise UserError(f"a scale of {scale:g} is not possible: give more than 0 and at most 16")
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
+    paths = picture_files(options.inputs)
     targets = [files[0] for files in result_files(paths, options.output, (".png",), force=options.force)]
     network = _network(generator, resolve_device("auto"), options.seed)
     answers: list[Prediction] = []
@@ -207,7 +206,7 @@ def _network(generator: Generator, device: str, seed: int) -> Network:
 
     @torch.inference_mode()
     def network(tiles_NHWC: np.ndarray) -> np.ndarray:
-        given: Tensor = scaled(torch.from_numpy(tiles_NHWC).to(device))
+        given: Tensor = prepare(torch.from_numpy(tiles_NHWC).to(device))
         noise = [mask.expand(len(given), -1, -1, -1) for mask in masks]
         return to_bytes(generator(given, noise)).cpu().numpy()
 

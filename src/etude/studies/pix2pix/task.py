@@ -20,11 +20,13 @@ from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import pairs
+from etude.data.epochs import Epochs
 from etude.data.pairs import PairSet, Split
 from etude.metrics import diversity, fid
 from etude.metrics import pairs as measures
 from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss
-from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror, scaled, to_bytes
+from etude.nn.pixels import prepare, to_bytes
+from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror
 from etude.studies.pix2pix.study import DataConfig, ModelConfig, Pix2PixConfig
 
 _log = logging.getLogger("etude.pix2pix")
@@ -107,7 +109,7 @@ class Pix2PixTask(Task):
         self.watched = torch.tensor([math.log(2) if optim.loss == "vanilla" else 0.25, 0.0], device=runtime.device)
         self._set: PairSet | None = None
         self._on_device: dict[Split, Tensor] = {}
-        self._order: tuple[int, Tensor] | None = None
+        self._epochs = Epochs(runtime, "cpu")
 
     @property
     def exported(self) -> Mapping[str, nn.Module]:
@@ -144,11 +146,7 @@ class Pix2PixTask(Task):
 
     def batch_rows(self, step: int) -> Tensor:
         """Which training pairs a step takes: every epoch in an order of its own, a rest that fills no batch left."""
-        count, size = len(self.pairs.splits["train"]), self.config.batch.size
-        epoch, place = divmod(step, count // size)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, torch.randperm(count, generator=self.runtime.generator("train/order", epoch)))
-        return self._order[1][place * size : (place + 1) * size]
+        return self._epochs.rows(step, len(self.pairs.splits["train"]), self.config.batch.size)
 
     # --- training ---
 
@@ -167,7 +165,7 @@ class Pix2PixTask(Task):
             draw = self.runtime.generator("train/augment", step, part)
             taken = self.take("train", rows[part::parts])
             cut = crop_and_mirror(taken, config.model.size, draw, mirror=config.augment.mirror)
-            return scaled(cut[:, 0]), scaled(cut[:, 1])
+            return prepare(cut[:, 0]), prepare(cut[:, 1])
 
         def fakes(part: int, input_NCHW: Tensor, network: nn.Module) -> Tensor:
             draw = self.runtime.generator("train/noise", step, part)
@@ -250,7 +248,7 @@ class Pix2PixTask(Task):
         made: list[Tensor] = []
         for start in range(mine.start, mine.stop, size):
             rows = range(start, min(start + size, mine.stop))
-            given = scaled(self.take(split, slice(rows.start, rows.stop))[:, 0])
+            given = prepare(self.take(split, slice(rows.start, rows.stop))[:, 0])
             made.append(to_bytes(self.generator(given, self._noise(f"{split}/noise", rows))))
         side = self.config.model.size
         empty = torch.zeros(0, side, side, 3, dtype=torch.uint8, device=self.runtime.device)

@@ -3,7 +3,6 @@
 The network, its norm and n are read from the weights. Shape suffixes as in model.py.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, write_atomic
 from etude.data.folders import fitted
-from etude.data.images import list_images, read_image
+from etude.data.images import picture_files, read_image
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.study import ResNetConfig
 from etude.studies.resnet.task import build_model
@@ -75,8 +74,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     classes = list(about.get("classes", [f"class {number}" for number in range(config.model.num_classes)]))
     if len(classes) != config.model.num_classes:
         raise UserError(f"{weights} names {len(classes)} classes, and its network has {config.model.num_classes}")
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
+    paths = picture_files(options.inputs)
     _refuse_clashes(paths, options.cam)
     answers: list[Prediction] = []
     maps: list[tuple[Path, np.ndarray]] = []

@@ -17,6 +17,7 @@ from etude.core import randomness
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
+from etude.data.epochs import Epochs
 from etude.data.labelled import LabelledImages
 from etude.metrics.proportion import half_width
 from etude.nn.norms import make_norm
@@ -72,7 +73,7 @@ class ResNetTask(Task):
         self.gates = gates(self.model)
         self.monitor = ("accuracy", "max")
         self._pictures: pictures.Pictures | None = None
-        self._order: tuple[int, Tensor] | None = None
+        self._epochs = Epochs(runtime)
 
     @property
     def pictures(self) -> pictures.Pictures:
@@ -96,12 +97,7 @@ class ResNetTask(Task):
 
     def batch_rows(self, step: int) -> Tensor:
         """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
-        count, size = len(self.pictures.splits["train"]), self.config.batch.size
-        epoch, place = divmod(step, count // size)
-        if self._order is None or self._order[0] != epoch:
-            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
-            self._order = (epoch, order.to(self.runtime.device))
-        return self._order[1][place * size : (place + 1) * size]
+        return self._epochs.rows(step, len(self.pictures.splits["train"]), self.config.batch.size)
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.pictures.splits["train"]

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-import torch
 from torch import Tensor
 
 from etude.core.loop import rows_of
-from etude.report.figures import curves, figure
-from etude.studies.slots.model import segments, to_bytes
+from etude.nn.pixels import to_bytes
+from etude.report.figures import coloured, curves, figure, grid, sheet
+from etude.studies.slots.model import segments
 
 if TYPE_CHECKING:
     from etude.studies.slots.task import SlotsTask
@@ -72,14 +71,6 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:
-    """A colour a segment: bytes ``[H, W, 3]``; the first is grey."""
-    table = (mpl.colormaps["tab20"](range(20))[:, :3] * 255).astype(np.uint8)
-    table = np.concatenate([np.full((1, 3), 70, np.uint8), table])
-    numbers = np.asarray(segments_HW).astype(int)
-    return table[np.where(numbers == 0, 0, 1 + (numbers - 1) % (len(table) - 1))]
-
-
 def reconstructions(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, true_NHW: Tensor, masks_NKHW: Tensor) -> None:
     """A column a scene: the picture, its reconstruction, the true masks, the slots' masks."""
     found_NHW = segments(masks_NKHW)
@@ -94,7 +85,7 @@ def reconstructions(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, true_NHW
 
 def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, contents_NKCHW: Tensor, masks_NKHW: Tensor) -> None:
     """A row a scene: the picture, its reconstruction, and what each slot adds to it, on white."""
-    shown = masks_NKHW[:, :, None] * contents_NKCHW + (1 - masks_NKHW[:, :, None])
+    shown = on_white(contents_NKCHW, masks_NKHW)
     rows = []
     for image, made, parts in zip(images_NHWC.numpy(), made_NHWC.numpy(), shown, strict=True):
         rows.append(("", [image, made, *to_bytes(parts).numpy()]))
@@ -104,12 +95,11 @@ def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, contents_NKCHW: Te
 
 def parts(path: Path, image_HWC: Tensor, contents_KCHW: Tensor, masks_KHW: Tensor) -> None:
     """One scene: each slot's mask, what it would paint everywhere, and where it does."""
-    white_KCHW = masks_KHW[:, None] * contents_KCHW + (1 - masks_KHW[:, None])
     blank = [np.full_like(image_HWC.numpy(), 255)]
     rows = [
         ("mask", [image_HWC.numpy(), *(np.uint8(255 * mask) for mask in masks_KHW.numpy())]),
         ("content", [*blank, *to_bytes(contents_KCHW).numpy()]),
-        ("both", [*blank, *to_bytes(white_KCHW).numpy()]),
+        ("both", [*blank, *to_bytes(on_white(contents_KCHW, masks_KHW)).numpy()]),
     ]
     grid(path, rows, ["picture", *(f"slot {number}" for number in range(len(masks_KHW)))])
 
@@ -138,29 +128,7 @@ def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: 
             ax.set_axis_off()
 
 
-def sheet(images_NHWC: Tensor, columns: int) -> np.ndarray:
-    """Pictures in rows, a white pixel between them: bytes ``[rows (H + 1) - 1, columns (W + 1) - 1, 3]``."""
-    count, height, width, _ = images_NHWC.shape
-    rows = -(-count // columns)
-    tiles = torch.full((rows * columns, height + 1, width + 1, 3), 255, dtype=torch.uint8)
-    tiles[:count, :height, :width] = images_NHWC
-    tiles = tiles.unflatten(0, (rows, columns)).transpose(1, 2)
-    return tiles.reshape(rows * (height + 1), columns * (width + 1), 3)[:-1, :-1].numpy()
-
-
-def grid(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str] = ()) -> None:
-    """Rows of pictures with their names on the left, and titles above the columns."""
-    columns = max(len(images) for _, images in rows)
-    with figure(path, 1.15 * columns + 0.4, 1.2 * len(rows) + 0.3) as page:
-        axes = page.subplots(len(rows), columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-        for line, (name, images) in zip(axes, rows, strict=True):
-            line[0].set_ylabel(name)
-            for ax, image in zip(line, images, strict=False):
-                ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        for ax, title in zip(axes[0], titles, strict=False):
-            ax.set_title(title)
+def on_white(contents: Tensor, masks: Tensor) -> Tensor:
+    """Slots' pictures ``[..., 3, H, W]`` in [-1, 1] where they are seen, by masks ``[..., H, W]``; white elsewhere."""
+    share = masks[..., None, :, :]
+    return share * contents + (1 - share)

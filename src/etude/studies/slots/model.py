@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.errors import UserError
 from etude.core.plugin import resolve
 from etude.nn.broadcast import BroadcastConv
 from etude.nn.conv import he_
-from etude.nn.slot_attention import SlotAttention
-from etude.nn.slot_encoder import PositionCode, SlotEncoder, make_encoder
+from etude.nn.slot_encoder import PositionCode, build_encoder
+from etude.nn.slot_library import CARD
+from etude.nn.user_part import tried
 from etude.studies.slots.study import ModelConfig
 
 MAPS = 4
@@ -130,19 +130,7 @@ def make_decoder(name: str, slot_size: int, size: int, **options: Any) -> nn.Mod
     if name in DECODERS:
         return kind(slot_size, size, **options)
     shape, wanted = (2, slot_size), (2, MAPS, size, size)
-    try:
-        decoder = kind(slot_size, size)
-        with torch.no_grad():
-            answer: Any = decoder.eval()(torch.zeros(shape))
-        decoder.train()
-    # A user's code may fail in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the decoder {name} failed on {list(shape)}: {type(error).__name__}: {reason}") from error
-    if not isinstance(answer, Tensor) or answer.shape != wanted:
-        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"the decoder {name} must map {list(shape)} to {list(wanted)}, not {met}")
-    return decoder
+    return tried(f"decoder {name}", lambda: kind(slot_size, size), shape, wanted)[0]
 
 
 class SlotAutoencoder(nn.Module):
@@ -160,17 +148,7 @@ class SlotAutoencoder(nn.Module):
     def __init__(self, config: ModelConfig, *, coarse: bool = False) -> None:
         super().__init__()
         self.config = config
-        options: dict[str, dict[str, Any]] = {
-            "conv": {"strides": config.strides},
-            "resnet18": {"width": config.encoder_width},
-        }
-        channels = config.features
-        encoder, places = make_encoder(config.encoder, channels, config.size, **options.get(config.encoder, {}))
-        attention = SlotAttention(
-            config.num_slots, channels, config.slot_size, iterations=config.iterations, hidden=config.hidden,
-            init=config.init, implicit=config.implicit,
-        )  # fmt: skip
-        self.encoder = SlotEncoder(encoder, places, channels, attention)
+        self.encoder = build_encoder(config)
         self.decoder = make_decoder(
             config.decoder, config.slot_size, config.size, side=config.broadcast, width=config.decoder_width,
             layers=config.decoder_layers, coarse=coarse,
@@ -184,30 +162,20 @@ class SlotAutoencoder(nn.Module):
         image_BCHW, named = self.decode(found.slots_BKS)
         return image_BCHW, {"slots": found.slots_BKS, "attention": found.attention_BTKN, **named}
 
-    def decode(self, slots_BKS: Tensor, present_BK: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures of slots; the order of the slots means nothing.
-
-        Args:
-            slots_BKS: slots; there may be any number of them.
-            present_BK: bool; slots that are not take no part. At least one an image is.
-        """
+    def decode(self, slots_BKS: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures of any number of slots; their order means nothing."""
         maps_BKCHW = self.decoder(slots_BKS.flatten(0, 1)).unflatten(0, slots_BKS.shape[:2])
         contents_BKCHW, logits_BKHW = maps_BKCHW[:, :, :3].float(), maps_BKCHW[:, :, 3].float()
-        if present_BK is not None:
-            logits_BKHW = logits_BKHW.masked_fill(~present_BK[:, :, None, None], -torch.inf)
         masks_BKHW = functional.softmax(logits_BKHW, 1)
         image_BCHW = (masks_BKHW[:, :, None] * contents_BKCHW).sum(1)
         return image_BCHW, {"contents": contents_BKCHW, "masks": masks_BKHW}
 
 
-def prepare(images_NHWC: Tensor) -> Tensor:
-    """Bytes ``[N, H, W, 3]`` as pictures ``[N, 3, H, W]`` in [-1, 1], channels last in memory."""
-    return images_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_bytes(images_NCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as bytes ``[N, H, W, 3]``."""
-    return ((images_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+@torch.no_grad()
+def card(model: SlotAutoencoder, slots_KS: Tensor) -> Tensor:
+    """What the model makes of slots, as a small picture ``[3, 8, 8]``, by which a slot library knows it."""
+    image_BCHW, _ = model.decode(slots_KS[None].to(next(model.parameters()).device))
+    return functional.adaptive_avg_pool2d(image_BCHW[0].float().cpu(), CARD)
 
 
 def segments(masks_BKHW: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ model.py.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,18 +29,18 @@ from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import CROP, cropped
-from etude.data.images import ImageError, list_images, printable, read_image, refuse_existing, result_files, save_png
+from etude.data.images import ImageError, picture_files, printable, read_image, refuse_existing, result_files, save_png
 from etude.metrics.segmentation import squared_error
+from etude.nn import slot_library
+from etude.nn.pixels import prepare, to_bytes
+from etude.nn.slot_edits import Edit, edited, parse_edit, shares_of, suggested
+from etude.report.figures import coloured, grid, sheet
 from etude.studies.slots import figures
-from etude.studies.slots import library as slot_library
-from etude.studies.slots.model import SlotAutoencoder, prepare, segments, to_bytes
+from etude.studies.slots.model import SlotAutoencoder, card, segments
 from etude.studies.slots.study import SlotsConfig
 
 _BATCH = 16
 _COMPOSED = 10_000
-_LEAST = 0.005
-"""Share of a picture below which a slot is not told of."""
-_EDITS = "swap:I:J, move:I and delete:I, with the slots' numbers"
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,12 @@ class Prediction:
 
     image: str
     output: str
-    slots: int
-    """How many slots have some of the picture."""
-    shares: dict[str, float]
+    slots: int | None = None
+    """How many slots have some of the picture; None, as what follows, of what was made of slots."""
+    shares: dict[str, float] | None = None
     """The share of the picture that each such slot has, by its number."""
-    mse: float | None
-    """Squared error of the reconstruction, summed over pixels and colours of [0, 1]; None of what was made."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change.
-
-    Attributes:
-        kind: see `Options`.
-        slot: of the first picture.
-        other: of the second, with swap.
-    """
-
-    kind: Literal["swap", "move", "delete"]
-    slot: int
-    other: int = -1
+    mse: float | None = None
+    """Squared error of the reconstruction, summed over pixels and colours of [0, 1]."""
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
@@ -120,8 +105,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     model, config = read_model(weights)
     if options.compose:
         return _compose(model, weights, options)
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    paths = [path for given in options.inputs for path in (list_images(given) if os.path.isdir(given) else [given])]  # noqa: PTH112
+    paths = picture_files(options.inputs)
     if options.edit is not None:
         if len(paths) > 2:
             raise UserError(f"--edit takes one picture or two, not {len(paths)}")
@@ -134,9 +118,8 @@ def tell(answers: Sequence[Prediction]) -> str:
     """One line a picture, for people."""
     lines: list[str] = []
     for row in answers:
-        told = ", ".join(f"slot {number} {100 * share:.0f} %" for number, share in row.shares.items())
-        error = "" if row.mse is None else f", squared error {row.mse:.0f}"
-        found = f" ({row.slots} slots: {told}{error})" if row.slots else ""
+        told = ", ".join(f"slot {number} {100 * share:.0f} %" for number, share in (row.shares or {}).items())
+        found = "" if row.mse is None else f" ({row.slots} slots: {told}, squared error {row.mse:.0f})"
         lines.append(f"{printable(row.image)} -> {printable(row.output)}{found}")
     return "\n".join(lines)
 
@@ -150,28 +133,6 @@ def read_model(weights: Path) -> tuple[SlotAutoencoder, SlotsConfig]:
     model = SlotAutoencoder(config.model)
     load_weights({"model": model}, tensors, weights)
     return model.eval().to(resolve_device("auto")).to(memory_format=torch.channels_last), config
-
-
-def parse_edit(word: str, num_slots: int, *, two: bool) -> Edit:
-    """One change from its word.
-
-    Args:
-        word: such as ``swap:2:5``.
-        num_slots: K.
-        two: whether there is a second picture.
-    """
-    kind, *numbers = word.split(":")
-    wanted = {"swap": 2, "move": 1, "delete": 1}.get(kind)
-    # Python refuses to read a number of thousands of digits.
-    short = all(part.isascii() and part.isdigit() and len(part) < 10 for part in numbers)
-    if wanted is None or len(numbers) != wanted or not short:
-        raise UserError(f"no edit '{printable(word)}': there are {_EDITS}")
-    if kind != "delete" and not two:
-        raise UserError(f"{word} needs a second picture: name it after the first")
-    slots = [int(part) for part in numbers]
-    if max(slots) >= num_slots:
-        raise UserError(f"{word}: the slots are 0 to {num_slots - 1}")
-    return Edit(kind, *slots)  # pyright: ignore[reportArgumentType]
 
 
 # --- finding ---
@@ -220,23 +181,16 @@ def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> li
             error_B = squared_error(made, real)
             segments_BHW, made_BHWC = segments(masks_BKHW), to_bytes(found.made_BCHW).cpu()
             for place, row in enumerate(some):
-                sheet, mask = files[row]
+                page, mask = files[row]
                 one = slice(place, place + 1)
                 picture = torch.from_numpy(images[place])[None]
                 shown_parts = (picture, made_BHWC[one], contents_BKCHW[one], masks_BKHW[one])
-                _save_figure(sheet, lambda to, parts=shown_parts: figures.slots(to, *parts))
+                _save_figure(page, lambda to, parts=shown_parts: figures.slots(to, *parts))
                 save_png(mask, segments_BHW[place].to(torch.uint8).numpy())
                 shares = shares_of(segments_BHW[place], model.config.num_slots)
-                answers.append(Prediction(str(paths[row]), str(sheet), len(shares), shares, error_B[place].item()))
+                answers.append(Prediction(str(paths[row]), str(page), len(shares), shares, error_B[place].item()))
                 bar.advance(shown)
     return answers
-
-
-def shares_of(segments_HW: Tensor, num_slots: int) -> dict[str, float]:
-    """The share of the pixels of each slot that has some, the largest first."""
-    counts = segments_HW.flatten().bincount(minlength=num_slots).double() / segments_HW.numel()
-    order = counts.argsort(descending=True, stable=True).tolist()
-    return {str(slot): counts[slot].item() for slot in order if counts[slot] >= _LEAST}
 
 
 # --- editing ---
@@ -252,61 +206,20 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     slots = [list(part) for part in found.named["slots"]]
     segments_BHW = segments(found.named["masks"]).cpu()
     variants = (
-        {"edited": list(edits)} if edits else _suggested([shares_of(part, len(slots[0])) for part in segments_BHW])
+        {"edited": list(edits)} if edits else suggested([shares_of(part, len(slots[0])) for part in segments_BHW])
     )
     # By picture, then by variant.
     made = [
         list(row)
         for row in zip(*([_decoded(model, part) for part in edited(slots, v)] for v in variants.values()), strict=True)
     ]
-    known = zip(
-        images, to_bytes(found.made_BCHW).cpu().numpy(), map(figures.coloured, segments_BHW + 1), made, strict=True
-    )
+    known = zip(images, to_bytes(found.made_BCHW).cpu().numpy(), map(coloured, segments_BHW + 1), made, strict=True)
     rows = [("", [image, again, mask, *changed]) for image, again, mask, changed in known]
-    _save_figure(page, lambda to: figures.grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
+    _save_figure(page, lambda to: grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
     for file, changed in zip(files, made, strict=True):
         save_png(file, changed[0])
-    answers = [Prediction(str(path), str(file), 0, {}, None) for path, file in zip(paths, files, strict=True)]
-    return [*answers, Prediction(" + ".join(map(str, paths)), str(page), 0, {}, None)]
-
-
-def _suggested(shares: Sequence[Mapping[str, float]]) -> dict[str, list[Edit]]:
-    """Edits where none is named, by title: the largest slot of a picture is the ground, the others are objects."""
-    objects = [[int(slot) for slot in of_picture][1:] for of_picture in shares]
-    if not all(objects):
-        raise UserError("one slot has all of a picture, so there is no object to edit: name the edits, or train longer")
-    if len(objects) == 1:
-        return {f"without {slot}": [Edit("delete", slot)] for slot in objects[0]}
-    return {"swapped": [Edit("swap", objects[0][0], objects[1][0])]}
-
-
-def edited(slots: Sequence[Sequence[Tensor]], edits: Sequence[Edit]) -> list[list[Tensor]]:
-    """The slots of one picture or two after some changes, each made once.
-
-    Args:
-        slots: by picture, ``[S]`` each.
-        edits: a number means the slot that had it at first.
-
-    Raises:
-        UserError: a slot that an earlier change has taken, or a picture that would have none left.
-    """
-    sets: list[dict[int, Tensor]] = [dict(enumerate(part)) for part in slots]
-    added: list[list[Tensor]] = [[] for _ in slots]
-    for edit in edits:
-        told = ":".join([edit.kind, str(edit.slot), *([str(edit.other)] if edit.kind == "swap" else [])])
-        for picture, slot in ((0, edit.slot), *([(1, edit.other)] if edit.kind == "swap" else [])):
-            if slot not in sets[picture]:
-                raise UserError(f"{told}: slot {slot} was taken by an edit before it")
-        taken = sets[0].pop(edit.slot)
-        if edit.kind == "move":
-            added[1].append(taken)
-        elif edit.kind == "swap":
-            added[0].append(sets[1].pop(edit.other))
-            added[1].append(taken)
-    after = [[*left.values(), *new] for left, new in zip(sets, added, strict=True)]
-    if not all(after):
-        raise UserError("these edits leave a picture without a slot: keep at least one")
-    return after
+    answers = [Prediction(str(path), str(file)) for path, file in zip(paths, files, strict=True)]
+    return [*answers, Prediction(" + ".join(map(str, paths)), str(page))]
 
 
 def _decoded(model: SlotAutoencoder, slots: Sequence[Tensor]) -> np.ndarray:
@@ -322,11 +235,13 @@ def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Pr
     shipped = Path(__file__).parent / "library" / weights.name
     path = options.library or (shipped if weights.parent == Path(__file__).parent / "weights" else None)
     if path is None:
-        beside = weights.parents[min(2, len(weights.parents) - 1)] / "figures" / "library.safetensors"
-        path = beside if beside.is_file() else None
+        # A run keeps its weights a folder or two below itself.
+        beside = [folder / "figures" / "library.safetensors" for folder in weights.absolute().parents[:3]]
+        path = next((file for file in beside if file.is_file()), None)
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")
-    library = slot_library.load(path, model)
+    shape = {name: getattr(model.config, name) for name in ("num_slots", "slot_size", "size")}
+    library = slot_library.load(path, "slots", shape, partial(card, model))
     names = [Path(f"{number:03d}") for number in range(options.compose)]
     files = [row[0] for row in result_files(names, options.output, (".png",), force=options.force)]
     page = options.output / "compositions.png"
@@ -336,8 +251,8 @@ def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Pr
     for file, image in zip(files, images_NHWC.numpy(), strict=True):
         save_png(file, image)
     columns = int(np.ceil(np.sqrt(min(64, options.compose))))
-    save_png(page, figures.sheet(images_NHWC[:64], columns))
-    return [Prediction(f"{options.compose} compositions", str(page), 0, {}, None)]
+    save_png(page, sheet(images_NHWC[:64], columns))
+    return [Prediction(f"{options.compose} compositions", str(page))]
 
 
 @torch.inference_mode()

@@ -7,39 +7,15 @@ from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
+from etude.data.scene_config import SceneConfig
+from etude.nn.slot_config import SlotEncoderConfig
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "clevrtex"
 """Twelve scenes of `etude data render clevrtex --seed 7`, with masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    size: int = 128
-    """Height and width of the pictures: a multiple of 8."""
-    num_slots: int = 11
-    """K: CLEVRTex has up to ten objects, and a background."""
-    slot_size: int = 64
-    """Numbers of a slot."""
-    iterations: int = 3
-    """T in training."""
-    eval_iterations: int = 3
-    """T in use."""
-    init: Literal["gaussian", "learned", "bilevel"] = "gaussian"
-    """How slots begin: drawn from one learned normal distribution, as a learned vector each, or as those with noise
-    that fades (BO-QSA)."""
-    implicit: bool = False
-    """Whether only the last iteration has a gradient."""
-    encoder: str = "conv"
-    """conv: four 5x5 convolutions; resnet18: with group norms, to a quarter of the size; or path/to/file.py:Name of a
-    module that is made with a number of channels and maps [B, 3, H, W] to [B, channels, h, w]."""
-    strides: tuple[int, int, int, int] = (1, 1, 1, 1)
-    """Of the layers of conv."""
-    encoder_width: int = 64
-    """Filters of resnet18's first stage."""
-    features: int = 64
-    """Channels of the encoder's result."""
-    hidden: int = 128
-    """Units of the slots' residual network."""
+class ModelConfig(SlotEncoderConfig):
     decoder: str = "broadcast"
     """broadcast, or path/to/file.py:Name of a module that is made with the slots' and the pictures' size and maps
     [M, S] to [M, 4, H, W]: three colours, and the mask before the softmax."""
@@ -51,35 +27,13 @@ class ModelConfig:
     """Its 5x5 convolutions at the pictures' size, before the last one."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "slot_size", "iterations", "eval_iterations", "encoder_width", "features", "hidden", "decoder_width",
-        ):  # fmt: skip
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(self.num_slots >= 2, "model.num_slots", "at least 2 (one slot has nothing to share)", self.num_slots)
-        require(8 <= self.size <= 512 and self.size % 8 == 0, "model.size", "a multiple of 8 up to 512", self.size)
-        require(all(stride in (1, 2) for stride in self.strides), "model.strides", "of 1 and 2", self.strides)
+        super().__post_init__()
+        require(self.decoder_width >= 1, "model.decoder_width", "at least 1", self.decoder_width)
         sides = [self.size >> halvings for halvings in range(10) if self.size % (1 << halvings) == 0]
         told = ", ".join(map(str, sides))
         require(self.broadcast in sides, "model.broadcast", f"one of {told} for {self.size} px", self.broadcast)
         least = 1 if self.broadcast == self.size else 0
         require(self.decoder_layers >= least, "model.decoder_layers", f"at least {least}", self.decoder_layers)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    source: Literal["clevrtex", "folder", "generated"] = "clevrtex"
-    """clevrtex: the released set; folder: scenes laid out like it, such as `etude data render` makes; generated: flat
-    made-up scenes."""
-    folder: str = ""
-    """With source folder: its path, or a zip file's; looked for here and in ETUDE_MIRROR."""
-    most: int = 0
-    """Take the first scenes only; 0: all. Of generated ones, how many there are; 0: 10,000."""
-    flip: bool = False
-    """Mirror every second training picture."""
-
-    def __post_init__(self) -> None:
-        require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
-        require(self.most == 0 or self.most >= 10, "data.most", "0, or at least 10", self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +97,7 @@ class MetricConfig:
 class SlotsConfig(StudyConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The networks."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: SceneConfig = field(default_factory=SceneConfig)
     """The scenes."""
     batch: Batch = field(default_factory=Batch)
     """How many pictures at a time."""
@@ -180,7 +134,7 @@ def course() -> SlotsConfig:
     """The course's setting as the report of seed 000 has it: ResNet-18, K = 11, batch 64, Adam 4e-4.
 
     It trained 400 epochs of a part of the set, of a size that it does not state, at a rate whose course it does not
-    state either: here the rate is constant, and the steps are 400 epochs of 40,000 scenes.
+    state either: here it is constant after the paper's warm-up, and the steps are 400 epochs of 40,000 scenes.
 
     Command: ``etude run slots course``.
     Cost: 250,000 steps of 64 scenes at 128 px.
@@ -188,7 +142,7 @@ def course() -> SlotsConfig:
     """
     return SlotsConfig(
         model=ModelConfig(encoder="resnet18"),
-        optim=OptimConfig(warmup=0, schedule="constant"),
+        optim=OptimConfig(schedule="constant"),
         loop=LoopConfig(max_steps=250_000, log_every=100, eval_every=5_000, save_every=5_000),
         table="clevrtex",
     )
@@ -221,7 +175,7 @@ def laptop() -> SlotsConfig:
         model=ModelConfig(
             size=64, strides=(1, 2, 1, 1), features=32, decoder_width=32, decoder_layers=0, eval_iterations=5
         ),
-        data=DataConfig(source="folder", folder="scenes", flip=True),
+        data=SceneConfig(source="folder", folder="scenes", flip=True),
         batch=Batch(size=16),
         optim=OptimConfig(lr=1e-3, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=16_000),
         loop=LoopConfig(max_steps=20_000, log_every=100, eval_every=1000, save_every=500),
@@ -253,7 +207,7 @@ def smoke() -> SlotsConfig:
             size=32, num_slots=5, slot_size=16, strides=(1, 2, 1, 1), features=16, hidden=32, init="bilevel",
             implicit=True, decoder_width=8, decoder_layers=0,
         ),
-        data=DataConfig(source="generated", most=120),
+        data=SceneConfig(source="generated", most=120),
         batch=Batch(size=8),
         optim=OptimConfig(lr=2e-3, warmup=5, schedule="cosine", clip=1.0, noise_steps=20),
         metric=MetricConfig(inception="none"),

@@ -6,6 +6,7 @@ Shape suffixes as in model.py.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,18 @@ from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
-from etude.data import clevrtex
 from etude.data.clevrtex import Scenes, SceneSet
+from etude.data.epochs import Epochs
 from etude.data.render.driver import Split
+from etude.data.scene_config import load_scenes
 from etude.metrics import fid
+from etude.metrics.slots import Scores, Watch, dead, gathered, largest, sameness, score
+from etude.nn import slot_library
+from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_encoder import fading
-from etude.studies.slots import library as slot_library
-from etude.studies.slots.library import Library
-from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, prepare, segments, to_bytes
-from etude.studies.slots.scores import QUALITY, Scores, dead, largest, sameness, score
-from etude.studies.slots.study import DataConfig, SlotsConfig
-
-GENERATED = 10_000
-"""Made-up scenes where no number is named."""
-FEW = 1e-2
-"""Starts that differ by less of their size have collapsed."""
+from etude.nn.slot_library import Library
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, card, segments
+from etude.studies.slots.study import SlotsConfig
 
 _log = logging.getLogger("etude")
 
@@ -44,17 +42,6 @@ class Batch:
     images_BCHW: Tensor
     made_BCHW: Tensor
     named: dict[str, Tensor]
-
-
-def load_scenes(config: DataConfig, size: int) -> SceneSet:
-    """The scenes of a configuration."""
-    if config.source == "generated":
-        count = config.most or GENERATED
-        tenth = max(1, count // 10)
-        return clevrtex.generated(size, {"train": count - 2 * tenth, "val": tenth, "test": tenth})
-    if config.source == "clevrtex":
-        return clevrtex.released(size, config.most)
-    return clevrtex.scenes(config.folder, size, config.most)
 
 
 class SlotsTask(Task):
@@ -71,9 +58,9 @@ class SlotsTask(Task):
         self.optimizers = {"adam": self.optimizer}
         self.monitor = ("mse", "min")
         self._scenes: SceneSet | None = None
-        self._order: tuple[int, Tensor] | None = None
+        self._epochs = Epochs(runtime)
         self._library: Library | None = None
-        self._told: set[str] = set()
+        self._watch = Watch(config.model.num_slots)
 
     # --- data ---
 
@@ -107,12 +94,7 @@ class SlotsTask(Task):
 
     def batch_rows(self, step: int) -> Tensor:
         """Which training scenes a step takes: every epoch in an order of its own, a rest that fills no batch left."""
-        count, size = len(self.scenes.splits["train"]), self.config.batch.size
-        epoch, place = divmod(step, count // size)
-        if self._order is None or self._order[0] != epoch:
-            order = torch.randperm(count, generator=self.runtime.generator("train/order", epoch))
-            self._order = (epoch, order.to(self.runtime.device))
-        return self._order[1][place * size : (place + 1) * size]
+        return self._epochs.rows(step, len(self.scenes.splits["train"]), self.config.batch.size)
 
     def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
         """Standard normal ``[count, K, S]`` on the device."""
@@ -194,23 +176,9 @@ class SlotsTask(Task):
             made, images = ((x + 1) / 2 for x in (batch.made_BCHW, batch.images_BCHW))
             found = segments(batch.named["masks"])
             parts.append(score(found, masks_NHW[batch.rows], made, images, num_slots))
-            count = len(images)
-            same.append(torch.full((count,), sameness(batch.named["slots"]), device=images.device))
-        device = self.runtime.device
-        names = (*QUALITY, "empty", "background_slots", "background_share")
-
-        def gathered(rows: list[Tensor], empty: Tensor) -> Tensor:
-            local = torch.cat(rows) if rows else empty
-            if device.type == "mps" and local.dtype == torch.float64:
-                local = local.float()
-            return self.runtime.gather(local.to(device), len(scenes)).cpu()
-
-        of_image = {
-            name: gathered([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64))
-            for name in names
-        }
-        pixels_BK = gathered([part.pixels_BK for part in parts], torch.zeros(0, num_slots, dtype=torch.int64))
-        return Scores(of_image, pixels_BK), gathered(same, torch.zeros(0)).mean().item()
+            same.append(sameness(batch.named["slots"]))
+        together = gathered(self.runtime, parts, len(scenes), num_slots)
+        return together, self.runtime.gather(torch.cat(same) if same else torch.zeros(0, device=self.runtime.device), len(scenes)).mean().item()
 
     def evaluate(self) -> dict[str, float]:
         scenes = self.scenes.splits["val"]
@@ -221,43 +189,9 @@ class SlotsTask(Task):
         # The training loss counts [-1, 1], and pixels once.
         rows["reconstruction"] = 4 * rows["mse"] / self.config.model.size**2
         rows |= {"dead": float(dead(found.pixels_BK)), "largest": largest(found.pixels_BK)}
-        rows |= {"sameness": same, "spread": self.spread()}
-        self._watch(rows)
+        rows |= {"sameness": same, "spread": self.model.encoder.attention.spread()}
+        self._watch.tell(rows, aloud=self.runtime.is_main)
         return {name: value for name, value in rows.items() if value == value}
-
-    @torch.no_grad()
-    def spread(self) -> float:
-        """How much the slots' starts differ, as a share of their size: 0 is a collapse."""
-        attention = self.model.encoder.attention
-        if attention.init == "gaussian":
-            deviation, size = attention.log_deviation.exp().square().mean(), attention.mean.square().mean()
-            return (deviation / (deviation + size)).sqrt().item()
-        start_KS = attention.start[0]
-        return (start_KS.var(0, correction=0).mean() / start_KS.square().mean().clamp(min=1e-12)).sqrt().item()
-
-    def _watch(self, rows: Mapping[str, float]) -> None:
-        """Say what has gone wrong with the slots, each once."""
-        num_slots = self.config.model.num_slots
-        faults = {
-            "dead": (
-                rows["dead"] > num_slots / 2,
-                f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene",
-            ),
-            "split": (
-                rows["background_slots"] >= 3,
-                f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
-            ),
-            "largest": (
-                rows["largest"] > 0.95,
-                f"one slot has {100 * rows['largest']:.0f} % of a scene, so the others nothing",
-            ),
-            "same": (rows["sameness"] > 0.99, "the slots of a scene are all but the same"),
-            "spread": (rows["spread"] < FEW, "the starts of the slots have become one"),
-        }
-        for name, (wrong, text) in faults.items():
-            if wrong and name not in self._told and self.runtime.is_main:
-                _log.warning("%s", text)
-            self._told = self._told | {name} if wrong else self._told - {name}
 
     # --- the library ---
 
@@ -281,7 +215,7 @@ class SlotsTask(Task):
             empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
             gathered = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
             slots_NS = gathered.float().cpu().reshape(-1, model.slot_size)
-            self._library = slot_library.build(self.model, slots_NS, self.config.seed)
+            self._library = slot_library.build(slots_NS, model.num_slots, self.config.seed, partial(card, self.model))
         return self._library
 
     @torch.no_grad()
@@ -368,7 +302,7 @@ class SlotsTask(Task):
         from etude.studies.slots import figures
 
         figures.draw(self, folder, metrics)
-        self.library.save(folder / "library.safetensors", to_dict(self.config))
+        self.library.save(folder / "library.safetensors", "slots", to_dict(self.config))
 
     def data_checksums(self) -> dict[str, str]:
         return dict(self.scenes.checksums)

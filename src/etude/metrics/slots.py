@@ -3,12 +3,14 @@
 Shape suffixes: B images, K slots, H W pixels, T true segments.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from etude.core.runtime import Runtime
 from etude.metrics import segmentation
 
 QUALITY = ("ari", "fg_ari", "miou", "mbo", "mse")
@@ -17,6 +19,10 @@ EMPTY = 0.001
 """A slot with less of an image's pixels holds nothing."""
 SPLIT = 0.05
 """A slot with more of the background's pixels has part in it."""
+FEW = 1e-2
+"""Starts that differ by less of their size have collapsed."""
+
+_log = logging.getLogger("etude")
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,75 @@ def largest(pixels_BK: Tensor) -> float:
     return (pixels_BK.amax(1) / pixels_BK.sum(1)).double().mean().item()
 
 
-def sameness(slots_BKS: Tensor) -> float:
-    """The mean cosine of two slots of an image: near 1 where all are the same."""
+def sameness(slots_BKS: Tensor) -> Tensor:
+    """The mean cosine of two slots of each image, ``[B]``: near 1 where all are the same."""
     unit_BKS = torch.nn.functional.normalize(slots_BKS.float(), dim=-1)
     count = slots_BKS.shape[1]
     cosine_BKK = unit_BKS @ unit_BKS.mT
-    return ((cosine_BKK.sum((1, 2)) - count) / (count * (count - 1))).mean().item()
+    return (cosine_BKK.sum((1, 2)) - count) / (count * (count - 1))
+
+
+def gathered(runtime: Runtime, parts: Sequence[Scores], count: int, num_slots: int) -> Scores:
+    """Scores of all images, of which each process has its share.
+
+    Args:
+        runtime: of the processes.
+        parts: of this one's images, in order.
+        count: of all images.
+        num_slots: K.
+    """
+    names = (*QUALITY, "empty", "background_slots", "background_share")
+
+    def together(rows: list[Tensor], empty: Tensor) -> Tensor:
+        local = torch.cat(rows) if rows else empty
+        if runtime.device.type == "mps" and local.dtype == torch.float64:
+            local = local.float()
+        return runtime.gather(local.to(runtime.device), count).cpu()
+
+    of_image = {
+        name: together([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64)) for name in names
+    }
+    pixels_BK = together([part.pixels_BK for part in parts], torch.zeros(0, num_slots, dtype=torch.int64))
+    return Scores(of_image, pixels_BK)
+
+
+class Watch:
+    """Says what has gone wrong with the slots, each fault once until it is over.
+
+    Args:
+        num_slots: K.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._told: set[str] = set()
+
+    def tell(self, rows: Mapping[str, float], *, aloud: bool = True) -> None:
+        """Warn of what is new.
+
+        Args:
+            rows: of an evaluation: ``dead``, ``background_slots``, ``largest``, ``sameness``, and ``spread`` of the
+                starts.
+            aloud: whether this process speaks.
+        """
+        num_slots = self._num_slots
+        faults = {
+            "dead": (
+                rows["dead"] > num_slots / 2,
+                f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene",
+            ),
+            "split": (
+                rows["background_slots"] >= 3,
+                f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
+            ),
+            "largest": (
+                rows["largest"] > 0.95,
+                f"one slot has {100 * rows['largest']:.0f} % of a scene, so the others nothing",
+            ),
+            "same": (rows["sameness"] > 0.99, "the slots of a scene are all but the same"),
+            "spread": (rows["spread"] < FEW, "the starts of the slots have become one"),
+        }
+        for name, (wrong, text) in faults.items():
+            if wrong and name not in self._told and aloud:
+                _log.warning("%s", text)
+            self._told = self._told | {name} if wrong else self._told - {name}

@@ -7,7 +7,7 @@ import torch
 from tests.studies.slots.common import draw
 from torch import Tensor
 
-from etude.studies.slots.scores import Scores, dead, sameness, score
+from etude.metrics.slots import Scores, dead, sameness, score
 
 SIDE = 40
 """Of 1,600 pixels a thousandth is more than one and less than two."""
@@ -118,10 +118,10 @@ def test_a_slot_is_dead_that_holds_nothing_in_any_image() -> None:
 
 def test_sameness_is_the_mean_cosine_of_two_slots() -> None:
     unit = torch.eye(3)
-    assert sameness(unit[None]) == pytest.approx(0)
+    assert sameness(unit[None]).item() == pytest.approx(0)
     # Of three pairs one is the same; lengths do not count.
-    assert sameness(torch.stack([unit[0], 5 * unit[0], unit[1]])[None]) == pytest.approx(1 / 3)
-    assert sameness(unit[:1].expand(4, -1)[None]) == pytest.approx(1)
-    assert sameness(torch.stack([unit[0], -unit[0]])[None]) == pytest.approx(-1)
+    assert sameness(torch.stack([unit[0], 5 * unit[0], unit[1]])[None]).item() == pytest.approx(1 / 3)
+    assert sameness(unit[:1].expand(4, -1)[None]).item() == pytest.approx(1)
+    assert sameness(torch.stack([unit[0], -unit[0]])[None]).item() == pytest.approx(-1)
     both = torch.stack([torch.stack([unit[0], unit[0]]), torch.stack([unit[0], unit[1]])])
-    assert sameness(both) == pytest.approx(0.5), "the mean over images"
+    assert sameness(both).tolist() == pytest.approx([1, 0]), "of each image"

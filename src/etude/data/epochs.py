@@ -1,0 +1,33 @@
+"""Which rows of a training set a step takes."""
+
+import torch
+from torch import Tensor
+
+from etude.core.runtime import Runtime
+
+
+class Epochs:
+    """Every epoch in an order of its own; a rest that fills no batch is left.
+
+    Args:
+        runtime: whose seed draws the orders.
+        device: that the rows are wanted on; None: the runtime's.
+    """
+
+    def __init__(self, runtime: Runtime, device: torch.device | str | None = None) -> None:
+        self._runtime, self._device = runtime, runtime.device if device is None else device
+        self._order: tuple[int, int, Tensor] | None = None
+
+    def rows(self, step: int, count: int, size: int) -> Tensor:
+        """The rows of a step, int64 ``[size]``.
+
+        Args:
+            step: from 0.
+            count: of the training set, at least ``size``.
+            size: of a batch.
+        """
+        epoch, place = divmod(step, count // size)
+        if self._order is None or self._order[:2] != (epoch, count):
+            order = torch.randperm(count, generator=self._runtime.generator("train/order", epoch))
+            self._order = (epoch, count, order.to(self._device))
+        return self._order[2][place * size : (place + 1) * size]
