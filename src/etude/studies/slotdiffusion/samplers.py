@@ -1,0 +1,388 @@
+r"""The way back: latents out of noise, by a network that predicts the noise in a latent.
+
+A sampler visits some places of the chain, from the noisiest down to the data. At each it has the network's $\epsilon$
+and with it a guess of the data, $\hat z_0 = (z - \sigma \epsilon) / \alpha$, with $\alpha = \sqrt{\bar\alpha_t}$ and
+$\sigma = \sqrt{1 - \bar\alpha_t}$; samplers differ in how they go on from there. The last move ends at the data itself,
+and is $\hat z_0$ for all of them (for `ddim` whatever its noise).
+
+All have one interface, which a sampler of the user's own has to meet too:
+
+    sampler(predict, schedule, z_BX, generators, *, steps, clip=None, on_step=None) -> Tensor [B, X]
+
+- ``predict(z_BX, t_B)``: the noise; ``t_B`` is int64, and alike for all images;
+- ``schedule``: the chain that the network was trained on;
+- ``z_BX``: what to begin with, at place T - 1: standard normal, see `draw`. Results have its dtype and device;
+- ``generators``: one for each image, for noise on the way;
+- ``steps``: how often the network is asked, 1 to T;
+- ``clip``: a bound on $|\hat z_0|$ for data that has one; the noise is then what leads to the bounded guess;
+- ``on_step(step, steps, z_BX, z0_BX)``: called after each step, from 1, with the latents and the guess they came from.
+  What it raises ends the sampling.
+
+An image's noise comes from a generator of its own, keyed by the image's number. So the pictures do not depend on how
+many are made at a time, up to what a network's own sums round to, and `halving` may choose that number.
+
+Shape suffixes: B images, X all axes of one latent, N steps.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.core import randomness
+from etude.core.errors import UserError
+from etude.core.plugin import resolve
+from etude.studies.slotdiffusion.diffusion import Level, Schedule, leap, posterior
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, int, Tensor, Tensor], None]
+Sampler = Callable[..., Tensor]
+Grid = Literal["trailing", "even", "snr"]
+
+_log = logging.getLogger("etude")
+
+
+# --- noise ---
+
+
+def image_generators(seed: int, stream: str, images: slice, *, step: int = 0) -> list[torch.Generator]:
+    """One for each image, keyed by its number: made anew wherever the image is begun anew.
+
+    Args:
+        seed: the run's seed.
+        stream: what is drawn.
+        images: their numbers, from ``start`` to ``stop``.
+        step: the training step.
+    """
+    return [randomness.generator(seed, stream, step, index) for index in range(images.start or 0, images.stop)]
+
+
+def draw(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+    """Standard normal ``[B, *shape]``, each image's from its own generator: float32, drawn on the CPU.
+
+    Args:
+        generators: B of them.
+        shape: of one latent.
+        like: whose dtype and device it gets.
+    """
+    noise_BX = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+    return noise_BX if like is None else noise_BX.to(like)
+
+
+# --- places ---
+
+
+def check_steps(steps: int, num_steps: int) -> None:
+    """`UserError` unless a chain of ``num_steps`` can be sampled in ``steps``."""
+    if not 1 <= steps <= num_steps:
+        raise UserError(f"cannot sample in {steps} steps: give 1 to {num_steps}, as many as the model was trained with")
+
+
+def places(schedule: Schedule, steps: int, grid: Grid = "trailing") -> list[int]:
+    """The places to visit, falling, all different, the first T - 1.
+
+    Args:
+        schedule: the chain.
+        steps: N.
+        grid: ``trailing``: every T/N-th, so that the move to the data is as long as the others (Lin et al. 2024,
+            "Common diffusion noise schedules and sample steps are flawed", table 2); ``even``: evenly from T - 1 to 0,
+            both included (Nichol and Dhariwal 2021, section 4); ``snr``: evenly in the logarithm of the
+            signal-to-noise ratio, both included (Lu et al. 2022, DPM-Solver, section 3.4), at the nearest places.
+
+    Raises:
+        UserError: see `check_steps`.
+    """
+    last = schedule.num_steps - 1
+    check_steps(steps, schedule.num_steps)
+    if grid == "trailing":
+        falling_N = last - np.arange(steps) * (schedule.num_steps / steps)
+    elif grid == "even":
+        falling_N = np.linspace(last, 0, steps)
+    else:
+        snr_T = schedule.log_snr.numpy()
+        wanted_N = np.linspace(snr_T[-1], snr_T[0], steps)
+        falling_N = np.interp(wanted_N, snr_T[::-1], np.arange(last, -1, -1))
+    rising_N, index_N = np.rint(falling_N)[::-1].astype(int), np.arange(steps)
+    # Where they lie closer than the chain's places, those above move up, and at the top those below down.
+    rising_N = np.maximum.accumulate(rising_N - index_N) + index_N
+    rising_N = np.minimum(rising_N, last - index_N[::-1])
+    return rising_N[::-1].tolist()
+
+
+class _Move(NamedTuple):
+    step: int
+    t: int
+    now: Level
+    then: Level
+
+
+def _moves(schedule: Schedule, steps: int, grid: Grid) -> list[_Move]:
+    visited = places(schedule, steps, grid)
+    levels = [schedule.level(t) for t in (*visited, -1)]
+    return [_Move(i + 1, t, levels[i], levels[i + 1]) for i, t in enumerate(visited)]
+
+
+def _guess(predict: Predict, z_BX: Tensor, move: _Move, clip: float | None) -> tuple[Tensor, Tensor]:
+    """The data and the noise that the network sees in a latent."""
+    noise_BX = predict(z_BX, torch.full((len(z_BX),), move.t, device=z_BX.device)).to(z_BX.dtype)
+    assert noise_BX.shape == z_BX.shape, "noise of the latent's shape"
+    signal, noise = move.now
+    z0_BX = (z_BX - noise * noise_BX) / signal
+    if clip is not None:
+        z0_BX = z0_BX.clamp(-clip, clip)
+        noise_BX = (z_BX - signal * z0_BX) / noise
+    return z0_BX, noise_BX
+
+
+def _arrive(name: str, step: int, steps: int, z_BX: Tensor, z0_BX: Tensor, on_step: OnStep | None) -> None:
+    if not z_BX.isfinite().all():
+        raise UserError(
+            f"the {name} sampler met numbers that are not finite at step {step} of {steps}: sample in float32, with "
+            "less guidance, or from another checkpoint"
+        )
+    if on_step is not None:
+        on_step(step, steps, z_BX, z0_BX)
+
+
+# --- samplers ---
+
+
+@torch.no_grad()
+def ancestral(
+    predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
+    variance: Literal["posterior", "beta"] = "posterior", grid: Grid = "even", clip: float | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:  # fmt: skip
+    r"""Algorithm 2 of Ho et al. 2020: step by step a draw from $q(z_s \mid z_t, \hat z_0)$.
+
+    Fewer steps than T are the same algorithm on the chain of the places visited (Nichol and Dhariwal 2021, section 4).
+
+    Args:
+        predict: see the top of the file, as for all others that are not named here.
+        schedule: the chain.
+        z_BX: the beginning.
+        generators: the images'.
+        steps: N.
+        variance: ``posterior`` $\tilde\beta_t$, right for data that is one point; ``beta`` $\beta_t$, right for data
+            that is standard normal (section 3.2).
+        grid: see `places`.
+        clip: the bound.
+        on_step: the listener.
+    """
+    for move in _moves(schedule, steps, grid):
+        z0_BX, _ = _guess(predict, z_BX, move, clip)
+        back = posterior(move.now, move.then)
+        z_BX = back.data * z0_BX + back.latent * z_BX
+        if move.then.noise:
+            chosen = back.variance if variance == "posterior" else leap(move.now, move.then)
+            z_BX = z_BX + math.sqrt(chosen) * draw(generators, z_BX.shape[1:], z_BX)
+        _arrive("ancestral", move.step, steps, z_BX, z0_BX, on_step)
+    return z_BX
+
+
+@torch.no_grad()
+def ddim(
+    predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
+    eta: float = 0.0, grid: Grid = "trailing", clip: float | None = None, on_step: OnStep | None = None,
+) -> Tensor:  # fmt: skip
+    r"""Song et al. 2021, "Denoising diffusion implicit models", eq. 12 and 16:
+
+    $$z_s = \sqrt{\bar\alpha_s} \, \hat z_0 + \sqrt{1 - \bar\alpha_s - \varsigma^2} \, \epsilon + \varsigma \epsilon',
+    \qquad \varsigma = \eta \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}}
+    \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}$$
+
+    Args:
+        predict: see the top of the file, as for all others that are not named here.
+        schedule: the chain.
+        z_BX: the beginning.
+        generators: the images'; untouched if ``eta`` is 0.
+        steps: N.
+        eta: 0: no noise on the way, a first-order solver of the probability-flow equation; 1: `ancestral`.
+        grid: see `places`.
+        clip: the bound.
+        on_step: the listener.
+
+    Raises:
+        UserError: ``eta`` is not within 0 and 1, or see `check_steps`.
+    """
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta of ddim is {eta:g}: give 0 (no noise on the way) to 1 (as much as the ancestral sampler)")
+    for move in _moves(schedule, steps, grid):
+        z0_BX, noise_BX = _guess(predict, z_BX, move, clip)
+        fresh = eta * math.sqrt(posterior(move.now, move.then).variance)
+        kept = math.sqrt(max(move.then.noise**2 - fresh**2, 0.0))
+        z_BX = move.then.signal * z0_BX + kept * noise_BX
+        if fresh:
+            z_BX = z_BX + fresh * draw(generators, z_BX.shape[1:], z_BX)
+        _arrive("ddim", move.step, steps, z_BX, z0_BX, on_step)
+    return z_BX
+
+
+@torch.no_grad()
+def dpm_solver_pp(
+    predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
+    grid: Grid = "snr", clip: float | None = None, on_step: OnStep | None = None,
+) -> Tensor:  # fmt: skip
+    r"""DPM-Solver++(2M), algorithm 2 of Lu et al. 2022, "DPM-Solver++": the probability-flow equation to second order.
+
+    In $\lambda = \log(\alpha / \sigma)$ the equation is linear but for $\hat z_0$. That is taken to be a line through
+    its last two values; with $h_i = \lambda_i - \lambda_{i-1}$ and $r = h_{i-1} / h_i$
+
+    $$D = \left(1 + \frac{1}{2r}\right) \hat z_0^{(i-1)} - \frac{1}{2r} \hat z_0^{(i-2)}, \qquad
+    z_i = \frac{\sigma_i}{\sigma_{i-1}} z_{i-1} - \alpha_i (e^{-h_i} - 1) D$$
+
+    The first step has no earlier value, and the last, to the data, is infinitely long in $\lambda$, where a line would
+    lead nowhere: both take $D = \hat z_0$, which is the first order.
+
+    Args:
+        predict: see the top of the file, as for all others that are not named here.
+        schedule: the chain.
+        z_BX: the beginning.
+        generators: untouched.
+        steps: N.
+        grid: see `places`. Steps that are even in t are of very uneven length in $\lambda$, and near the data the line
+            then leads astray.
+        clip: the bound.
+        on_step: the listener.
+    """
+    before_BX, h_before = None, math.nan
+    for move in _moves(schedule, steps, grid):
+        z0_BX, _ = _guess(predict, z_BX, move, clip)
+        h = move.then.half_log_snr - move.now.half_log_snr
+        data_BX = z0_BX
+        if before_BX is not None and math.isfinite(h):
+            data_BX = torch.lerp(before_BX, z0_BX, 1 + h / (2 * h_before))
+        z_BX = move.then.noise / move.now.noise * z_BX - move.then.signal * math.expm1(-h) * data_BX
+        before_BX, h_before = z0_BX, h
+        _arrive("dpm-solver++", move.step, steps, z_BX, z0_BX, on_step)
+    return z_BX
+
+
+SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim, "dpm-solver++": dpm_solver_pp}
+
+
+def make_sampler(name: str) -> Sampler:
+    """A sampler by its name in `SAMPLERS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
+
+    It is tried on data that is standard normal, where the noise in a latent is $\\sigma z$ on average.
+
+    Args:
+        name: which.
+
+    Raises:
+        UserError: there is none of that name, or it fails, or returns something else than finite latents.
+    """
+    sampler = resolve(name, SAMPLERS, "sampler")
+    if name in SAMPLERS:
+        return sampler
+    schedule, start_BX = Schedule(10), draw(image_generators(0, "try", slice(0, 2)), (4, 2, 2))
+    noise_T = (1 - schedule.alphas_bar).sqrt().float()
+
+    def predict(z_BX: Tensor, t_B: Tensor) -> Tensor:
+        if z_BX.shape != start_BX.shape or t_B.shape != z_BX.shape[:1]:
+            raise ValueError(
+                f"predict takes latents {list(start_BX.shape)} and places [{len(start_BX)}], not {list(z_BX.shape)} "
+                f"and {list(t_B.shape)}"
+            )
+        return noise_T[t_B].view(-1, 1, 1, 1) * z_BX
+
+    try:
+        answer: Any = sampler(
+            predict, schedule, start_BX.clone(), image_generators(0, "try/noise", slice(0, 2)), steps=4, clip=None,
+            on_step=lambda step, steps, z_BX, z0_BX: None,
+        )  # fmt: skip
+    # A user's code may fail in any way.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the sampler {name} failed on a trial: {type(error).__name__}: {reason}") from error
+    if not isinstance(answer, Tensor) or answer.shape != start_BX.shape:
+        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UserError(f"the sampler {name} must make latents {list(start_BX.shape)}, not {met}")
+    if not answer.isfinite().all():
+        raise UserError(f"the sampler {name} makes numbers that are not finite of standard normal data")
+    return sampler
+
+
+# --- around samplers ---
+
+
+def guided(predict: Callable[..., Tensor], given: Sequence[Tensor], null: Sequence[Tensor], weight: float) -> Predict:
+    r"""Classifier-free guidance (Ho and Salimans 2022, eq. 6), both predictions in one batch of twice the size:
+
+    $$\epsilon = \epsilon_{null} + w \, (\epsilon_{given} - \epsilon_{null})$$
+
+    The paper's own weight is $w - 1$. With 1 there is no guidance and with 0 no condition, and the batch stays single.
+
+    Args:
+        predict: the noise ``[B, X]`` of ``(z_BX, t_B, *condition)``.
+        given: the condition's tensors, each ``[B, ...]``.
+        null: those that stand for no condition, each ``[B, ...]`` or ``[1, ...]``.
+        weight: w.
+    """
+    null = [none.expand_as(some) for none, some in zip(null, given, strict=True)]
+    if weight in (0, 1):
+        condition = given if weight else null
+        return lambda z_BX, t_B: predict(z_BX, t_B, *condition)
+    both = [torch.cat(pair) for pair in zip(given, null, strict=True)]
+
+    def one_batch(z_BX: Tensor, t_B: Tensor) -> Tensor:
+        given_BX, null_BX = predict(torch.cat([z_BX, z_BX]), torch.cat([t_B, t_B]), *both).chunk(2)
+        return torch.lerp(null_BX, given_BX, weight)
+
+    return one_batch
+
+
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # Only CUDA has a type for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error).lower() for words in _NO_MEMORY
+    )
+
+
+def halving(sample: Callable[[slice], Tensor], count: int, batch: int) -> Tensor:
+    """Sample ``count`` images, at most ``batch`` at a time, and half as many as soon as memory does not suffice.
+
+    What was made stays made. The result does not depend on the batch if ``sample`` keys its noise by the image, with
+    generators that it makes itself by `image_generators`: a part that failed is begun anew.
+
+    Args:
+        sample: the images of these numbers ``[n, ...]``; best on the CPU, as all are kept.
+        count: how many in all, at least 1.
+        batch: at most at a time, at least 1.
+
+    Raises:
+        UserError: not even one fits.
+    """
+    assert count >= 1, "something to sample"
+    assert batch >= 1, "some at a time"
+    made: list[Tensor] = []
+    start = 0
+    while start < count:
+        part = slice(start, min(start + batch, count))
+        size = part.stop - start
+        try:
+            made.append(sample(part))
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if size == 1:
+                raise UserError(
+                    "not enough memory to sample a single image: choose a smaller model, another device or half "
+                    "precision, or free memory"
+                ) from error
+            batch = size // 2
+        else:
+            start = part.stop
+            continue
+        # Out here nothing holds on to what the failed attempt had made.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _log.warning("not enough memory to sample %d images at a time: going on with %d", size, batch)
+    return torch.cat(made)
