@@ -50,13 +50,15 @@ class Scores:
         return 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
 
 
-def score(segments_BHW: Tensor, true_BHW: Tensor, made_BCHW: Tensor, images_BCHW: Tensor, num_slots: int) -> Scores:
+def score(
+    segments_BHW: Tensor, true_BHW: Tensor, made_BCHW: Tensor | None, images_BCHW: Tensor | None, num_slots: int
+) -> Scores:
     """Compare a batch.
 
     Args:
         segments_BHW: which slot has most of a pixel.
         true_BHW: true masks, 0 the background.
-        made_BCHW: reconstructions in [0, 1].
+        made_BCHW: reconstructions in [0, 1]; None: there are none, and ``mse`` is nan.
         images_BCHW: what they are of, likewise.
         num_slots: K.
     """
@@ -70,12 +72,15 @@ def score(segments_BHW: Tensor, true_BHW: Tensor, made_BCHW: Tensor, images_BCHW
     background_B = background_BK.sum(1)
     share_BK = background_BK / background_B.where(background_B > 0, torch.nan)[:, None]
     has = background_B > 0
+    error_B = torch.full_like(background_B, torch.nan)
+    if made_BCHW is not None and images_BCHW is not None:
+        error_B = segmentation.squared_error(made_BCHW, images_BCHW)
     numbers = {
         "ari": segmentation.ari(table_BKT),
         "fg_ari": segmentation.foreground_ari(table_BKT),
         "miou": segmentation.miou(table_BKT),
         "mbo": segmentation.mbo(table_BKT),
-        "mse": segmentation.squared_error(made_BCHW, images_BCHW),
+        "mse": error_B,
         "empty": (pixels_BK < EMPTY * pixels_BK.sum(1, keepdim=True)).sum(1).double(),
         "background_slots": (share_BK > SPLIT).sum(1).double().where(has, torch.nan),
         "background_share": share_BK.amax(1),

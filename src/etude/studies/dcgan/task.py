@@ -21,6 +21,7 @@ from etude.data.epochs import Epochs
 from etude.metrics import diversity, fid
 from etude.metrics.proportion import half_width
 from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss, r1_penalty
+from etude.nn.mean_weights import average_
 from etude.studies.dcgan.classifier import classify
 from etude.studies.dcgan.model import Discriminator, Generator
 from etude.studies.dcgan.study import DCGANConfig, ModelConfig
@@ -204,17 +205,10 @@ class DCGANTask(Task):
         self.snapshots = dict(state["snapshots"])
         self.steps.load_state(state["steps"])
 
-    @torch.no_grad()
     def _average(self, step: int) -> None:
         if not self.config.optim.ema:
             return
-        # Early on a shorter memory, or the first weights would count for thousands of steps.
-        decay = min(self.config.optim.ema, (1 + step) / (10 + step))
-        pairs = zip(self.mean_generator.parameters(), self.generator.parameters(), strict=True)
-        means, now = map(list, zip(*pairs, strict=True))
-        torch._foreach_lerp_(means, now, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-        for mean, buffer in zip(self.mean_generator.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(buffer)
+        average_(self.mean_generator, self.generator, self.config.optim.ema, step)
 
     def samples(self, count: int, stream: str, split: mnist.Split) -> tuple[Tensor, Tensor]:
         """Drawn bytes ``[N, H, W]``, and the digits asked for ``[N]``: a split's own, over and over.

@@ -178,7 +178,8 @@ class SlotsTask(Task):
             parts.append(score(found, masks_NHW[batch.rows], made, images, num_slots))
             same.append(sameness(batch.named["slots"]))
         together = gathered(self.runtime, parts, len(scenes), num_slots)
-        return together, self.runtime.gather(torch.cat(same) if same else torch.zeros(0, device=self.runtime.device), len(scenes)).mean().item()
+        empty = torch.zeros(0, device=self.runtime.device)
+        return together, self.runtime.gather(torch.cat(same) if same else empty, len(scenes)).mean().item()
 
     def evaluate(self) -> dict[str, float]:
         scenes = self.scenes.splits["val"]

@@ -1,0 +1,191 @@
+"""The pictures of a slotdiffusion run: what is reconstructed, where slots look, how noise becomes a picture.
+
+Shape suffixes as in model.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.core.loop import rows_of
+from etude.nn.pixels import prepare, to_bytes
+from etude.report.figures import coloured, curves, figure, grid, sheet
+from etude.studies.slotdiffusion.model import Painter, segments
+
+if TYPE_CHECKING:
+    from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask
+
+SHOWN = 6
+"""Scenes of a sheet."""
+COMPOSED = 32
+"""Compositions of a sheet."""
+MOMENTS = 20
+"""Pictures of a sheet of denoising, at most."""
+
+
+# --- the autoencoder ---
+
+
+def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the pictures of an autoencoder's run into ``folder``."""
+    error = {name: rows_of(metrics, f"{split}/error") for split, name in (("train", "training"), ("val", "validation"))}
+    bound = "divergence" if task.vae.kind == "kl" else "codebook"
+    curves(
+        folder / "curves.png",
+        [
+            ("Reconstruction", "absolute error", error),
+            ("Validation", "PSNR, dB", {"validation": rows_of(metrics, "val/psnr")}),
+            ("Latents", bound, {"training": rows_of(metrics, f"train/{bound}")}),
+        ],
+    )
+    images_NHWC = task.scenes.splits["test"].images_NHWC[:SHOWN]
+    made_NHWC = torch.cat([to_bytes(made) for _, _, made, _ in task.reconstruct(images_NHWC)]).cpu()
+    off = (made_NHWC.int() - images_NHWC.cpu().int()).abs().float().mean(-1)
+    rows = [
+        ("picture", list(images_NHWC.cpu().numpy())),
+        ("autoencoder", list(made_NHWC.numpy())),
+        ("error x 4", [np.uint8(4 * row) for row in off.numpy().clip(0, 63)]),
+    ]
+    grid(folder / "reconstructions.png", rows)
+
+
+# --- the diffusion ---
+
+
+def draw(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the pictures of a run into ``folder``."""
+    learning_curves(folder / "curves.png", metrics)
+    scenes = task.scenes.splits["test"]
+    count = min(SHOWN, len(scenes))
+    images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count].cpu()
+    noise_NKS = task.noise(count, "figure/slots", 0)
+    found = list(task.slots(images_NHWC, noise_NKS))
+    slots_NKS = torch.cat([slots for _, slots, _ in found])
+    attention_NTKN = torch.cat([attention for _, _, attention in found])
+    shares_NKHW = task.masks(attention_NTKN).cpu()
+    made_NHWC = task.paint(slots_NKS, "figure/paint", "pictures")
+    with torch.no_grad():
+        again_NHWC = to_bytes(task.vae.decode(task.vae.encode(prepare(images_NHWC)))).cpu()
+    images_NHWC = images_NHWC.cpu()
+    rows = [
+        ("picture", list(images_NHWC.numpy())),
+        ("autoencoder", list(again_NHWC.numpy())),
+        ("noise + slots", list(made_NHWC.numpy())),
+        ("true masks", [coloured(mask) for mask in masks_NHW]),
+        ("slots", [coloured(mask + 1) for mask in segments(shares_NKHW)]),
+    ]
+    grid(folder / "reconstructions.png", rows)
+    slots(folder / "slots.png", images_NHWC, made_NHWC, shares_NKHW)
+    attention(folder / "attention.png", images_NHWC[0], attention_NTKN[0].float().cpu(), task.mean.encoder.places)
+    fast = (task.config.sample.sampler, task.config.sample.steps)
+    slow = ("ancestral", task.config.sample.ancestral)
+    for name, (sampler, steps) in {"denoising": fast, "denoising-ancestral": slow}.items():
+        if steps:
+            painter = task.painter(sampler=sampler, steps=steps)
+            title = f"{sampler}, {steps} steps: read from top left to bottom right"
+            denoising(folder / f"{name}.png", title, painter, slots_NKS[:1], "figure/paint")
+    composed = task.compose(min(COMPOSED, len(task.scenes.splits["val"])), "figure/compose")
+    compositions(folder / "compositions.png", task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu(), composed)
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """The loss, quality of the masks, and the watch on slots."""
+    loss = {name: rows_of(metrics, f"{split}/loss") for split, name in (("train", "training"), ("val", "validation"))}
+    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
+    watch = {
+        "hold nothing": rows_of(metrics, "val/empty"),
+        "share the background": rows_of(metrics, "val/background_slots"),
+        "dead in all scenes": rows_of(metrics, "val/dead"),
+    }
+    starts = {"spread of the starts": rows_of(metrics, "val/spread"), "sameness": rows_of(metrics, "val/sameness")}
+    curves(
+        path,
+        [
+            ("Noise", "squared error", loss),
+            ("Masks, validation", "share", {name: rows_of(metrics, f"val/{key}") for name, key in quality.items()}),
+            ("Slots of a scene that", "slots", watch),
+            ("Collapse", "0: the same starts; 1: the same slots", starts),
+        ],
+    )
+
+
+def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tensor) -> None:
+    """A row a scene: the picture, its reconstruction, and what each slot looks at, the rest white."""
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    for image, made, shares in zip(images_NHWC, made_NHWC, shares_NKHW, strict=True):
+        seen_KHWC = 255 - shares[..., None] * (255 - image.float())
+        rows.append(("", [image.numpy(), made.numpy(), *seen_KHWC.byte().numpy()]))
+    titles = ["picture", "noise + slots", *(f"slot {number}" for number in range(shares_NKHW.shape[1]))]
+    grid(path, rows, titles)
+
+
+def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:
+    """A row an iteration: what share of each place a slot takes."""
+    maps = attention_TKN.unflatten(-1, places).numpy()
+    rows = [
+        (f"iteration {number + 1}", [image_HWC.numpy(), *(np.uint8(255 * part) for part in of_slot)])
+        for number, of_slot in enumerate(maps)
+    ]
+    grid(path, rows, ["picture", *(f"slot {number}" for number in range(maps.shape[1]))])
+
+
+def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENTS) -> tuple[Tensor, Tensor]:
+    """Latents on the way from noise to a picture, as pictures; the last is the picture.
+
+    Args:
+        painter: draws it.
+        slots_1KS: of one picture.
+        stream: of its noise.
+        most: pictures at most, evenly apart.
+
+    Returns:
+        bytes ``[M, H, W, 3]`` of the latents with their noise, and of what the network took them for.
+    """
+    steps = painter.config.steps
+    wanted = {round((place + 1) * steps / min(most, steps)) for place in range(min(most, steps))}
+    kept: list[Tensor] = []
+    guessed: list[Tensor] = []
+
+    def keep(step: int, _: int, z_BChw: Tensor, z0_BChw: Tensor) -> None:
+        if step in wanted:
+            kept.append(z_BChw)
+            guessed.append(z0_BChw)
+
+    painter.latents(slots_1KS, slice(0, 1), stream, keep)
+    noisy, clean = (to_bytes(painter.decode(torch.cat(rows))).cpu() for rows in (kept, guessed))
+    return noisy, clean
+
+
+def denoising(path: Path, title: str, painter: Painter, slots_1KS: Tensor, stream: str) -> None:
+    """How a picture comes out of the noise, and what the network took it for at each moment."""
+    noisy, clean = moments(painter, slots_1KS, stream)
+    columns = min(10, len(noisy))
+    rows = math.ceil(len(noisy) / columns)
+    with figure(path, 0.95 * columns, 1.9 * rows + 0.9) as page:
+        page.suptitle(title, fontsize=9)
+        for ax, images, told in zip(
+            page.subplots(2, 1), (noisy, clean), ("the latent", "what the network takes it for"), strict=True
+        ):
+            ax.imshow(sheet(images, columns))
+            ax.set_title(told)
+            ax.set_axis_off()
+
+
+def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: int = 8) -> None:
+    """Real scenes above, pictures of one library slot a cluster below."""
+    heights = [max(1, math.ceil(len(images) / columns)) for images in (real_NHWC, composed_NHWC)]
+    with figure(path, 9.6, 1.2 * sum(heights) + 0.8) as page:
+        top, bottom = page.subplots(2, 1, height_ratios=heights)
+        top.imshow(sheet(real_NHWC, columns))
+        top.set_title("validation scenes")
+        bottom.imshow(sheet(composed_NHWC, columns))
+        bottom.set_title("one slot of each cluster of the library, drawn together")
+        for ax in (top, bottom):
+            ax.set_axis_off()

@@ -1,0 +1,226 @@
+"""Slots of a picture, and a network that removes noise from its latent by them (Wu et al. 2023, SlotDiffusion).
+
+Shape suffixes: B images, C colours or channels of a latent, H W pixels, h w places of a latent, N of them, K slots,
+S a slot's size, T iterations.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from etude.core.checkpoint import Checkpoints, load_weights, read_weights
+from etude.core.errors import UserError
+from etude.nn.slot_encoder import build_encoder
+from etude.nn.slot_library import CARD
+from etude.studies.slotdiffusion.diffusion import Schedule
+from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
+from etude.studies.slotdiffusion.study import UNTRAINED, ChainConfig, ModelConfig, SampleConfig, VAEConfig
+from etude.studies.slotdiffusion.unet import Context, UNet
+from etude.studies.slotdiffusion.vae import VAE, load_vae
+
+OnStep = Callable[[int, int, Tensor, Tensor], None]
+
+
+class SlotDiffusion(nn.Module):
+    """The slots' encoder and the U-Net, trained together.
+
+    Args:
+        config: their settings.
+        channels: of a latent.
+    """
+
+    scale: Tensor
+    """What latents are multiplied by, to have a variance of one."""
+
+    def __init__(self, config: ModelConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config)
+        self.unet = UNet(
+            channels, config.width, config.multipliers, config.slot_size, heads=config.heads, dropout=config.dropout,
+            depth=config.depth,
+        )  # fmt: skip
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(
+        self, images_BCHW: Tensor, z_BChw: Tensor, t_B: Tensor, noise_BKS: Tensor, drop_B: Tensor, *,
+        spread: float = 1.0,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        """The noise in latents, by the slots of their pictures.
+
+        Args:
+            images_BCHW: pictures in [-1, 1].
+            z_BChw: their latents, scaled, with noise.
+            t_B: the place of each in the chain.
+            noise_BKS: that the slots begin with.
+            drop_B: bool; the slots of these are left out.
+            spread: of the noise, see `SlotAttention.first`.
+
+        Returns:
+            noise ``[B, C, h, w]``, and by name ``slots`` ``[B, K, S]`` and ``attention`` ``[B, T, K, N]``.
+        """
+        found = self.encoder(images_BCHW, noise_BKS, spread=spread)
+        # Without a condition on the rate: several processes wait for a gradient of every parameter.
+        slots_BKS = self.unet.dropped(found.slots_BKS, drop_B)
+        noise_BChw = self.unet(z_BChw, t_B, slots_BKS)
+        return noise_BChw, {"slots": found.slots_BKS, "attention": found.attention_BTKN}
+
+
+def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) -> Tensor:
+    """Shares ``[B, K, size, size]`` of the pixels: the last iteration's attention, interpolated.
+
+    The assignment's stand-in for masks (seed 001, section 2.3), which a decoder that paints all slots at once lacks.
+    """
+    maps_BKhw = attention_BTKN[:, -1].float().unflatten(-1, places)
+    return functional.interpolate(maps_BKhw, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def segments(masks_BKHW: Tensor) -> Tensor:
+    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
+    return masks_BKHW.argmax(1)
+
+
+# --- the autoencoder ---
+
+
+def build_vae(config: VAEConfig) -> VAE:
+    """The autoencoder of a configuration, with its first weights."""
+    return VAE(
+        config.kind, width=config.width, multipliers=config.multipliers, latent_channels=config.channels,
+        num_codes=config.codes, num_blocks=config.blocks,
+    )  # fmt: skip
+
+
+def read_vae(vae: VAE, given: str) -> None:
+    """Put trained weights into an autoencoder.
+
+    Args:
+        vae: of the configuration.
+        given: a run of etude or a file of its, or what `load_vae` reads; `UNTRAINED`: nothing happens.
+
+    Raises:
+        UserError: there is nothing of that name, or it is of other sizes.
+    """
+    if given == UNTRAINED:
+        return
+    if not given:
+        raise UserError(
+            "no autoencoder: train one (etude run slotdiffusion vae-laptop) and name its run, --vae.weights "
+            "runs/slotdiffusion/vae-laptop, or give a file in the layout of latent diffusion"
+        )
+    path = Path(given).expanduser()
+    if (path / "checkpoints").is_dir():
+        checkpoints = Checkpoints(path / "checkpoints", keep=1)
+        step = checkpoints.best_step or checkpoints.newest()
+        if step is None:
+            raise UserError(f"{path} has no checkpoint: train it to its end first")
+        path = checkpoints.path(step)
+    if path.is_dir() and (path / "weights.safetensors").is_file():
+        path = path / "weights.safetensors"
+    if path.suffix == ".safetensors" and _is_ours(path):
+        tensors, header = read_weights(path, study="slotdiffusion")
+        told = header.config.get("vae", {})
+        fits = {name: value.shape for name, value in vae.state_dict().items()}
+        theirs = {k.removeprefix("vae."): v.shape for k, v in tensors.items() if k.startswith("vae.")}
+        if fits != theirs:
+            raise _other(path, told.get("kind"), told.get("width"), told.get("multipliers"), told.get("blocks"))
+        load_weights({"vae": vae}, tensors, path)
+        return
+    found = load_vae(path)
+    state = found.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in vae.state_dict().items()}:
+        width = found.encoder[0].out_channels if isinstance(found.encoder[0], nn.Conv2d) else None
+        raise _other(path, found.kind, width, f"for a stride of {found.stride}", None)
+    vae.load_state_dict(state)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        read_weights(path)
+    except UserError:
+        return False
+    return True
+
+
+def _other(path: Path, kind: object, width: object, multipliers: object, blocks: object) -> UserError:
+    told = {"kind": kind, "width": width, "multipliers": multipliers, "blocks": blocks}
+    known = ", ".join(f"vae.{name} {value}" for name, value in told.items() if value is not None)
+    return UserError(f"{path} is an autoencoder of other sizes ({known}): give these as --vae. flags")
+
+
+# --- pictures of slots ---
+
+
+def schedule_of(config: ChainConfig) -> Schedule:
+    """The chain of a configuration."""
+    return Schedule(config.steps, config.first, config.last, config.spacing)
+
+
+class Painter:
+    """Draws pictures of slots: noise, the U-Net step by step, the autoencoder's decoder.
+
+    Args:
+        model: trained.
+        vae: that it stands on.
+        schedule: of its training.
+        config: the sampler and its steps.
+        seed: of the noise.
+    """
+
+    def __init__(self, model: SlotDiffusion, vae: VAE, schedule: Schedule, config: SampleConfig, seed: int) -> None:
+        self.model, self.vae, self.schedule, self.config, self.seed = model, vae, schedule, config, seed
+        self.sampler = make_sampler(config.sampler)
+
+    @torch.no_grad()
+    def latents(self, slots_BKS: Tensor, images: slice, stream: str, on_step: OnStep | None = None) -> Tensor:
+        """Latents ``[B, C, h, w]`` as the U-Net knows them.
+
+        Args:
+            slots_BKS: slots, any number of them.
+            images: the pictures' numbers, by which their noise is keyed.
+            stream: what is drawn.
+            on_step: see samplers.py.
+        """
+        unet, config = self.model.unet, self.model.config
+        device = self.model.scale.device
+        side = config.size // self.vae.stride
+        generators = image_generators(self.seed, stream, images)
+        z_BChw = draw(generators, (unet.channels, side, side)).to(device)
+        # What the slots are worth to each layer is the same at every step.
+        given = unet.context(slots_BKS.to(device))
+        none = unet.context(unet.no_slots.expand(1, slots_BKS.shape[1], -1))
+        # Pairs in a row, as plain tensors.
+        flat = [[part for pair in context.keys_and_values for part in pair] for context in (given, none)]
+
+        def predict(z: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
+            pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
+            return unet(z, t[:1], context=Context(len(z), pairs))  # pyright: ignore[reportArgumentType]
+
+        return self.sampler(
+            guided(predict, flat[0], flat[1], self.config.guidance), self.schedule, z_BChw, generators,
+            steps=self.config.steps, on_step=on_step,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def decode(self, z_BChw: Tensor) -> Tensor:
+        """Pictures ``[B, 3, H, W]``, about [-1, 1], of latents as the U-Net knows them."""
+        return self.vae.decode(z_BChw / self.model.scale)
+
+    def paint(self, slots_BKS: Tensor, images: slice, stream: str, on_step: OnStep | None = None) -> Tensor:
+        """Pictures of slots, see `latents`."""
+        return self.decode(self.latents(slots_BKS, images, stream, on_step))
+
+
+@torch.no_grad()
+def card(model: SlotDiffusion, slots_KS: Tensor) -> Tensor:
+    """The noise that the model sees by slots in a fixed latent, ``[3, 8, 8]``, by which a slot library knows it."""
+    unet, device = model.unet, model.scale.device
+    side = 8 << len(model.config.multipliers) - 1
+    z_BChw = draw(image_generators(0, "card", slice(0, 1)), (unet.channels, side, side)).to(device)
+    noise_BChw = unet(z_BChw, torch.full((1,), 100, device=device), slots_KS[None].to(device))
+    small = functional.adaptive_avg_pool2d(noise_BChw[0].float().cpu(), CARD)
+    # A latent may have another number of channels than a picture.
+    return small.mean(0, keepdim=True).expand(3, -1, -1).clone() if len(small) != 3 else small
