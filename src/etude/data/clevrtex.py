@@ -14,6 +14,7 @@ Shapes: N scenes, H height, W width.
 """
 
 import gzip
+import math
 import re
 import tarfile
 import warnings
@@ -371,3 +372,15 @@ def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ..
 
 def _unlike(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     return f"is {size[1]} x {size[0]} pixels, and others {other[1]} x {other[0]}"
+
+
+def read_picture(path: Path, size: int, max_pixels: int) -> np.ndarray:
+    """A picture of a user's, cut to the middle as scenes are: bytes ``[size, size, 3]``.
+
+    Raises:
+        UserError: broken, too small or too large, or of one colour.
+    """
+    image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
+    if (image == image[0, 0]).all():
+        raise ImageError(path, "is of one colour", "give a picture with something to see")
+    return np.array(cropped(Image.fromarray(image), size))

@@ -1,6 +1,6 @@
 """How etude's pictures look: one style, drawn without a display."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from matplotlib import rcsetup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from etude.core.files import write_atomic
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -101,3 +103,18 @@ def grid(path: Path, rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: S
                 ax.imshow(image, cmap="gray", vmin=0, vmax=255)
         for ax, title in zip(axes[0], titles, strict=False):
             ax.set_title(title)
+
+
+def save_figure(target: Path, draw: Callable[[Path], None]) -> None:
+    """Let ``draw`` write a .png file, and put it in its place whole."""
+
+    def write(to: Path) -> None:
+        # Matplotlib tells the format by the name.
+        named = to.with_name(f"{to.name}.png")
+        try:
+            draw(named)
+            named.replace(to)
+        finally:
+            named.unlink(missing_ok=True)
+
+    write_atomic(target, write)

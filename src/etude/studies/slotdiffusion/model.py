@@ -4,13 +4,14 @@ Shape suffixes: B images, C colours or channels of a latent, H W pixels, h w pla
 S a slot's size, T iterations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, load_weights, read_weights
 from etude.core.errors import UserError
 from etude.nn.slot_encoder import build_encoder
@@ -175,19 +176,22 @@ class Painter:
         self.sampler = make_sampler(config.sampler)
 
     @torch.no_grad()
-    def latents(self, slots_BKS: Tensor, images: slice, stream: str, on_step: OnStep | None = None) -> Tensor:
+    def latents(
+        self, slots_BKS: Tensor, images: slice | Sequence[int], stream: str, on_step: OnStep | None = None
+    ) -> Tensor:
         """Latents ``[B, C, h, w]`` as the U-Net knows them.
 
         Args:
             slots_BKS: slots, any number of them.
-            images: the pictures' numbers, by which their noise is keyed.
+            images: the pictures' numbers, by which their noise is keyed; of one number there is one noise.
             stream: what is drawn.
             on_step: see samplers.py.
         """
         unet, config = self.model.unet, self.model.config
         device = self.model.scale.device
         side = config.size // self.vae.stride
-        generators = image_generators(self.seed, stream, images)
+        numbers = range(images.start, images.stop) if isinstance(images, slice) else images
+        generators = [randomness.generator(self.seed, stream, 0, number) for number in numbers]
         z_BChw = draw(generators, (unet.channels, side, side)).to(device)
         # What the slots are worth to each layer is the same at every step.
         given = unet.context(slots_BKS.to(device))
@@ -209,7 +213,9 @@ class Painter:
         """Pictures ``[B, 3, H, W]``, about [-1, 1], of latents as the U-Net knows them."""
         return self.vae.decode(z_BChw / self.model.scale)
 
-    def paint(self, slots_BKS: Tensor, images: slice, stream: str, on_step: OnStep | None = None) -> Tensor:
+    def paint(
+        self, slots_BKS: Tensor, images: slice | Sequence[int], stream: str, on_step: OnStep | None = None
+    ) -> Tensor:
         """Pictures of slots, see `latents`."""
         return self.decode(self.latents(slots_BKS, images, stream, on_step))
 

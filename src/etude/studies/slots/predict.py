@@ -8,7 +8,6 @@ A picture that is not square is cut as the training pictures were, see `etude.da
 model.py.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +17,21 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from PIL import Image
 from torch import Tensor
 
 from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
-from etude.core.files import write_atomic
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.clevrtex import CROP, cropped
-from etude.data.images import ImageError, picture_files, printable, read_image, refuse_existing, result_files, save_png
+from etude.data.clevrtex import read_picture
+from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
 from etude.metrics.segmentation import squared_error
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_edits import Edit, edited, parse_edit, shares_of, suggested
-from etude.report.figures import coloured, grid, sheet
+from etude.report.figures import coloured, grid, save_figure, sheet
 from etude.studies.slots import figures
 from etude.studies.slots.model import SlotAutoencoder, card, segments
 from etude.studies.slots.study import SlotsConfig
@@ -157,17 +154,10 @@ def _found(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> _
     return _Found(images_BCHW, made_BCHW.float(), named)
 
 
-def _read(path: Path, size: int, max_pixels: int) -> np.ndarray:
-    image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
-    if (image == image[0, 0]).all():
-        raise ImageError(path, "is of one colour", "give a picture with something to see")
-    return np.array(cropped(Image.fromarray(image), size))
-
-
 def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> list[Prediction]:
     files = result_files(paths, options.output, ("-slots.png", "-mask.png"), force=options.force)
     # All before the first is written: a broken one late in a folder would leave half of the results.
-    pictures = [_read(path, model.config.size, options.max_pixels) for path in paths]
+    pictures = [read_picture(path, model.config.size, options.max_pixels) for path in paths]
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("finding", total=len(paths), note="")
@@ -185,7 +175,7 @@ def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> li
                 one = slice(place, place + 1)
                 picture = torch.from_numpy(images[place])[None]
                 shown_parts = (picture, made_BHWC[one], contents_BKCHW[one], masks_BKHW[one])
-                _save_figure(page, lambda to, parts=shown_parts: figures.slots(to, *parts))
+                save_figure(page, lambda to, parts=shown_parts: figures.slots(to, *parts))
                 save_png(mask, segments_BHW[place].to(torch.uint8).numpy())
                 shares = shares_of(segments_BHW[place], model.config.num_slots)
                 answers.append(Prediction(str(paths[row]), str(page), len(shares), shares, error_B[place].item()))
@@ -201,7 +191,7 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     files = [row[0] for row in result_files(paths, options.output, ("-edited.png",), force=options.force)]
     page = options.output / "edit.png"
     refuse_existing([page], paths, force=options.force)
-    images = [_read(path, model.config.size, options.max_pixels) for path in paths]
+    images = [read_picture(path, model.config.size, options.max_pixels) for path in paths]
     found = _found(model, images, options.seed)
     slots = [list(part) for part in found.named["slots"]]
     segments_BHW = segments(found.named["masks"]).cpu()
@@ -215,7 +205,7 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     ]
     known = zip(images, to_bytes(found.made_BCHW).cpu().numpy(), map(coloured, segments_BHW + 1), made, strict=True)
     rows = [("", [image, again, mask, *changed]) for image, again, mask, changed in known]
-    _save_figure(page, lambda to: grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
+    save_figure(page, lambda to: grid(to, rows, ["picture", "reconstruction", "slots", *variants]))
     for file, changed in zip(files, made, strict=True):
         save_png(file, changed[0])
     answers = [Prediction(str(path), str(file)) for path, file in zip(paths, files, strict=True)]
@@ -232,12 +222,7 @@ def _decoded(model: SlotAutoencoder, slots: Sequence[Tensor]) -> np.ndarray:
 def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Prediction]:
     if not 1 <= options.compose <= _COMPOSED:
         raise UserError(f"--compose must be from 1 to {_COMPOSED:,}, not {options.compose}")
-    shipped = Path(__file__).parent / "library" / weights.name
-    path = options.library or (shipped if weights.parent == Path(__file__).parent / "weights" else None)
-    if path is None:
-        # A run keeps its weights a folder or two below itself.
-        beside = [folder / "figures" / "library.safetensors" for folder in weights.absolute().parents[:3]]
-        path = next((file for file in beside if file.is_file()), None)
+    path = options.library or slot_library.beside(weights)
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")
     shape = {name: getattr(model.config, name) for name in ("num_slots", "slot_size", "size")}
@@ -260,19 +245,3 @@ def _composed(model: SlotAutoencoder, slots_BKS: Tensor) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     for part in slots_BKS.split(_BATCH):
         yield to_bytes(model.decode(part.to(device))[0]).cpu()
-
-
-# --- files ---
-
-
-def _save_figure(target: Path, draw: Any) -> None:
-    def write(to: Path) -> None:
-        # Matplotlib tells the format by the name.
-        named = to.with_name(f"{to.name}.png")
-        try:
-            draw(named)
-            named.replace(to)
-        finally:
-            named.unlink(missing_ok=True)
-
-    write_atomic(target, write)
