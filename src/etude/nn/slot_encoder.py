@@ -60,7 +60,7 @@ class ConvEncoder(nn.Sequential):
     def __init__(self, channels: int, strides: Sequence[int] = (1, 1, 1, 1)) -> None:
         layers: list[nn.Module] = []
         for place, stride in enumerate(strides):
-            layers += [nn.Conv2d(channels if place else 3, channels, 5, stride, padding=2), nn.ReLU()]
+            layers += [nn.Conv2d(channels if place else 3, channels, 5, stride, padding=2), nn.ReLU(inplace=True)]
         super().__init__(*layers)
         # With less, the features are so small beside the positions that slots see where things are, not what.
         he_(self)

@@ -322,7 +322,8 @@ def smoke() -> SlotDiffusionConfig:
             size=32, num_slots=4, slot_size=16, strides=(1, 2, 2, 1), features=16, hidden=32, width=16,
             multipliers=(1, 2), heads=2, depth=1, dropout=0.0,
         ),
-        chain=ChainConfig(steps=50),
+        # So short a chain ends in noise only if its steps are large.
+        chain=ChainConfig(steps=50, first=0.01, last=0.3),
         sample=SampleConfig(steps=5, ancestral=10),
         data=SceneConfig(source="generated", most=120),
         batch=Batch(size=8),

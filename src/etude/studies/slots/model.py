@@ -85,10 +85,11 @@ class BroadcastDecoder(nn.Module):
         self.stage.fill_(int(value))
 
     def forward(self, slots_MS: Tensor) -> Tensor:
-        x = functional.relu(self.first(slots_MS, self.positions()))
+        # In place: no convolution needs its own result for its gradient.
+        x = self.first(slots_MS, self.positions()).relu_()
         layers = [*self.ups, *self.further]
         for layer in layers[:-1] if self._coarse else layers:
-            x = functional.relu(layer(x))
+            x = layer(x).relu_()
         x = self.last(x)
         if not self._coarse:
             return x
