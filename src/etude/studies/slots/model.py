@@ -85,10 +85,10 @@ class BroadcastDecoder(nn.Module):
         self.stage.fill_(int(value))
 
     def forward(self, slots_MS: Tensor) -> Tensor:
-        # In place: no convolution needs its own result for its gradient.
-        x = self.first(slots_MS, self.positions()).relu_()
+        x = functional.relu(self.first(slots_MS, self.positions()))
         layers = [*self.ups, *self.further]
         for layer in layers[:-1] if self._coarse else layers:
+            # In place: no convolution needs its own result for its gradient.
             x = layer(x).relu_()
         x = self.last(x)
         if not self._coarse:
