@@ -20,6 +20,7 @@ LONG += ("predict protonet --support characters/", "predict protonet --prototype
 LONG += ("run text2math laptop", "run text2math ours")
 # Weights of slots come with etude once they are trained.
 LONG += ("run slots laptop", "predict slots", "predict runs/slots/laptop")
+LONG += ("run slotdiffusion laptop", "run slotdiffusion vae-laptop", "predict runs/slotdiffusion/laptop")
 LONG += ("run resnet laptop", "run resnet birds", "predict resnet photograph.jpg", "predict resnet runs/")
 
 
