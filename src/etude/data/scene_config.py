@@ -1,11 +1,14 @@
 """Which scenes a study reads; loads no PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from etude.core.config import require
+from etude.core.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from etude.data.clevrtex import SceneSet
 
 GENERATED = 10_000
@@ -31,14 +34,33 @@ class SceneConfig:
         require(self.most == 0 or self.most >= 10, "data.most", "0, or at least 10", self.most)
 
 
-def load_scenes(config: SceneConfig, size: int) -> "SceneSet":
-    """The scenes of a configuration, ``size`` pixels a side."""
+def load_scenes(config: SceneConfig, size: int, *, batch: int = 0, device: "torch.device | str" = "cpu") -> "SceneSet":
+    """The scenes of a configuration.
+
+    Args:
+        config: which.
+        size: pixels a side.
+        batch: training scenes of a step; 0: any.
+        device: that they are put on.
+
+    Raises:
+        UserError: fewer training scenes than a batch has, or what `etude.data.clevrtex` raises.
+    """
     from etude.data import clevrtex
 
     if config.source == "generated":
         count = config.most or GENERATED
         tenth = max(1, count // 10)
-        return clevrtex.generated(size, {"train": count - 2 * tenth, "val": tenth, "test": tenth})
-    if config.source == "clevrtex":
-        return clevrtex.released(size, config.most)
-    return clevrtex.scenes(config.folder, size, config.most)
+        read = clevrtex.generated(size, {"train": count - 2 * tenth, "val": tenth, "test": tenth})
+    elif config.source == "clevrtex":
+        read = clevrtex.released(size, config.most)
+    else:
+        read = clevrtex.scenes(config.folder, size, config.most)
+    train = len(read.splits["train"])
+    if train < batch:
+        raise UserError(f"a batch of {batch} is larger than the {train} training scenes: give a smaller --batch.size")
+    splits = {
+        split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
+        for split, part in read.splits.items()
+    }
+    return replace(read, splits=splits)

@@ -118,3 +118,23 @@ def save_figure(target: Path, draw: Callable[[Path], None]) -> None:
             named.unlink(missing_ok=True)
 
     write_atomic(target, write)
+
+
+def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:
+    """A row an iteration: what share of each place a slot takes."""
+    maps = attention_TKN.unflatten(-1, places).numpy()
+    rows = [
+        (f"iteration {number + 1}", [image_HWC.numpy(), *(np.uint8(255 * part) for part in of_slot)])
+        for number, of_slot in enumerate(maps)
+    ]
+    grid(path, rows, ["picture", *(f"slot {number}" for number in range(maps.shape[1]))])
+
+
+def two_sheets(path: Path, above: tuple[str, Tensor], below: tuple[str, Tensor], columns: int = 8) -> None:
+    """Two sheets of pictures ``[N, H, W, 3]``, each under its title."""
+    heights = [-(-len(images) // columns) for _, images in (above, below)]
+    with figure(path, 9.6, 1.2 * sum(heights) + 0.8) as page:
+        for ax, (title, images) in zip(page.subplots(2, 1, height_ratios=heights), (above, below), strict=True):
+            ax.imshow(sheet(images, columns))
+            ax.set_title(title)
+            ax.set_axis_off()

@@ -476,7 +476,9 @@ def test_released_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     found = clevrtex.generated(16, {"train": 10, "val": 2, "test": 2})
     monkeypatch.setattr(clevrtex, "released", lambda *given: seen.append(given) or found)
-    assert load_scenes(SceneConfig(most=70), 16) is found
+    read = load_scenes(SceneConfig(most=70), 16)
+    assert all(read.splits[split].images_NHWC is part.images_NHWC for split, part in found.splits.items())
+    assert read.about == found.about
     assert seen == [(16, 70)]
 
 

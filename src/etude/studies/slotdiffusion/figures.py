@@ -16,7 +16,7 @@ from torch import Tensor
 
 from etude.core.loop import rows_of
 from etude.nn.pixels import prepare, to_bytes
-from etude.report.figures import coloured, curves, figure, grid, sheet
+from etude.report.figures import attention, coloured, curves, figure, grid, sheet, two_sheets
 from etude.studies.slotdiffusion.model import Painter, segments
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def draw(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, A
             title = f"{sampler}, {steps} steps: read from top left to bottom right"
             denoising(folder / f"{name}.png", title, painter, slots_NKS[:1], "figure/paint")
     composed = task.compose(min(COMPOSED, len(task.scenes.splits["val"])), "figure/compose")
-    compositions(folder / "compositions.png", task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu(), composed)
+    real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
+    below = "one slot of each cluster of the library, drawn together"
+    two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed))
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -124,16 +126,6 @@ def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tenso
         rows.append(("", [image.numpy(), made.numpy(), *seen_KHWC.byte().numpy()]))
     titles = ["picture", "noise + slots", *(f"slot {number}" for number in range(shares_NKHW.shape[1]))]
     grid(path, rows, titles)
-
-
-def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:
-    """A row an iteration: what share of each place a slot takes."""
-    maps = attention_TKN.unflatten(-1, places).numpy()
-    rows = [
-        (f"iteration {number + 1}", [image_HWC.numpy(), *(np.uint8(255 * part) for part in of_slot)])
-        for number, of_slot in enumerate(maps)
-    ]
-    grid(path, rows, ["picture", *(f"slot {number}" for number in range(maps.shape[1]))])
 
 
 def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENTS) -> tuple[Tensor, Tensor]:
@@ -175,17 +167,4 @@ def denoising(path: Path, title: str, painter: Painter, slots_1KS: Tensor, strea
         ):
             ax.imshow(sheet(images, columns))
             ax.set_title(told)
-            ax.set_axis_off()
-
-
-def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: int = 8) -> None:
-    """Real scenes above, pictures of one library slot a cluster below."""
-    heights = [max(1, math.ceil(len(images) / columns)) for images in (real_NHWC, composed_NHWC)]
-    with figure(path, 9.6, 1.2 * sum(heights) + 0.8) as page:
-        top, bottom = page.subplots(2, 1, height_ratios=heights)
-        top.imshow(sheet(real_NHWC, columns))
-        top.set_title("validation scenes")
-        bottom.imshow(sheet(composed_NHWC, columns))
-        bottom.set_title("one slot of each cluster of the library, drawn together")
-        for ax in (top, bottom):
             ax.set_axis_off()

@@ -32,7 +32,7 @@ from etude.data.images import picture_files, printable, refuse_existing, result_
 from etude.metrics.segmentation import squared_error
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_edits import edited, parse_edit, shares_of, suggested
+from etude.nn.slot_edits import edited, parse_edit, refuse_mixed, shares_of, suggested
 from etude.report.figures import coloured, grid, save_figure, sheet
 from etude.studies.slotdiffusion import figures
 from etude.studies.slotdiffusion.model import (
@@ -48,7 +48,6 @@ from etude.studies.slotdiffusion.samplers import check_steps, halving
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig
 
 _BATCH = 16
-_COMPOSED = 10_000
 _STREAM = "predict/paint"
 
 
@@ -110,14 +109,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         UserError: in one line: a missing, broken or one-coloured picture, an edit that cannot be, another model's
             library, a number of steps that cannot be, a result that is there already.
     """
-    if not options.inputs and not options.compose:
-        raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
-    if options.inputs and options.compose:
-        raise UserError("--compose takes its slots from a library, not from pictures: give one or the other")
-    if options.edit is not None and options.compose:
-        raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
-    if options.library is not None and not options.compose:
-        raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
+    refuse_mixed(options.inputs, options.edit, options.compose, options.library)
     painter = read_painter(weights, options)
     if options.compose:
         return _compose(painter, weights, options)
@@ -282,8 +274,6 @@ def _edit(painter: Painter, paths: Sequence[Path], edits: Sequence[Any], options
 
 
 def _compose(painter: Painter, weights: Path, options: Options) -> list[Prediction]:
-    if not 1 <= options.compose <= _COMPOSED:
-        raise UserError(f"--compose must be from 1 to {_COMPOSED:,}, not {options.compose}")
     path = options.library or slot_library.beside(weights)
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")

@@ -74,21 +74,12 @@ class _Scenes(Task):
     def scenes(self) -> SceneSet:
         """The data set, read once, on the device."""
         if self._scenes is None:
-            config, device = self.config, self.runtime.device
-            read = load_scenes(config.data, config.model.size)
-            splits: dict[Split, Scenes] = {
-                split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
-                for split, part in read.splits.items()
-            }
-            if len(splits["train"]) < config.batch.size:
-                raise UserError(
-                    f"a batch of {config.batch.size} is larger than the {len(splits['train'])} training scenes: "
-                    "give a smaller --batch.size"
-                )
+            config = self.config
+            read = load_scenes(config.data, config.model.size, batch=config.batch.size, device=self.runtime.device)
             if config.phase == "diffusion" and config.metric.inception != "none":
                 # Before the training, not after it.
                 fid.weights_of(config.metric.inception)
-            self._scenes = SceneSet(splits, read.about, read.checksums)
+            self._scenes = read
         return self._scenes
 
     def batch_rows(self, step: int) -> Tensor:

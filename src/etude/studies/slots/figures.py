@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etude.core.loop import rows_of
 from etude.nn.pixels import to_bytes
-from etude.report.figures import coloured, curves, figure, grid, sheet
+from etude.report.figures import attention, coloured, curves, grid, two_sheets
 from etude.studies.slots.model import segments
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
     parts(folder / "parts.png", images_NHWC[0], named["contents"][0], named["masks"][0])
     attention(folder / "attention.png", images_NHWC[0], named["attention"][0], task.model.encoder.places)
     composed = task.compose(COMPOSED, "figure/compose").cpu()
-    compositions(folder / "compositions.png", task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu(), composed)
+    real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
+    below = "one slot of each cluster of the library, decoded together"
+    two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed))
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -102,30 +104,6 @@ def parts(path: Path, image_HWC: Tensor, contents_KCHW: Tensor, masks_KHW: Tenso
         ("both", [*blank, *to_bytes(on_white(contents_KCHW, masks_KHW)).numpy()]),
     ]
     grid(path, rows, ["picture", *(f"slot {number}" for number in range(len(masks_KHW)))])
-
-
-def attention(path: Path, image_HWC: Tensor, attention_TKN: Tensor, places: tuple[int, int]) -> None:
-    """A row an iteration: what share of each place a slot takes."""
-    maps = attention_TKN.unflatten(-1, places).numpy()
-    rows = [
-        (f"iteration {number + 1}", [image_HWC.numpy(), *(np.uint8(255 * part) for part in of_slot)])
-        for number, of_slot in enumerate(maps)
-    ]
-    grid(path, rows, ["picture", *(f"slot {number}" for number in range(maps.shape[1]))])
-
-
-def compositions(path: Path, real_NHWC: Tensor, composed_NHWC: Tensor, columns: int = 8) -> None:
-    """Real scenes above, pictures of one library slot a cluster below."""
-    with figure(path, 9.6, 1.2 * (len(real_NHWC) // columns + len(composed_NHWC) // columns) + 0.8) as page:
-        top, bottom = page.subplots(
-            2, 1, height_ratios=(max(1, len(real_NHWC) // columns), len(composed_NHWC) // columns)
-        )
-        top.imshow(sheet(real_NHWC, columns))
-        top.set_title("validation scenes")
-        bottom.imshow(sheet(composed_NHWC, columns))
-        bottom.set_title("one slot of each cluster of the library, decoded together")
-        for ax in (top, bottom):
-            ax.set_axis_off()
 
 
 def on_white(contents: Tensor, masks: Tensor) -> Tensor:

@@ -30,14 +30,13 @@ from etude.data.images import picture_files, printable, refuse_existing, result_
 from etude.metrics.segmentation import squared_error
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_edits import Edit, edited, parse_edit, shares_of, suggested
+from etude.nn.slot_edits import Edit, edited, parse_edit, refuse_mixed, shares_of, suggested
 from etude.report.figures import coloured, grid, save_figure, sheet
 from etude.studies.slots import figures
 from etude.studies.slots.model import SlotAutoencoder, card, segments
 from etude.studies.slots.study import SlotsConfig
 
 _BATCH = 16
-_COMPOSED = 10_000
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         UserError: in one line: a missing, broken or one-coloured picture, an edit that cannot be, another model's
             library, a result that is there already.
     """
-    if not options.inputs and not options.compose:
-        raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
-    if options.inputs and options.compose:
-        raise UserError("--compose takes its slots from a library, not from pictures: give one or the other")
-    if options.edit is not None and options.compose:
-        raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
-    if options.library is not None and not options.compose:
-        raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
+    refuse_mixed(options.inputs, options.edit, options.compose, options.library)
     model, config = read_model(weights)
     if options.compose:
         return _compose(model, weights, options)
@@ -220,8 +212,6 @@ def _decoded(model: SlotAutoencoder, slots: Sequence[Tensor]) -> np.ndarray:
 
 
 def _compose(model: SlotAutoencoder, weights: Path, options: Options) -> list[Prediction]:
-    if not 1 <= options.compose <= _COMPOSED:
-        raise UserError(f"--compose must be from 1 to {_COMPOSED:,}, not {options.compose}")
     path = options.library or slot_library.beside(weights)
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")

@@ -5,7 +5,7 @@ Shape suffixes as in model.py.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from etude.core import randomness
 from etude.core.config import to_dict
-from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data.clevrtex import Scenes, SceneSet
@@ -68,28 +67,19 @@ class SlotsTask(Task):
     def scenes(self) -> SceneSet:
         """The data set, read once, on the device."""
         if self._scenes is None:
-            config, device = self.config, self.runtime.device
-            read = load_scenes(config.data, config.model.size)
-            splits: dict[Split, Scenes] = {
-                split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
-                for split, part in read.splits.items()
-            }
-            if len(splits["train"]) < config.batch.size:
-                raise UserError(
-                    f"a batch of {config.batch.size} is larger than the {len(splits['train'])} training scenes: "
-                    "give a smaller --batch.size"
-                )
+            config = self.config
+            read = load_scenes(config.data, config.model.size, batch=config.batch.size, device=self.runtime.device)
             if config.metric.inception != "none":
                 # Before the training, not after it.
                 fid.weights_of(config.metric.inception)
-            most = max(objects(part.masks_NHW) for part in splits.values())
+            most = max(objects(part.masks_NHW) for part in read.splits.values())
             if most + 1 > config.model.num_slots and self.runtime.is_main:
                 _log.warning(
                     "up to %d objects and the ground in a scene, and %d slots: some will share one; "
                     "--model.num-slots %d has room",
                     most, config.model.num_slots, most + 1,
                 )  # fmt: skip
-            self._scenes = SceneSet(splits, read.about, read.checksums)
+            self._scenes = read
         return self._scenes
 
     def batch_rows(self, step: int) -> Tensor:
