@@ -22,6 +22,7 @@ from etude.data.scene_config import SceneConfig, load_scenes
 from etude.metrics import fid, segmentation
 from etude.metrics.slots import Scores
 from etude.nn.pixels import to_bytes
+from etude.report.figures import sheet
 from etude.studies.slots import figures
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import OptimConfig
@@ -683,7 +684,7 @@ def test_a_colour_a_segment() -> None:
 
 def test_a_sheet_by_hand() -> None:
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3)
-    sheet = figures.sheet(images, 2)
+    sheet = sheet(images, 2)
     assert sheet.shape == (5, 5, 3)
     white = 255
     assert sheet[..., 0].tolist() == [
