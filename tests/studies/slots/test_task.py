@@ -684,10 +684,10 @@ def test_a_colour_a_segment() -> None:
 
 def test_a_sheet_by_hand() -> None:
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3)
-    sheet = sheet(images, 2)
-    assert sheet.shape == (5, 5, 3)
+    page = sheet(images, 2)
+    assert page.shape == (5, 5, 3)
     white = 255
-    assert sheet[..., 0].tolist() == [
+    assert page[..., 0].tolist() == [
         [0, 0, white, 1, 1],
         [0, 0, white, 1, 1],
         [white] * 5,
