@@ -169,7 +169,7 @@ def laptop() -> SlotsConfig:
 
     Command: ``etude data render clevrtex --count 5000 --out scenes``, then
     ``etude run slots laptop --data.folder scenes``.
-    Cost: 14,000 steps of 16 scenes, the last 1,000 fine; about an hour and a quarter on one CPU core.
+    Cost: 12,000 steps of 16 scenes, the last 800 fine; about an hour on one CPU core.
     """
     return SlotsConfig(
         model=ModelConfig(
@@ -177,8 +177,8 @@ def laptop() -> SlotsConfig:
         ),
         data=SceneConfig(source="folder", folder="scenes", flip=True),
         batch=Batch(size=16),
-        optim=OptimConfig(lr=1e-3, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=13_000),
-        loop=LoopConfig(max_steps=14_000, log_every=100, eval_every=1000, save_every=500),
+        optim=OptimConfig(lr=1e-3, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=11_200),
+        loop=LoopConfig(max_steps=12_000, log_every=100, eval_every=1000, save_every=500),
         table="clevrtex",
     )
 
