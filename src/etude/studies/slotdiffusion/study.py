@@ -280,7 +280,7 @@ def vae_laptop() -> SlotDiffusionConfig:
     full = vae()
     return replace(
         full,
-        vae=VAEConfig(width=16, blocks=1),
+        vae=VAEConfig(width=12, blocks=1),
         model=replace(full.model, size=64),
         data=SceneConfig(source="folder", folder="scenes", flip=True),
         batch=Batch(size=16),
@@ -300,7 +300,7 @@ def laptop() -> SlotDiffusionConfig:
         small,
         phase="diffusion",
         model=ModelConfig(
-            size=64, slot_size=64, strides=(1, 2, 2, 1), features=32, eval_iterations=5, width=32,
+            size=64, slot_size=64, strides=(1, 2, 2, 1), features=32, eval_iterations=5, width=24,
             multipliers=(1, 2, 3), heads=4, depth=1, dropout=0.0,
         ),
         optim=OptimConfig(
@@ -345,8 +345,7 @@ def vae_smoke() -> SlotDiffusionConfig:
 def _scale(preset: str) -> tuple[Job, ...]:
     """The autoencoder, then the slots on it."""
     narrow = preset in ("laptop", "smoke")
-    small = {"vae.width": 16, "vae.blocks": 1} if preset == "laptop" else {}
-    first = {"phase": "vae", "vae.weights": "", "table": "autoencoder", **small}
+        first = {"phase": "vae", "vae.weights": "", "table": "autoencoder"}
     if preset == "laptop":
         first |= {"optim.lr": 1e-3, "optim.ema": 0.99, "loop.max_steps": 6000, "loop.eval_every": 500}
     after = ("vae",)
