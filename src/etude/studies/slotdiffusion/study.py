@@ -342,18 +342,19 @@ def vae_smoke() -> SlotDiffusionConfig:
     return replace(small, phase="vae", vae=replace(small.vae, weights=""))
 
 
-def _scale(preset: str) -> tuple[Job, ...]:
-    """The autoencoder, then the slots on it."""
-    narrow = preset in ("laptop", "smoke")
-        first = {"phase": "vae", "vae.weights": "", "table": "autoencoder"}
+def _init(preset: str) -> tuple[Job, ...]:
+    """The autoencoder, then the ways in which slots begin on it."""
+    first: dict[str, Any] = {"phase": "vae", "vae.weights": "", "table": "autoencoder"}
     if preset == "laptop":
-        first |= {"optim.lr": 1e-3, "optim.ema": 0.99, "loop.max_steps": 6000, "loop.eval_every": 500}
-    after = ("vae",)
+        own = vae_laptop()
+        first |= {"optim.lr": own.optim.lr, "optim.ema": own.optim.ema, "loop.max_steps": own.loop.max_steps}
     rest: dict[str, Any] = {"vae.weights": "{after}"}
-    jobs = [Job("vae", first), Job("gaussian", rest, after)]
-    if not narrow:
-        return tuple(jobs)
-    return (*jobs, Job("bilevel", {**rest, "model.init": "bilevel", "model.implicit": True}, after))
+    bilevel = {"model.init": "bilevel", "model.implicit": True}
+    return (
+        Job("vae", first),
+        Job("gaussian", rest | {"model.init": "gaussian", "model.implicit": False}, after=("vae",)),
+        Job("bilevel", rest | bilevel, after=("vae",)),
+    )
 
 
 STUDY = Study(
@@ -372,7 +373,7 @@ STUDY = Study(
         "vae-smoke": Preset(vae_smoke, "smoke"),
     },
     experiments={
-        "init": Experiment("an autoencoder, and slots of Gaussian and of bi-level start on it", _scale),
+        "init": Experiment("an autoencoder, and slots of Gaussian and of bi-level start on it", _init),
     },
     load_task=lambda: _import("task").make_task,
     load_predict=lambda: _import("predict"),
