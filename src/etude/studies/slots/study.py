@@ -184,17 +184,17 @@ def laptop() -> SlotsConfig:
 
 
 def mini() -> SlotsConfig:
-    """The same at 32 px, for experiments: 3,000 steps, coarse to the end.
+    """The same at 32 px, for experiments: 2,000 steps, coarse to the end.
 
     Command: ``etude study slots init --set data.folder=scenes``.
-    Cost: about five minutes a run on one CPU core; objects have slots of their own after 1,500 steps or so.
+    Cost: about four minutes a run on one CPU core; objects have slots of their own after 1,000 to 1,500 steps.
     """
     long = laptop()
     return replace(
         long,
         model=replace(long.model, size=32),
-        optim=replace(long.optim, noise_steps=1000, coarse_steps=3000),
-        loop=LoopConfig(max_steps=3000, log_every=100, eval_every=500, save_every=500),
+        optim=replace(long.optim, noise_steps=700, coarse_steps=2000),
+        loop=LoopConfig(max_steps=2000, log_every=100, eval_every=500, save_every=500),
     )
 
 
