@@ -9,6 +9,7 @@ A picture that is not square is cut as the training pictures were, see `etude.da
 model.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -160,12 +161,13 @@ def read_painter(weights: Path, options: Options) -> Painter:
     if options.sampler is not None:
         sample = replace(sample, sampler=options.sampler)
     if options.guidance is not None:
-        if options.guidance < 0 or (options.guidance != 1 and not config.optim.drop):
+        # So written that NaN is refused.
+        if not 0 <= options.guidance < math.inf:
+            raise UserError(f"--guidance must be 0 or more, not {options.guidance:g}")
+        if options.guidance != 1 and not config.optim.drop:
             raise UserError(
                 f"--guidance {options.guidance:g}: this model never went without slots in training (optim.drop 0), so "
                 "there is nothing to guide away from: give 1"
-                if options.guidance >= 0
-                else f"--guidance must be 0 or more, not {options.guidance:g}"
             )
         sample = replace(sample, guidance=options.guidance)
     device = resolve_device("auto")
