@@ -119,6 +119,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
     if options.library is not None and not options.compose:
         raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
+    if options.denoising and (options.compose or options.edit is not None):
+        raise UserError("--denoising shows how a picture is drawn again: leave out --edit and --compose")
     painter = read_painter(weights, options)
     if options.compose:
         return _compose(painter, weights, options)
