@@ -286,3 +286,36 @@ def test_folders_that_are_none() -> None:
     released()
     write(Path("clevrtex_full/2"), 3)
     refused("has CLEVRTEX_full_000003 twice")
+
+
+# --- a user's picture ---
+
+
+def test_a_picture_is_cut_as_scenes_are() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    Image.fromarray(wide).save("wide.png")
+    Image.fromarray(wide[:, 40:280]).save("square.png")
+    cut = clevrtex.read_picture(Path("wide.png"), 192, 10**6)
+    assert (cut.shape, cut.dtype) == ((192, 192, 3), np.uint8)
+    assert np.array_equal(cut, wide[24:216, 64:256])
+    assert np.array_equal(clevrtex.read_picture(Path("square.png"), 240, 10**6), wide[:, 40:280]), "it stays whole"
+    small = clevrtex.read_picture(Path("wide.png"), 64, 10**6)
+    wanted = np.array(Image.fromarray(wide[24:216, 64:256]).resize((64, 64), Image.Resampling.BILINEAR))
+    assert np.array_equal(small, wanted)
+    assert clevrtex.read_picture(Path("square.png"), 250, 10**6).shape == (250, 250, 3), "a small one is enlarged"
+
+
+def test_pictures_that_are_refused() -> None:
+    Image.new("RGB", (30, 20), (1, 2, 3)).save("flat.png")
+    Image.new("RGB", (30, 20)).save("large.png")
+    Path("broken.png").write_bytes(b"\x89PNG")
+    for name, most, says in (
+        ("flat.png", 600, "flat.png is of one colour"),
+        ("large.png", 599, "large.png is 30 x 20 pixels, more than 599"),
+        ("broken.png", 600, "broken.png is not an image"),
+        ("none.png", 600, "none.png does not exist"),
+    ):
+        with pytest.raises(UserError) as caught:
+            clevrtex.read_picture(Path(name), 16, most)
+        assert str(caught.value).startswith(says)
+        assert "\n" not in str(caught.value)

@@ -378,7 +378,7 @@ def read_picture(path: Path, size: int, max_pixels: int) -> np.ndarray:
     """A picture of a user's, cut to the middle as scenes are: bytes ``[size, size, 3]``.
 
     Raises:
-        UserError: broken, too small or too large, or of one colour.
+        UserError: broken, too large, or of one colour; a small one is enlarged.
     """
     image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
     if (image == image[0, 0]).all():

@@ -101,9 +101,11 @@ def build(slots_NS: Tensor, num_clusters: int, seed: int, card: Card) -> Library
 def beside(weights: Path) -> Path | None:
     """The library that comes with weights: of those that ship ``library/NAME`` beside ``weights/NAME``, of a run
     ``figures/library.safetensors``; None: there is none."""
+    # Of a name alone `parent.parent` is the same folder.
+    weights = weights.absolute()
     shipped = weights.parent.parent / "library" / weights.name
     # A run keeps its weights a folder or two below itself.
-    of_run = [folder / "figures" / "library.safetensors" for folder in weights.absolute().parents[:3]]
+    of_run = [folder / "figures" / "library.safetensors" for folder in weights.parents[:3]]
     return next((file for file in (shipped, *of_run) if file.is_file()), None)
 
 

@@ -1,6 +1,5 @@
 """Objects found in pictures, slots moved between them, scenes composed; one line for every fault."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.studies.predicting import answers, call, files, photo, refused
 from tests.studies.resnet.common import BROKEN, ODD, pixels
 from tests.studies.slots.common import build, draw, network, one_line, saved, settings
 from torch import Tensor
@@ -56,40 +56,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def call(where: Path, *words: str | Path | int) -> int:
-    return main(["predict", str(where), *map(str, words)])
-
-
-def answers(capsys: pytest.CaptureFixture[str], where: Path, *words: str | Path | int) -> list[dict[str, Any]]:
-    capsys.readouterr()
-    assert call(where, *words, "--json") == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def refused(capsys: pytest.CaptureFixture[str], where: Path, *words: str | Path | int, says: tuple[str, ...]) -> None:
-    """One line, status 2, and no file more or less than before."""
-    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
-    capsys.readouterr()
-    assert call(where, *words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    for part in says:
-        assert part in said, said
-    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
-
-
-def files(folder: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-
-
-def photo(name: str, seed: int = 0, width: int = 16, height: int = 16) -> Path:
-    """Blots of colour."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    path = Path(name)
-    Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST).save(path)
-    return path
 
 
 # --- finding ---

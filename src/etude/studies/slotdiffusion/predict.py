@@ -9,6 +9,7 @@ A picture that is not square is cut as the training pictures were, see `etude.da
 model.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,6 +111,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             library, a number of steps that cannot be, a result that is there already.
     """
     refuse_mixed(options.inputs, options.edit, options.compose, options.library)
+    if options.denoising and (options.compose or options.edit is not None):
+        raise UserError("--denoising shows how a picture is drawn again: leave out --edit and --compose")
     painter = read_painter(weights, options)
     if options.compose:
         return _compose(painter, weights, options)
@@ -152,12 +155,13 @@ def read_painter(weights: Path, options: Options) -> Painter:
     if options.sampler is not None:
         sample = replace(sample, sampler=options.sampler)
     if options.guidance is not None:
-        if options.guidance < 0 or (options.guidance != 1 and not config.optim.drop):
+        # So written that NaN is refused.
+        if not 0 <= options.guidance < math.inf:
+            raise UserError(f"--guidance must be 0 or more, not {options.guidance:g}")
+        if options.guidance != 1 and not config.optim.drop:
             raise UserError(
                 f"--guidance {options.guidance:g}: this model never went without slots in training (optim.drop 0), so "
                 "there is nothing to guide away from: give 1"
-                if options.guidance >= 0
-                else f"--guidance must be 0 or more, not {options.guidance:g}"
             )
         sample = replace(sample, guidance=options.guidance)
     device = resolve_device("auto")

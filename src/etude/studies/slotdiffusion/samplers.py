@@ -290,10 +290,11 @@ def make_sampler(name: str) -> Sampler:
             )
         return noise_T[t_B].view(-1, 1, 1, 1) * z_BX
 
+    told: list[int] = []
     try:
         answer: Any = sampler(
             predict, schedule, start_BX.clone(), image_generators(0, "try/noise", slice(0, 2)), steps=4, clip=None,
-            on_step=lambda step, steps, z_BX, z0_BX: None,
+            on_step=lambda step, steps, z_BX, z0_BX: told.append(step),
         )  # fmt: skip
     # A user's code may fail in any way.
     except Exception as error:
@@ -304,6 +305,10 @@ def make_sampler(name: str) -> Sampler:
         raise UserError(f"the sampler {name} must make latents {list(start_BX.shape)}, not {met}")
     if not answer.isfinite().all():
         raise UserError(f"the sampler {name} makes numbers that are not finite of standard normal data")
+    # The sheets of denoising are made of what it is called with; one that asks twice a step may leave some out.
+    if told[-1:] != [4]:
+        last = f"the last was step {told[-1]}" if told else "it was not called"
+        raise UserError(f"the sampler {name} must call on_step after each step, at last after step 4 of 4: {last}")
     return sampler
 
 

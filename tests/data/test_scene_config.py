@@ -1,0 +1,45 @@
+"""Which scenes are read. tests/studies/slots/test_task.py has generated and released ones."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from etude.data import clevrtex
+from etude.data.scene_config import SceneConfig, load_scenes
+
+
+def test_scenes_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    found = clevrtex.generated(16, {"train": 8, "val": 1, "test": 1})
+    monkeypatch.setattr(clevrtex, "scenes", lambda *given: seen.append(given) or found)
+    assert load_scenes(SceneConfig(source="folder", folder="my scenes", most=70), 24) is found
+    assert load_scenes(SceneConfig(source="folder", folder="a.zip"), 32) is found
+    assert seen == [("my scenes", 24, 70), ("a.zip", 32, 0)]
+
+
+def test_the_least_there_can_be() -> None:
+    found = load_scenes(SceneConfig(source="generated", most=10), 16)
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 8, "val": 1, "test": 1}
+    assert found.splits["train"].images_NHWC.shape == (8, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"source": "folder"}, "data.folder must be a path"),
+        ({"most": 9}, "data.most must be 0, or at least 10, not 9"),
+        ({"most": -1}, "data.most must be 0, or at least 10, not -1"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SceneConfig(**settings)
+    assert SceneConfig(folder="ignored").source == "clevrtex"
+
+
+def test_settings_are_read_without_pytorch() -> None:
+    """`etude list` and `--help` read them, and must not wait."""
+    code = "import sys, etude.data.scene_config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
