@@ -85,7 +85,8 @@ class ChainConfig:
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "chain.steps", "at least 1", self.steps)
-        require(0 < self.first <= self.last < 1, "chain.first and chain.last", "rising within 0 and 1", self.first)
+        met = f"{self.first} and {self.last}"
+        require(0 < self.first <= self.last < 1, "chain.first and chain.last", "rising within 0 and 1", met)
 
 
 @dataclass(frozen=True, kw_only=True)

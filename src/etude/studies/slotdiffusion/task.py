@@ -48,7 +48,7 @@ from etude.studies.slotdiffusion.model import (
     schedule_of,
     segments,
 )
-from etude.studies.slotdiffusion.samplers import halving
+from etude.studies.slotdiffusion.samplers import halving, make_sampler
 from etude.studies.slotdiffusion.study import SampleConfig, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import kl_loss, vq_loss
 
@@ -270,6 +270,8 @@ class SlotDiffusionTask(_Scenes):
 
     def __init__(self, config: SlotDiffusionConfig, runtime: Runtime) -> None:
         self._begin(config, runtime)
+        # One that does not fit is told now, not after the training.
+        make_sampler(config.sample.sampler)
         self.vae = build_vae(config.vae).requires_grad_(False).to(runtime.device).eval()
         self.model = SlotDiffusion(config.model, config.vae.channels)
         self.shared_model = runtime.prepare(self.model, channels_last=True)
