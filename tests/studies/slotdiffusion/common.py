@@ -22,7 +22,7 @@ from etude.studies.slotdiffusion.vae import VAE
 M = TypeVar("M", bound=nn.Module)
 B, K, S, C, SIDE = 4, 3, 8, 3, 8
 """Of the small settings: images of a batch, slots and their size, channels and side of a latent."""
-_PLAIN: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "vae__width": 4, "vae__multipliers": (1, 2), "vae__codes": 16, "model__size": 16, "model__num_slots": K,
     "model__slot_size": S, "model__iterations": 2, "model__eval_iterations": 2, "model__features": 8,
     "model__hidden": 8, "model__width": 4, "chain__steps": 20, "sample__steps": 3, "sample__ancestral": 4,
@@ -32,7 +32,7 @@ _PLAIN: dict[str, Any] = {
 
 def settings(**changes: Any) -> SlotDiffusionConfig:
     """The smoke preset, smaller: 16 training scenes, 2 and 2; ``model__size=32`` sets ``model.size``."""
-    return override(smoke(), {name.replace("__", "."): value for name, value in (_PLAIN | changes).items()})
+    return override(smoke(), {name.replace("__", "."): value for name, value in (PLAIN | changes).items()})
 
 
 def make(**changes: Any) -> SlotDiffusionTask:

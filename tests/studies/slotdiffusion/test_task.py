@@ -14,6 +14,7 @@ from PIL import Image
 from tests.core import toy
 from tests.metrics import stand_in
 from tests.studies.slotdiffusion.common import (
+    PLAIN,
     SIDE,
     B,
     C,
@@ -119,7 +120,7 @@ def distance(vae: VAE, images: Tensor, step: int, weight: float) -> tuple[Tensor
         standard = torch.distributions.Normal(0.0, 1.0)
         bound = torch.distributions.kl_divergence(normal, standard).sum((1, 2, 3)).mean()
         made = vae.decoder(vae.post_quant_conv(mean + normal.stddev * noise))
-        error = sum((m - i).abs().mean() for m, i in zip(made, images, strict=True)) / len(images)
+        error = torch.stack([(m - i).abs().mean() for m, i in zip(made, images, strict=True)]).mean()
         return error + weight * bound / (3 * 16 * 16), error, bound
     codes = vae.quantize.embedding.weight
     vectors = found.movedim(1, -1)
@@ -844,10 +845,8 @@ def test_pictures_of_the_autoencoder_are_drawn(tmp_path: Path) -> None:
 
 def flags(**changes: Any) -> list[str]:
     """The small settings as words."""
-    from tests.studies.slotdiffusion import common
-
     words: list[str] = []
-    for name, value in (common._PLAIN | changes).items():  # pyright: ignore[reportPrivateUsage]
+    for name, value in (PLAIN | changes).items():
         values = value if isinstance(value, tuple) else (value,)
         words += [f"--{name.replace('__', '.').replace('_', '-')}", *map(str, values)]
     return words
