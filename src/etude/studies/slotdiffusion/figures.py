@@ -150,7 +150,10 @@ def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENT
             kept.append(z_BChw)
             guessed.append(z0_BChw)
 
-    painter.latents(slots_1KS, slice(0, 1), stream, keep)
+    last_1Chw = painter.latents(slots_1KS, slice(0, 1), stream, keep)
+    if not kept:
+        # A sampler of the user's own may tell nothing of its steps.
+        kept, guessed = [last_1Chw], [last_1Chw]
     noisy, clean = (to_bytes(painter.decode(torch.cat(rows))).cpu() for rows in (kept, guessed))
     return noisy, clean
 

@@ -4,7 +4,7 @@ Shape suffixes: B images, C colours or channels of a latent, H W pixels, h w pla
 S a slot's size, T iterations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,13 +14,14 @@ from torch.nn import functional
 from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, load_weights, read_weights
 from etude.core.errors import UserError
+from etude.nn.norms import GroupNorm
 from etude.nn.slot_encoder import build_encoder
 from etude.nn.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule
 from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
 from etude.studies.slotdiffusion.study import UNTRAINED, ChainConfig, ModelConfig, SampleConfig, VAEConfig
 from etude.studies.slotdiffusion.unet import Context, UNet
-from etude.studies.slotdiffusion.vae import VAE, load_vae
+from etude.studies.slotdiffusion.vae import GROUPS, VAE, load_vae
 
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
@@ -122,19 +123,19 @@ def read_vae(vae: VAE, given: str) -> None:
     if path.is_dir() and (path / "weights.safetensors").is_file():
         path = path / "weights.safetensors"
     if path.suffix == ".safetensors" and _is_ours(path):
-        tensors, header = read_weights(path, study="slotdiffusion")
-        told = header.config.get("vae", {})
-        fits = {name: value.shape for name, value in vae.state_dict().items()}
+        tensors, _ = read_weights(path, study="slotdiffusion")
         theirs = {k.removeprefix("vae."): v.shape for k, v in tensors.items() if k.startswith("vae.")}
-        if fits != theirs:
-            raise _other(path, told.get("kind"), told.get("width"), told.get("multipliers"), told.get("blocks"))
+        if not theirs:
+            raise UserError(f"{path} holds no autoencoder: give weights.safetensors of a run's checkpoint")
+        _check_sizes(vae, theirs, path)
         load_weights({"vae": vae}, tensors, path)
         return
     found = load_vae(path)
     state = found.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in vae.state_dict().items()}:
-        width = found.encoder[0].out_channels if isinstance(found.encoder[0], nn.Conv2d) else None
-        raise _other(path, found.kind, width, f"for a stride of {found.stride}", None)
+    _check_sizes(vae, {name: value.shape for name, value in state.items()}, path)
+    if _groups(found) != _groups(vae):
+        # Weights of any grouping have the same shapes.
+        raise UserError(f"{path} has norms of other groups than {GROUPS}, which is not supported here")
     vae.load_state_dict(state)
 
 
@@ -146,10 +147,31 @@ def _is_ours(path: Path) -> bool:
     return True
 
 
-def _other(path: Path, kind: object, width: object, multipliers: object, blocks: object) -> UserError:
-    told = {"kind": kind, "width": width, "multipliers": multipliers, "blocks": blocks}
-    known = ", ".join(f"vae.{name} {value}" for name, value in told.items() if value is not None)
-    return UserError(f"{path} is an autoencoder of other sizes ({known}): give these as --vae. flags")
+def _check_sizes(vae: VAE, theirs: Mapping[str, torch.Size], path: Path) -> None:
+    """Refuse tensors of other sizes, and name the flags that would do."""
+    if theirs == {name: value.shape for name, value in vae.state_dict().items()}:
+        return
+
+    def number(name: str, dim: int = 0) -> int:
+        return theirs[name][dim] if name in theirs else 0
+
+    width = number("encoder.conv_in.weight")
+    firsts = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(len(theirs))]
+    codes = number("quantize.embedding.weight")
+    told = {
+        "kind": "vq" if codes else "kl",
+        "width": width,
+        "multipliers": " ".join(str(number(name) // max(width, 1)) for name in firsts if name in theirs),
+        "channels": number("decoder.conv_in.weight", 1),
+        "blocks": sum(f"encoder.down.0.block.{block}.conv1.weight" in theirs for block in range(len(theirs))),
+    }
+    told |= {"codes": codes} if codes else {}
+    flags = " ".join(f"--vae.{name} {value}" for name, value in told.items())
+    raise UserError(f"{path} is an autoencoder of other sizes: give {flags}")
+
+
+def _groups(vae: VAE) -> list[int]:
+    return [module.groups for module in vae.modules() if isinstance(module, GroupNorm)]
 
 
 # --- pictures of slots ---

@@ -85,7 +85,8 @@ class ChainConfig:
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "chain.steps", "at least 1", self.steps)
-        require(0 < self.first <= self.last < 1, "chain.first and chain.last", "rising within 0 and 1", self.first)
+        met = f"{self.first} and {self.last}"
+        require(0 < self.first <= self.last < 1, "chain.first and chain.last", "rising within 0 and 1", met)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +349,7 @@ def _init(preset: str) -> tuple[Job, ...]:
     if preset == "laptop":
         own = vae_laptop()
         first |= {"optim.lr": own.optim.lr, "optim.ema": own.optim.ema, "loop.max_steps": own.loop.max_steps}
-    rest: dict[str, Any] = {"vae.weights": "{after}"}
+    rest: dict[str, Any] = {"phase": "diffusion", "vae.weights": "{after}"}
     bilevel = {"model.init": "bilevel", "model.implicit": True}
     return (
         Job("vae", first),

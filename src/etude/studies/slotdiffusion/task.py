@@ -48,7 +48,7 @@ from etude.studies.slotdiffusion.model import (
     schedule_of,
     segments,
 )
-from etude.studies.slotdiffusion.samplers import halving
+from etude.studies.slotdiffusion.samplers import halving, make_sampler
 from etude.studies.slotdiffusion.study import SampleConfig, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import kl_loss, vq_loss
 
@@ -109,6 +109,9 @@ class _Scenes(Task):
         """The scenes of each evaluation in training."""
         scenes = self.scenes.splits[split]
         return _first(scenes, self.config.metric.watched)
+
+    def finish(self) -> dict[str, Any]:
+        return {"scenes": self.scenes.about}
 
     def data_checksums(self) -> dict[str, str]:
         return dict(self.scenes.checksums)
@@ -261,6 +264,8 @@ class SlotDiffusionTask(_Scenes):
 
     def __init__(self, config: SlotDiffusionConfig, runtime: Runtime) -> None:
         self._begin(config, runtime)
+        # One that does not fit is told now, not after the training.
+        make_sampler(config.sample.sampler)
         self.vae = build_vae(config.vae).requires_grad_(False).to(runtime.device).eval()
         self.model = SlotDiffusion(config.model, config.vae.channels)
         self.shared_model = runtime.prepare(self.model, channels_last=True)
@@ -482,9 +487,6 @@ class SlotDiffusionTask(_Scenes):
         return self._library
 
     # --- the end ---
-
-    def finish(self) -> dict[str, Any]:
-        return {"scenes": self.scenes.about}
 
     def cell(self) -> str:
         """The place in the table that the run belongs to."""
