@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from etude.core.errors import UserError
 from etude.data import clevrtex
 from etude.data.scene_config import SceneConfig, load_scenes
 
@@ -14,9 +15,17 @@ def test_scenes_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     found = clevrtex.generated(16, {"train": 8, "val": 1, "test": 1})
     monkeypatch.setattr(clevrtex, "scenes", lambda *given: seen.append(given) or found)
-    assert load_scenes(SceneConfig(source="folder", folder="my scenes", most=70), 24) is found
-    assert load_scenes(SceneConfig(source="folder", folder="a.zip"), 32) is found
+    read = load_scenes(SceneConfig(source="folder", folder="my scenes", most=70), 24)
+    assert read.about == found.about
+    assert read.splits["train"].images_NHWC is found.splits["train"].images_NHWC
+    assert load_scenes(SceneConfig(source="folder", folder="a.zip"), 32, batch=8).about == found.about
     assert seen == [("my scenes", 24, 70), ("a.zip", 32, 0)]
+
+
+def test_a_batch_of_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "a batch of 9 is larger than the 8 training scenes: give a smaller --batch.size"
+    with pytest.raises(UserError, match=says):
+        load_scenes(SceneConfig(source="generated", most=10), 16, batch=9)
 
 
 def test_the_least_there_can_be() -> None:

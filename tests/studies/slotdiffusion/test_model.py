@@ -403,6 +403,8 @@ def euler(predict, schedule, z, generators, *, steps, clip=None, on_step=None):
         noise = predict(z, t_B)
         z0 = schedule.predict_z0(z, t_B, noise)
         z = z0 if step == steps - 1 else schedule.q_sample(z0, t_B - stride, noise)
+        if on_step:
+            on_step(step + 1, steps, z, z0)
     return z
 
 def flat(predict, schedule, z, generators, *, steps, clip=None, on_step=None):

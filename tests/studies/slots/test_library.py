@@ -74,16 +74,23 @@ def test_the_card_is_the_first_slot_of_each_cluster_together() -> None:
     torch.testing.assert_close(found, image.unflatten(1, (8, 2)).unflatten(3, (8, 2)).mean((2, 4)))
 
 
+def test_a_part_for_a_small_file(library: Library) -> None:
+    part = library.thinned(12)
+    assert len(part.slots_NS) == 12
+    assert part.cluster_N.bincount().tolist() == [4, 4, 4], "each cluster its share"
+    assert torch.equal(part.probe, library.probe), "by which the model is known"
+    assert all((library.slots_NS == slot).all(1).any() for slot in part.slots_NS)
+    assert len(library.thinned(1).slots_NS) == K
+    assert torch.equal(library.thinned(10**6).slots_NS, library.slots_NS)
+
+
 # --- files ---
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_there_and_back(tmp_path: Path, library: Library, half: bool) -> None:
     path = tmp_path / "library.safetensors"
-    if half:
-        save_weights(path, {"library": library}, WeightsHeader("slots", CONFIG, {"kind": "library"}), half=True)
-    else:
-        library.save(path, "slots", CONFIG)
+    library.save(path, "slots", CONFIG, half=half)
     again = load(path, network())
     assert again.slots_NS.dtype == torch.float32
     torch.testing.assert_close(again.slots_NS, library.slots_NS, rtol=1e-3 if half else 0, atol=1e-3 if half else 0)
