@@ -1,4 +1,4 @@
-"""The U-Net of slotdiffusion beside the one of diffusers, and a sampler's step with and without a kept context.
+"""The U-Net of slotdiffusion beside the one of diffusers, a sampler's step with and without a kept context, and samplers.
 
     uv run --extra bench python benchmarks/slotdiffusion.py
 
@@ -8,8 +8,10 @@ and heads of attention, no dropout on either side. Its blocks are larger (halvin
 attention have weights, the feed-forward is gated), so its last level is narrower and the parameters come within 3 %.
 
 A sampler's step: one evaluation without gradients, one time for all pictures. etude's slots are turned into keys and
-values once, before the clock starts, or in every step; diffusers has no way but the second. Needs diffusers (extra
-`bench`).
+values once, before the clock starts, or in every step; diffusers has no way but the second.
+
+Whole pictures: latents by DPM-Solver++ in 20 steps and by the ancestral sampler in 1,000, both etude's. That they are as
+good is for FID to say: `fid` and `fid_ancestral` in results/slotdiffusion. Needs diffusers (extra `bench`).
 """
 
 import sys
@@ -29,6 +31,8 @@ from etude.core.config import LoopConfig
 from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
+from etude.studies.slotdiffusion.diffusion import Schedule
+from etude.studies.slotdiffusion.samplers import ancestral, dpm_solver_pp, draw, image_generators
 from etude.studies.slotdiffusion.unet import UNet
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, timed
 
@@ -38,7 +42,7 @@ except ImportError:
     sys.exit("benchmarks/slotdiffusion.py: diffusers is missing: `uv sync --extra bench`")
 
 PEER, COMPILED, ANEW = "diffusers", f"{ETUDE}, compiled", f"{ETUDE}, context in every step"
-TRAINING_BAR, SAMPLING_BAR = 1.0, 1.1
+TRAINING_BAR, SAMPLING_BAR, SAMPLER_BAR = 1.0, 1.1, 20.0
 NUM_SLOTS = 11
 TOLERANCE = 1e-5
 MOST_APART = 0.03
@@ -171,6 +175,30 @@ def sampling_sides(case: Case, calls: int) -> tuple[dict[str, Side[Block]], floa
     return {name: timed(work, case.batch * calls, calls=calls) for name, work in works.items()}, apart
 
 
+def sampler_sides(case: Case, *, fast: int, steps: int) -> dict[str, Side[Block]]:
+    """Latents of pure noise by few steps of a solver and by all steps of the chain."""
+    _, _, slots_BKS, _ = given(case)
+    net, schedule = ours(case).eval(), Schedule(steps)
+    with torch.no_grad():
+        context = net.context(slots_BKS)
+
+    def predict(z_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return net(z_BCHW, t_B[:1], context=context)
+
+    def side(sampler: Any, count: int) -> Side[Block]:
+        def work(number: int) -> Tensor:
+            generators = image_generators(number, "bench", slice(0, case.batch))
+            z_BCHW = draw(generators, (3, case.size, case.size)).to(memory_format=torch.channels_last)
+            return sampler(predict, schedule, z_BCHW, generators, steps=count)
+
+        return timed(work, case.batch)
+
+    return {
+        f"dpm-solver++, {fast} steps": side(dpm_solver_pp, fast),
+        f"ancestral, {steps} steps": side(ancestral, steps),
+    }
+
+
 def main(options: Options) -> int:
     """Measure, print, and return 1 if a kept context changes a prediction, or networks differ in size."""
     repeats = options.repeats or (1 if options.quick else 5)
@@ -206,6 +234,14 @@ def main(options: Options) -> int:
             f"{title}, beside {peer}": Bar(lead(blocks[ETUDE], blocks[peer]), SAMPLING_BAR) for peer in (ANEW, PEER)
         }
         tables[title] = blocks
+    name, case = next(iter((QUICK if options.quick else FULL).items()))
+    sides = sampler_sides(case, fast=2, steps=40) if options.quick else sampler_sides(case, fast=20, steps=1000)
+    blocks = interleave(sides, repeats, warm_up=False)
+    fast, slow = sides
+    title = f"latents, {name}, batch {case.batch}"
+    console.print(side_by_side.speed_table(title.capitalize(), "images", blocks, [fast]))
+    bars[f"{title}, beside {slow}"] = Bar(lead(blocks[fast], blocks[slow]), SAMPLER_BAR)
+    tables[title] = blocks
     agree = max(apart.values()) <= TOLERANCE and max(sizes.values()) <= MOST_APART
     console.print(
         f"{'agree' if agree else 'DISAGREE'}: a kept context changes a prediction by {max(apart.values()):.1e}; "

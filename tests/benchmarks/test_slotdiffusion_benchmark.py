@@ -12,7 +12,8 @@ def test_quick(quick: Callable[[str], Any]) -> None:
     assert written["agreement"]["holds"]
     assert written["agreement"]["difference"] == 0
     assert all(0 <= apart <= 0.03 for apart in written["agreement"]["sizes"].values())
-    training, sampling = written["blocks"].values()
+    training, sampling, samplers = written["blocks"].values()
     assert set(training) == {"etude", "diffusers"}
     assert set(sampling) == {"etude", "etude, context in every step", "diffusers"}
-    assert len(written["bars"]) == 3
+    assert set(samplers) == {"dpm-solver++, 2 steps", "ancestral, 40 steps"}
+    assert len(written["bars"]) == 4
