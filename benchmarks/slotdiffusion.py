@@ -1,4 +1,4 @@
-"""The U-Net of slotdiffusion beside the one of diffusers, a sampler's step with and without a kept context, and samplers.
+"""The U-Net of slotdiffusion beside that of diffusers; its step with and without a kept context; two samplers.
 
     uv run --extra bench python benchmarks/slotdiffusion.py
 
@@ -10,8 +10,8 @@ attention have weights, the feed-forward is gated), so its last level is narrowe
 A sampler's step: one evaluation without gradients, one time for all pictures. etude's slots are turned into keys and
 values once, before the clock starts, or in every step; diffusers has no way but the second.
 
-Whole pictures: latents by DPM-Solver++ in 20 steps and by the ancestral sampler in 1,000, both etude's. That they are as
-good is for FID to say: `fid` and `fid_ancestral` in results/slotdiffusion. Needs diffusers (extra `bench`).
+Whole pictures: latents by DPM-Solver++ in 20 steps and by the ancestral sampler in 1,000, both etude's. That they are
+as good is for FID to say: `fid` and `fid_ancestral` of a run. Needs diffusers (extra `bench`).
 """
 
 import sys
@@ -193,10 +193,8 @@ def sampler_sides(case: Case, *, fast: int, steps: int) -> dict[str, Side[Block]
 
         return timed(work, case.batch)
 
-    return {
-        f"dpm-solver++, {fast} steps": side(dpm_solver_pp, fast),
-        f"ancestral, {steps} steps": side(ancestral, steps),
-    }
+    sides = {f"dpm-solver++, {fast} steps": (dpm_solver_pp, fast), f"ancestral, {steps} steps": (ancestral, steps)}
+    return {name: side(*of) for name, of in sides.items()}
 
 
 def main(options: Options) -> int:
