@@ -187,13 +187,14 @@ def mini() -> SlotsConfig:
     """The same at 32 px, for experiments: 2,000 steps, coarse to the end.
 
     Command: ``etude study slots init --set data.folder=scenes``.
-    Cost: about four minutes a run on one CPU core; objects have slots of their own after 1,000 to 1,500 steps.
+    Cost: about four minutes a run on one CPU core. Objects get slots of their own between 1,000 and 1,500 steps; at a rate
+    that falls to zero over so few steps they never do.
     """
     long = laptop()
     return replace(
         long,
         model=replace(long.model, size=32),
-        optim=replace(long.optim, noise_steps=700, coarse_steps=2000),
+        optim=replace(long.optim, schedule="constant", noise_steps=700, coarse_steps=2000),
         loop=LoopConfig(max_steps=2000, log_every=100, eval_every=500, save_every=500),
     )
 
