@@ -187,8 +187,8 @@ def mini() -> SlotsConfig:
     """The same at 32 px, for experiments: 2,000 steps, coarse to the end.
 
     Command: ``etude study slots init --set data.folder=scenes``.
-    Cost: about four minutes a run on one CPU core. Objects get slots of their own between 1,000 and 1,500 steps; at a rate
-    that falls to zero over so few steps they never do.
+    Cost: about four minutes a run on one CPU core. Objects get slots of their own between 1,000 and 1,500 steps; at a
+    rate that falls to zero over so few steps they never do.
     """
     long = laptop()
     return replace(
