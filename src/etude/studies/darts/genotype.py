@@ -1,0 +1,176 @@
+r"""Cells as data: which operation leads from which node to which.
+
+A cell has two inputs, the outputs of the two cells before it (nodes 0 and 1), and four intermediate nodes (2 to 5),
+each the sum of two edges: an operation on the output of an earlier node. The cell's output are its intermediate nodes
+side by side. A network is made of two kinds of cell: normal ones, and two reductions that halve the map.
+
+The search relaxes the choice (Liu et al. 2019, "DARTS", eq. 2): every edge is a mixture of all operations under
+$\operatorname{softmax}(\alpha)$. A cell is read off it by keeping, of each node, the two edges whose best operation but
+`none` weighs most (section 2.4).
+
+Shape suffixes: E edges of a cell, O operations.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from etude.core.errors import UserError, nearest
+from etude.core.files import write_json
+
+OPERATIONS = (
+    "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+    "dil_conv_5x5",
+)  # fmt: skip
+"""In the order of the paper's code, which is that of alpha's columns."""
+INPUTS = 2
+"""Nodes that come from the cells before."""
+EDGES = 2
+"""That lead to each intermediate node of a found cell."""
+PUBLISHED = Path(__file__).parent / "genotypes"
+"""Cells of papers: darts-v1, darts-v2 (Liu et al. 2019), pc-darts (Xu et al. 2020), all found on CIFAR-10."""
+Kind = Literal["normal", "reduction"]
+KINDS: tuple[Kind, ...] = ("normal", "reduction")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An operation on the output of an earlier node."""
+
+    operation: str
+    source: int
+
+
+Cell = tuple[tuple[Edge, ...], ...]
+"""The edges of each intermediate node, from node 2."""
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """The two cells that a network is built of."""
+
+    normal: Cell
+    reduction: Cell
+
+    def cell(self, kind: Kind) -> Cell:
+        return self.normal if kind == "normal" else self.reduction
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it: of each kind a list of nodes, of each node a list of ``[operation, source]``."""
+        return {kind: [[[e.operation, e.source] for e in node] for node in self.cell(kind)] for kind in KINDS}
+
+    def count(self, operation: str, kind: Kind = "normal") -> int:
+        """How many edges of a cell have an operation."""
+        return sum(edge.operation == operation for node in self.cell(kind) for edge in node)
+
+
+def edges(num_nodes: int) -> list[tuple[int, int]]:
+    """All edges that a cell may have, ``(source, node)``, in the order of alpha's rows: node after node."""
+    return [(source, INPUTS + node) for node in range(num_nodes) for source in range(INPUTS + node)]
+
+
+def parse(raw: object, origin: str) -> Genotype:
+    """A genotype from what JSON holds, see `Genotype.to_dict`.
+
+    Args:
+        raw: of any shape.
+        origin: where it is from, for the error.
+
+    Raises:
+        UserError: in one line: a missing cell or edge, an unknown operation, a node that takes a later one.
+    """
+    if not isinstance(raw, Mapping) or not set(KINDS) <= set(raw):
+        raise UserError(f"{origin} is no genotype: give a JSON object with {' and '.join(KINDS)}")
+    return Genotype(**{kind: _cell(raw[kind], f"{origin}: {kind} cell") for kind in KINDS})
+
+
+def _cell(raw: object, where: str) -> Cell:
+    if not isinstance(raw, Sequence) or isinstance(raw, str) or not raw:
+        raise UserError(f"{where} has no nodes: give a list of nodes, each a list of [operation, source]")
+    return tuple(_node(node, f"{where}, node {INPUTS + place}", INPUTS + place) for place, node in enumerate(raw))
+
+
+def _node(raw: object, where: str, number: int) -> tuple[Edge, ...]:
+    if not isinstance(raw, Sequence) or isinstance(raw, str):
+        raise UserError(f"{where} is no list of edges, as [['sep_conv_3x3', 0], ['skip_connect', 1]]")
+    if len(raw) != EDGES:
+        count = f"{len(raw)} edge{'s' * (len(raw) != 1)}"
+        raise UserError(f"{where} has {count}, not {EDGES}: add or take out what is wrong")
+    found: list[Edge] = []
+    for edge in raw:
+        if not isinstance(edge, Sequence) or isinstance(edge, str) or len(edge) != 2:
+            raise UserError(f"{where} has the edge {json.dumps(edge)}: give [operation, source]")
+        operation, source = edge
+        if operation not in OPERATIONS:
+            raise UserError(f"{where} has no operation {operation!r}{nearest(str(operation), OPERATIONS)}")
+        if isinstance(source, bool) or not isinstance(source, int):
+            raise UserError(f"{where} takes {json.dumps(source)}: give a node's number")
+        if source >= number:
+            raise UserError(f"{where} takes node {source}, which does not come before it: a cycle")
+        if source < 0:
+            raise UserError(f"{where} takes node {source}: nodes are numbered from 0")
+        if operation == "none":
+            raise UserError(f"{where} has the operation none, which leads nothing: choose another")
+        found.append(Edge(operation, source))
+    return tuple(found)
+
+
+def read(path: Path | str) -> Genotype:
+    """A genotype from a JSON file, or a published one by its name.
+
+    Raises:
+        UserError: no such file or name, or see `parse`.
+    """
+    names = sorted(file.stem for file in PUBLISHED.glob("*.json"))
+    path = PUBLISHED / f"{path}.json" if str(path) in names else Path(path)
+    if not path.is_file():
+        raise UserError(f"no genotype {path}{nearest(str(path), names)}; your own is given as a JSON file")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({' '.join(str(error).split())}): write it anew") from error
+    return parse(raw, path.name)
+
+
+def write(path: Path, genotype: Genotype) -> None:
+    """Write a JSON file that `read` takes."""
+    write_json(path, genotype.to_dict())
+
+
+def derive(alpha_EO: Tensor) -> Cell:
+    """The cell that a mixture has come to.
+
+    Of each node the two edges whose best operation but ``none`` has most weight under the softmax, the heavier first;
+    of equal ones the earlier.
+
+    Args:
+        alpha_EO: the logits of each edge, see `edges` and `OPERATIONS`.
+    """
+    weights_EO = alpha_EO.detach().double().softmax(1)
+    weights_EO[:, OPERATIONS.index("none")] = -1
+    best_E, which_E = weights_EO.max(1)
+    nodes: list[tuple[Edge, ...]] = []
+    start = 0
+    while start < len(alpha_EO):
+        incoming = INPUTS + len(nodes)
+        rows = best_E[start : start + incoming].argsort(descending=True, stable=True)[:EDGES].tolist()
+        nodes.append(tuple(Edge(OPERATIONS[int(which_E[start + row])], row) for row in rows))
+        start += incoming
+    assert start == len(alpha_EO), "all edges of a whole number of nodes"
+    return tuple(nodes)
+
+
+def random_cell(num_nodes: int, generator: torch.Generator) -> Cell:
+    """A cell drawn at random: of each node two different sources, and any operation but ``none``."""
+    real = OPERATIONS[1:]
+    nodes: list[tuple[Edge, ...]] = []
+    for node in range(num_nodes):
+        sources = torch.randperm(INPUTS + node, generator=generator)[:EDGES].tolist()
+        which = torch.randint(len(real), (EDGES,), generator=generator).tolist()
+        nodes.append(tuple(Edge(real[index], source) for index, source in zip(which, sources, strict=True)))
+    return tuple(nodes)
