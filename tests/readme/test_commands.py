@@ -18,8 +18,7 @@ LONG += ("run dcgan course", "run dcgan conditional")
 LONG += ("run pix2pix laptop", "run pix2pix paper", "predict pix2pix")
 LONG += ("predict protonet --support characters/", "predict protonet --prototypes")
 LONG += ("run text2math laptop", "run text2math ours")
-# Weights of slots come with etude once they are trained.
-LONG += ("run slots laptop", "predict slots", "predict runs/slots/laptop")
+LONG += ("run slots laptop", "predict slots photo.png", "predict slots a.png", "predict runs/slots/laptop")
 LONG += ("run slotdiffusion laptop", "run slotdiffusion vae-laptop", "predict runs/slotdiffusion/laptop")
 LONG += ("run resnet laptop", "run resnet birds", "predict resnet photograph.jpg", "predict resnet runs/")
 

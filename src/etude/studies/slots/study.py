@@ -269,7 +269,7 @@ STUDY = Study(
     load_predict=lambda: _import("predict"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
-    example=lambda out: ["slots", str(SAMPLES / "0"), "--output", str(out / "slots")],
+    example=lambda out: ["slots", str(SAMPLES / "0" / "CLEVRTEX_render_000003.png"), "--output", str(out / "slots")],
 )
 
 
