@@ -30,6 +30,10 @@ bench:
     uv run python benchmarks/norms.py
     uv run --extra bench python benchmarks/resnet.py
     uv run --extra bench python benchmarks/text2math.py
+    uv run python benchmarks/dcgan.py
+    uv run python benchmarks/pix2pix.py
+    uv run --extra bench python benchmarks/slots.py
+    uv run --extra bench python benchmarks/slotdiffusion.py
 
 demo:
     uv run etude demo

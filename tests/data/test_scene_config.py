@@ -22,7 +22,7 @@ def test_scenes_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [("my scenes", 24, 70), ("a.zip", 32, 0)]
 
 
-def test_a_batch_of_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_more_than_there_are() -> None:
     says = "a batch of 9 is larger than the 8 training scenes: give a smaller --batch.size"
     with pytest.raises(UserError, match=says):
         load_scenes(SceneConfig(source="generated", most=10), 16, batch=9)

@@ -22,6 +22,18 @@ SPLIT = 0.05
 FEW = 1e-2
 """Starts that differ by less of their size have collapsed."""
 
+ABOUT = {
+    "ari": "all pixels, the background a segment",
+    "fg_ari": "pixels of objects",
+    "miou": "Hungarian pairs, background included",
+    "mbo": "objects",
+    "mse": "summed over pixels and colours of [0, 1]",
+    "empty": "slots with under .1 % of the pixels",
+    "background_slots": "slots with over 5 % of the background",
+    "background_share": "of the slot that has most",
+}
+"""What each number of `Scores` is of, for a result's protocol."""
+
 _log = logging.getLogger("etude")
 
 
@@ -48,6 +60,11 @@ class Scores:
         values = self.of_image[name]
         values = values[~values.isnan()]
         return 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def segments(masks_BKHW: Tensor) -> Tensor:
+    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
+    return masks_BKHW.argmax(1)
 
 
 def score(
@@ -115,7 +132,6 @@ def gathered(runtime: Runtime, parts: Sequence[Scores], count: int, num_slots: i
         count: of all images.
         num_slots: K.
     """
-    names = (*QUALITY, "empty", "background_slots", "background_share")
 
     def together(rows: list[Tensor], empty: Tensor) -> Tensor:
         local = torch.cat(rows) if rows else empty
@@ -124,7 +140,7 @@ def gathered(runtime: Runtime, parts: Sequence[Scores], count: int, num_slots: i
         return runtime.gather(local.to(runtime.device), count).cpu()
 
     of_image = {
-        name: together([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64)) for name in names
+        name: together([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64)) for name in ABOUT
     }
     pixels_BK = together([part.pixels_BK for part in parts], torch.zeros(0, num_slots, dtype=torch.int64))
     return Scores(of_image, pixels_BK)

@@ -37,6 +37,13 @@ class SlotEncoderConfig:
     hidden: int = 128
     """Units of the slots' residual network."""
 
+    @property
+    def cell(self) -> str:
+        """The place in a table: encoder, number of slots, start."""
+        strides = "".join(map(str, self.strides))
+        encoder = f"conv-{strides}" if self.encoder == "conv" and strides != "1111" else self.encoder
+        return f"{encoder}-k{self.num_slots}-{self.init}"
+
     def __post_init__(self) -> None:
         for name in ("slot_size", "iterations", "eval_iterations", "encoder_width", "features", "hidden"):
             require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))

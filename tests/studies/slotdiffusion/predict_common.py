@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
+from etude.metrics.slots import segments
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_library import Library
@@ -23,7 +24,6 @@ from etude.studies.slotdiffusion.model import (
     build_vae,
     card,
     schedule_of,
-    segments,
 )
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
 from etude.studies.slotdiffusion.vae import VAE

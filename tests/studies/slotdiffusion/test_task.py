@@ -511,7 +511,8 @@ def test_an_evaluation_is_the_same_each_time(size: int) -> None:
 def test_the_validation_loss_by_hand() -> None:
     task = begun(data__most=40)
     scenes = task.scenes.splits["val"]
-    found = task.validation_loss(scenes)
+    slots = task.look(scenes, "val/slots").slots_NKS
+    found = task.validation_loss(slots)
     images = scenes.images_NHWC.permute(0, 3, 1, 2) / 127.5 - 1
     start = torch.randn(4, K, S, generator=draws("val/slots", 0))
     draw = draws("val/diffusion", 0)
@@ -525,13 +526,13 @@ def test_the_validation_loss_by_hand() -> None:
         slots = task.mean.eval().encoder(images, start, iterations=2).slots_BKS
         wanted = (task.mean.unet(z, t, slots) - noise).square().mean().item()
     assert found == pytest.approx(wanted, rel=1e-4)
-    assert found == task.validation_loss(scenes)
+    assert found == task.validation_loss(slots)
 
 
 def test_scores_are_those_of_the_metric() -> None:
     task = begun(data__most=40, batch__evaluation=3)
     scenes = task.scenes.splits["val"]
-    scores, same_ = task.score(scenes, "val/slots")
+    scores, same_, slots = task.look(scenes, "val/slots")
     images = scenes.images_NHWC.permute(0, 3, 1, 2) / 127.5 - 1
     start = torch.randn(4, K, S, generator=draws("val/slots", 0))
     with torch.no_grad():
@@ -548,6 +549,7 @@ def test_scores_are_those_of_the_metric() -> None:
         for slots in found.slots_BKS for one in range(K) for other in range(K) if one != other
     ]  # fmt: skip
     assert same_ == pytest.approx(np.mean(cosines), rel=1e-4)
+    torch.testing.assert_close(slots, found.slots_BKS)
     assert scores.pixels_BK.sum(1).tolist() == [256] * 4
 
 
@@ -555,9 +557,9 @@ def test_some_scenes_are_watched_in_training(monkeypatch: pytest.MonkeyPatch) ->
     counts: list[int] = []
     plain = SlotDiffusionTask.validation_loss
 
-    def loss(self: SlotDiffusionTask, scenes: Any) -> float:
-        counts.append(len(scenes))
-        return plain(self, scenes)
+    def loss(self: SlotDiffusionTask, slots: torch.Tensor) -> float:
+        counts.append(len(slots))
+        return plain(self, slots)
 
     monkeypatch.setattr(SlotDiffusionTask, "validation_loss", loss)
     for watched in (1, 0, 1000):
@@ -709,11 +711,11 @@ def first_of(scenes: clevrtex.Scenes, count: int) -> clevrtex.Scenes:
 def test_results_are_of_whole_splits() -> None:
     task = begun(data__most=40, metric__watched=1, metric__reconstructed=3, loop__max_steps=24)
     rows = {(row.split, row.metric): row for row in task.results({})}
-    names = {"ari", "fg_ari", "miou", "mbo", "empty", "background_slots", "mse"}
+    names = {"ari", "fg_ari", "miou", "mbo", "empty", "background_slots", "background_share", "mse"}
     assert rows.keys() == {(split, name) for split in ("val", "test") for name in names}, "no FID with none"
     for split in ("val", "test"):
         scenes = task.scenes.splits[split]
-        scores, _ = task.score(scenes, f"{split}/slots")
+        scores = task.look(scenes, f"{split}/slots").scores
         for name in names - {"mse"}:
             row = rows[split, name]
             assert row.value == pytest.approx(scores.means()[name])
@@ -739,7 +741,7 @@ def test_results_are_of_whole_splits() -> None:
     ],
 )
 def test_the_cell_of_a_table(changes: dict[str, Any], cell: str) -> None:
-    assert make(**changes).cell() == cell
+    assert make(**changes).config.model.cell == cell
 
 
 @pytest.mark.parametrize("ancestral", [4, 0])

@@ -17,7 +17,7 @@ Shape suffixes: B images, X all axes of one latent, T places of the chain.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -133,10 +133,7 @@ class Schedule:
 
     def _levels(self, t_B: Tensor, like_BX: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise of each image ``[B, 1, ...]``, in float32 at least."""
-        dtype = torch.promote_types(like_BX.dtype, torch.float32)
-        levels_2T = torch.stack([self.alphas_bar.sqrt(), (1 - self.alphas_bar).sqrt()])
-        # Rounded first: not every device has float64.
-        levels_2B = levels_2T.to(dtype).to(like_BX.device)[:, t_B]
+        levels_2B = _tables(self, torch.promote_types(like_BX.dtype, torch.float32), like_BX.device)[:, t_B]
         signal, noise = levels_2B.view(2, -1, *[1] * (like_BX.ndim - 1))
         return signal, noise
 
@@ -161,6 +158,14 @@ class Schedule:
         """What was added, if ``z0_BX`` is the data; the inverse of `predict_z0`."""
         signal, noise = self._levels(t_B, z_BX)
         return (z_BX - signal * z0_BX) / noise
+
+
+@lru_cache(maxsize=8)
+def _tables(schedule: Schedule, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Signal and noise of every place ``[2, T]``: made once, for every training step reads them."""
+    levels_2T = torch.stack([schedule.alphas_bar.sqrt(), (1 - schedule.alphas_bar).sqrt()])
+    # Rounded first: not every device has float64.
+    return levels_2T.to(dtype).to(device)
 
 
 def epsilon_loss(predicted_BX: Tensor, noise_BX: Tensor) -> Tensor:

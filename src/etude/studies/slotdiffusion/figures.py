@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from etude.core.loop import rows_of
+from etude.metrics.slots import segments
 from etude.nn.pixels import prepare, to_bytes
 from etude.report.figures import attention, coloured, curves, figure, grid, sheet, two_sheets
-from etude.studies.slotdiffusion.model import Painter, segments
+from etude.studies.slotdiffusion.model import Painter
 
 if TYPE_CHECKING:
     from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask

@@ -80,11 +80,6 @@ def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) 
     return functional.interpolate(maps_BKhw, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def segments(masks_BKHW: Tensor) -> Tensor:
-    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
-    return masks_BKHW.argmax(1)
-
-
 # --- the autoencoder ---
 
 
@@ -122,8 +117,8 @@ def read_vae(vae: VAE, given: str) -> None:
         path = checkpoints.path(step)
     if path.is_dir() and (path / "weights.safetensors").is_file():
         path = path / "weights.safetensors"
-    if path.suffix == ".safetensors" and _is_ours(path):
-        tensors, _ = read_weights(path, study="slotdiffusion")
+    tensors = _ours(path) if path.suffix == ".safetensors" else None
+    if tensors is not None:
         theirs = {k.removeprefix("vae."): v.shape for k, v in tensors.items() if k.startswith("vae.")}
         if not theirs:
             raise UserError(f"{path} holds no autoencoder: give weights.safetensors of a run's checkpoint")
@@ -139,12 +134,15 @@ def read_vae(vae: VAE, given: str) -> None:
     vae.load_state_dict(state)
 
 
-def _is_ours(path: Path) -> bool:
+def _ours(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a weights file of this study; None of a file that etude did not write."""
     try:
-        read_weights(path)
+        tensors, header = read_weights(path)
     except UserError:
-        return False
-    return True
+        return None
+    if header.study != "slotdiffusion":
+        raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of 'slotdiffusion'")
+    return tensors
 
 
 def _check_sizes(vae: VAE, theirs: Mapping[str, torch.Size], path: Path) -> None:

@@ -31,6 +31,7 @@ from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
 from etude.metrics.segmentation import squared_error
+from etude.metrics.slots import segments
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_edits import edited, parse_edit, refuse_mixed, shares_of, suggested
@@ -43,7 +44,6 @@ from etude.studies.slotdiffusion.model import (
     build_vae,
     card,
     schedule_of,
-    segments,
 )
 from etude.studies.slotdiffusion.samplers import check_steps, halving
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig

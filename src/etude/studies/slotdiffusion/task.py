@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from etude.data.render.driver import Split
 from etude.data.scene_config import load_scenes
 from etude.metrics import fid
 from etude.metrics.segmentation import squared_error
-from etude.metrics.slots import Scores, Watch, dead, gathered, largest, sameness, score
+from etude.metrics.slots import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
 from etude.nn import slot_library
 from etude.nn.mean_weights import average_
 from etude.nn.pixels import prepare, to_bytes
@@ -46,7 +46,6 @@ from etude.studies.slotdiffusion.model import (
     card,
     read_vae,
     schedule_of,
-    segments,
 )
 from etude.studies.slotdiffusion.samplers import halving, make_sampler
 from etude.studies.slotdiffusion.study import SampleConfig, SlotDiffusionConfig
@@ -56,6 +55,15 @@ _LATENTS = 1
 """Version of the cached latents."""
 
 _log = logging.getLogger("etude")
+
+
+class Looked(NamedTuple):
+    """What was found in scenes: scores of all, how much the slots of one are the same, and the slots ``[N, K, S]`` of
+    this process's share."""
+
+    scores: Scores
+    sameness: float
+    slots_NKS: Tensor
 
 
 class _Scenes(Task):
@@ -286,6 +294,7 @@ class SlotDiffusionTask(_Scenes):
         self.monitor = ("loss", "min")
         self.schedule = schedule_of(config.chain)
         self._latents: Tensor | None = None
+        self._watched_latents: Tensor | None = None
         self._library: Library | None = None
         self._watch = Watch(config.model.num_slots)
 
@@ -332,7 +341,7 @@ class SlotDiffusionTask(_Scenes):
     def _start(self) -> None:
         """Before the first step: the trained autoencoder, and the scale of its latents."""
         read_vae(self.vae, self.config.vae.weights)
-        self._latents = None
+        self._latents = self._watched_latents = None
         deviation = self.latents.float().std()
         if not deviation > 0:
             raise UserError("the autoencoder gives all scenes one latent: train it first, see --vae.weights")
@@ -395,43 +404,49 @@ class SlotDiffusionTask(_Scenes):
         """See `attention_masks`."""
         return attention_masks(attention_BTKN, self.mean.encoder.places, self.config.model.size)
 
-    def score(self, scenes: Scenes, stream: str) -> tuple[Scores, float]:
-        """Scores of scenes, the work shared by the processes, and how much the slots of an image are the same."""
+    def look(self, scenes: Scenes, stream: str) -> Looked:
+        """Slots of scenes and their scores, the work shared by the processes."""
         share, num_slots = self.runtime.share(len(scenes)), self.config.model.num_slots
         masks_NHW, noise_NKS = scenes.masks_NHW[share], self.noise(len(scenes), stream, 0)[share]
         parts: list[Scores] = []
-        same: list[Tensor] = []
+        slots = [noise_NKS[:0]]
         for rows, slots_BKS, attention_BTKN in self.slots(scenes.images_NHWC[share], noise_NKS):
             parts.append(score(segments(self.masks(attention_BTKN)), masks_NHW[rows], None, None, num_slots))
-            same.append(sameness(slots_BKS))
-        empty = torch.zeros(0, device=self.runtime.device)
-        alike = self.runtime.gather(torch.cat(same) if same else empty, len(scenes)).mean().item()
-        return gathered(self.runtime, parts, len(scenes), num_slots), alike
+            slots.append(slots_BKS)
+        slots_NKS = torch.cat(slots)
+        alike = self.runtime.gather(sameness(slots_NKS), len(scenes)).mean().item()
+        return Looked(gathered(self.runtime, parts, len(scenes), num_slots), alike, slots_NKS)
 
     @torch.no_grad()
-    def validation_loss(self, scenes: Scenes) -> float:
-        """The mean loss of scenes, each at a place of its own along the chain, the same every time."""
-        count, chain = len(scenes), self.config.chain
+    def validation_loss(self, slots_NKS: Tensor) -> float:
+        """The mean loss of the watched scenes, each at a place of its own along the chain, the same every time.
+
+        Args:
+            slots_NKS: of this process's share of them.
+        """
+        watched, chain, size = self.watched(), self.config.chain, self.config.batch.evaluation
+        count = len(watched)
         share = self.runtime.share(count)
-        noise_NKS = self.noise(count, "val/slots", 0)[share]
         draw = self.runtime.generator("val/diffusion", 0)
         side = self.config.model.size // self.config.vae.stride
         noise_NChw = torch.randn(count, self.config.vae.channels, side, side, generator=draw)[share]
         t_N = ((torch.arange(count) + 0.5) * chain.steps / count).long()[torch.randperm(count, generator=draw)][share]
-        losses: list[Tensor] = []
-        for rows, slots_BKS, _ in self.slots(scenes.images_NHWC[share], noise_NKS):
+        if self._watched_latents is None:
+            parts = [self.vae.encode(prepare(part)) for part in watched.images_NHWC[share].split(size) if len(part)]
+            self._watched_latents = torch.cat([noise_NChw[:0].to(self.runtime.device), *parts]).float()
+        losses = [torch.zeros(0, device=self.runtime.device)]
+        self.mean.eval()
+        for start in range(0, len(slots_NKS), size):
+            rows = slice(start, start + size)
             noise_BChw, t_B = (x[rows].to(self.runtime.device) for x in (noise_NChw, t_N))
-            z0_BChw = self.vae.encode(prepare(scenes.images_NHWC[share][rows])).float() * self.mean.scale
-            z_BChw = self.schedule.q_sample(z0_BChw, t_B, noise_BChw)
-            error_BChw = self.mean.unet(z_BChw, t_B, slots_BKS).float() - noise_BChw
+            z_BChw = self.schedule.q_sample(self._watched_latents[rows] * self.mean.scale, t_B, noise_BChw)
+            error_BChw = self.mean.unet(z_BChw, t_B, slots_NKS[rows]).float() - noise_BChw
             losses.append(error_BChw.square().mean((1, 2, 3)))
-        empty = torch.zeros(0, device=self.runtime.device)
-        return self.runtime.gather(torch.cat(losses) if losses else empty, count).double().mean().item()
+        return self.runtime.gather(torch.cat(losses), count).double().mean().item()
 
     def evaluate(self) -> dict[str, float]:
-        watched = self.watched()
-        found, same = self.score(watched, "val/slots")
-        rows = found.means() | {"loss": self.validation_loss(watched)}
+        found, same, slots_NKS = self.look(self.watched(), "val/slots")
+        rows = found.means() | {"loss": self.validation_loss(slots_NKS)}
         rows |= {"dead": float(dead(found.pixels_BK)), "largest": largest(found.pixels_BK)}
         rows |= {"sameness": same, "spread": self.mean.encoder.attention.spread()}
         self._watch.tell(rows, aloud=self.runtime.is_main)
@@ -488,13 +503,6 @@ class SlotDiffusionTask(_Scenes):
 
     # --- the end ---
 
-    def cell(self) -> str:
-        """The place in the table that the run belongs to."""
-        model = self.config.model
-        strides = "".join(map(str, model.strides))
-        encoder = f"conv-{strides}" if model.encoder == "conv" and strides != "1111" else model.encoder
-        return f"{encoder}-k{model.num_slots}-{model.init}"
-
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, scenes = self.config, self.scenes
         # Other weights may have been loaded since.
@@ -504,38 +512,30 @@ class SlotDiffusionTask(_Scenes):
         protocol = (
             f"{scenes.about}, {model.size} px; U-Net of width {model.width}, K = {model.num_slots}, {model.init} slots "
             f"of {model.slot_size}; up to {epochs:.3g} epochs of {num_train:,}, batch {config.batch.size}, chosen by "
-            "validation loss"
+            f"validation loss{f' of {config.metric.watched:,} scenes' if config.metric.watched else ''}"
         )
         variant = f"{scenes.about}, {model.size} px"
-        about = {
-            "ari": "all pixels, the background a segment",
-            "fg_ari": "pixels of objects",
-            "miou": "Hungarian pairs, background included",
-            "mbo": "objects",
-            "empty": "slots with under .1 % of the pixels",
-            "background_slots": "slots with over 5 % of the background",
-        }
         rows: list[Result] = []
 
-        def row(name: str, split: str, values: Tensor, told: str, unit: str = "") -> None:
-            width = 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
-            told = f"mean over {len(values):,} scenes, {told}; {protocol}"
-            value = values.mean().item()
-            rows.append(Result(config.table, self.cell(), name, split, value, told, width, unit, variant))
+        def row(found: Scores, name: str, split: str, told: str) -> None:
+            value, count = found.means()[name], int((~found.of_image[name].isnan()).sum())
+            if count:
+                told = f"mean over {count:,} scenes, {told}; {protocol}"
+                rows.append(
+                    Result(config.table, model.cell, name, split, value, told, found.half_width(name), "", variant)
+                )
 
         measured: tuple[Split, ...] = ("val", "test")
         for split in measured:
-            found, _ = self.score(scenes.splits[split], f"{split}/slots")
-            for name, told in about.items():
-                values = found.of_image[name]
-                values = values[~values.isnan()]
-                if len(values):
-                    row(name, split, values, f"attention as masks, {told}")
+            found = self.look(scenes.splits[split], f"{split}/slots").scores
+            for name in found.of_image:
+                row(found, name, split, f"attention as masks, {ABOUT[name]}")
             some = _first(scenes.splits[split], config.metric.reconstructed)
             made_NHWC = self.reconstruct(some, split)
             made, real = (x.cpu().permute(0, 3, 1, 2) / 255.0 for x in (made_NHWC, some.images_NHWC))
             told = f"{config.sample.sampler}, {config.sample.steps} steps, summed over pixels and colours of [0, 1]"
-            row("mse", split, squared_error(made, real).double(), f"from noise and slots by {told}")
+            drawn = Scores({"mse": squared_error(made, real).double()}, found.pixels_BK[:0])
+            row(drawn, "mse", split, f"from noise and slots by {told}")
         # By all processes together; the pictures are drawn by one.
         assert self.library
         if config.metric.inception != "none":
@@ -563,6 +563,7 @@ class SlotDiffusionTask(_Scenes):
         samplers: list[tuple[str, int, str]] = [(config.sample.sampler, config.sample.steps, "")]
         if config.sample.ancestral:
             samplers.append(("ancestral", config.sample.ancestral, "_ancestral"))
+        table, cell = config.table, config.model.cell
         rows: list[Result] = []
         for sampler, steps, ending in samplers:
             started = time.perf_counter()
@@ -578,7 +579,7 @@ class SlotDiffusionTask(_Scenes):
             )
             timed = f"to draw them, on {self.runtime.device.type}; {about}"
             rows += [
-                Result(config.table, self.cell(), f"{name}{ending}", "val", value, told, width, unit, variant)
+                Result(table, cell, f"{name}{ending}", "val", value, told, width, unit, variant)
                 for name, value, told, width, unit in (
                     ("fid", found.fid, about, found.half_width, ""),
                     ("kid", 1000 * found.kid, f"times 1,000; {about}", None, ""),

@@ -307,14 +307,20 @@ class VAE(nn.Module):
             UserError: another shape or range.
         """
         self._check(images_BCHW)
-        z = self.quant_conv(self.encoder(images_BCHW))
+        z = self._encoded(images_BCHW)
         return z.chunk(2, 1)[0] if self.kind == "kl" else z
+
+    def _encoded(self, images_BCHW: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(images_BCHW))
 
     def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """With ``kl``: the mean and the logarithm of the variance, ``[B, D, h, w]`` each. Raises as `encode` does."""
         assert self.kind == "kl", "only kl has a distribution"
         self._check(images_BCHW)
-        mean_BDhw, log_variance_BDhw = self.quant_conv(self.encoder(images_BCHW)).chunk(2, 1)
+        return self._moments(images_BCHW)
+
+    def _moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        mean_BDhw, log_variance_BDhw = self._encoded(images_BCHW).chunk(2, 1)
         return mean_BDhw, log_variance_BDhw.clamp(*LOG_VARIANCES)
 
     def decode(self, z_BDhw: Tensor, *, quantize: bool = True) -> Tensor:
@@ -338,32 +344,37 @@ class VAE(nn.Module):
         """Reconstructions, and what the loss needs by name.
 
         Args:
-            images_BCHW: see `encode`.
+            images_BCHW: see `encode`; whether they are in [-1, 1] is not looked at, for in training that would wait for
+                the device in every step.
             noise_BDhw: standard normal, for ``kl`` only; None: the mean is decoded.
 
         Returns:
             Pictures ``[B, 3, H, W]``; with ``kl`` ``mean``, ``log_variance`` and ``z``, the latents that were decoded;
             with ``vq`` ``z`` before rounding, ``codes`` ``[B, h, w]``, and the scalars ``codebook`` and ``commitment``.
         """
+        self._check_shape(images_BCHW)
         if self.kind == "vq":
             assert noise_BDhw is None, "vq draws nothing"
-            z_BDhw = self.encode(images_BCHW)
+            z_BDhw = self._encoded(images_BCHW)
             found = self.quantize(z_BDhw)
             named = {"z": z_BDhw, "codes": found.codes_Bhw}
             named |= {"codebook": found.codebook, "commitment": found.commitment}
             return self.decode(found.z_BDhw, quantize=False), named
-        mean_BDhw, log_variance_BDhw = self.moments(images_BCHW)
+        mean_BDhw, log_variance_BDhw = self._moments(images_BCHW)
         z_BDhw = mean_BDhw
         if noise_BDhw is not None:
             z_BDhw = mean_BDhw + (log_variance_BDhw / 2).exp() * noise_BDhw
         return self.decode(z_BDhw), {"mean": mean_BDhw, "log_variance": log_variance_BDhw, "z": z_BDhw}
 
-    def _check(self, images: Tensor) -> None:
+    def _check_shape(self, images: Tensor) -> None:
         shape, stride = list(images.shape), self.stride
         if images.ndim != 4 or shape[1] != 3 or not images.is_floating_point():
             raise UserError(f"images must be [B, 3, H, W] of floating-point values, not {shape} of {images.dtype}")
         if shape[2] % stride or shape[3] % stride or not shape[2] * shape[3]:
             raise UserError(f"images of {shape[2]} x {shape[3]}: both sides must be multiples of {stride}, crop them")
+
+    def _check(self, images: Tensor) -> None:
+        self._check_shape(images)
         if not len(images):
             return
         low, high = torch.stack(torch.aminmax(images.detach())).tolist()

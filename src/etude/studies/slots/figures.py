@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from etude.core.loop import rows_of
+from etude.metrics.slots import segments
 from etude.nn.pixels import to_bytes
 from etude.report.figures import attention, coloured, curves, grid, two_sheets
-from etude.studies.slots.model import segments
 
 if TYPE_CHECKING:
     from etude.studies.slots.task import SlotsTask

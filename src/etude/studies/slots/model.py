@@ -177,8 +177,3 @@ def card(model: SlotAutoencoder, slots_KS: Tensor) -> Tensor:
     """What the model makes of slots, as a small picture ``[3, 8, 8]``, by which a slot library knows it."""
     image_BCHW, _ = model.decode(slots_KS[None].to(next(model.parameters()).device))
     return functional.adaptive_avg_pool2d(image_BCHW[0].float().cpu(), CARD)
-
-
-def segments(masks_BKHW: Tensor) -> Tensor:
-    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
-    return masks_BKHW.argmax(1)

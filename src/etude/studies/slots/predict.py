@@ -28,12 +28,13 @@ from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
 from etude.metrics.segmentation import squared_error
+from etude.metrics.slots import segments
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_edits import Edit, edited, parse_edit, refuse_mixed, shares_of, suggested
 from etude.report.figures import coloured, grid, save_figure, sheet
 from etude.studies.slots import figures
-from etude.studies.slots.model import SlotAutoencoder, card, segments
+from etude.studies.slots.model import SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig
 
 _BATCH = 16

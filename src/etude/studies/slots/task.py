@@ -22,12 +22,12 @@ from etude.data.epochs import Epochs
 from etude.data.render.driver import Split
 from etude.data.scene_config import load_scenes
 from etude.metrics import fid
-from etude.metrics.slots import Scores, Watch, dead, gathered, largest, sameness, score
+from etude.metrics.slots import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
 from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
 from etude.nn.slot_encoder import fading
 from etude.nn.slot_library import Library
-from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, card, segments
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig
 
 _log = logging.getLogger("etude")
@@ -204,8 +204,8 @@ class SlotsTask(Task):
                         slots = self.model.encoder(prepare(images), noise, spread=0.0, iterations=model.eval_iterations)
                         found.append(slots.slots_BKS.flatten(1))
             empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
-            gathered = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
-            slots_NS = gathered.float().cpu().reshape(-1, model.slot_size)
+            together = self.runtime.gather(torch.cat(found) if found else empty, len(images_NHWC))
+            slots_NS = together.float().cpu().reshape(-1, model.slot_size)
             self._library = slot_library.build(slots_NS, model.num_slots, self.config.seed, partial(card, self.model))
         return self._library
 
@@ -225,13 +225,6 @@ class SlotsTask(Task):
     def finish(self) -> dict[str, Any]:
         return {"scenes": self.scenes.about}
 
-    def cell(self) -> str:
-        """The place in the table that the run belongs to."""
-        model = self.config.model
-        strides = "".join(map(str, model.strides))
-        encoder = f"conv-{strides}" if model.encoder == "conv" and strides != "1111" else model.encoder
-        return f"{encoder}-k{model.num_slots}-{model.init}"
-
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, model, scenes = self.config, self.config.model, self.scenes
         # Other weights may have been loaded since.
@@ -245,25 +238,15 @@ class SlotsTask(Task):
             f"{config.batch.size}, chosen by validation MSE{f' of {watched:,} scenes' if watched else ''}"
         )
         variant = f"{scenes.about}, {model.size} px"
-        about = {
-            "ari": "all pixels, the background a segment",
-            "fg_ari": "pixels of objects",
-            "miou": "Hungarian pairs, background included",
-            "mbo": "objects",
-            "mse": "summed over pixels and colours of [0, 1]",
-            "empty": "slots with under .1 % of the pixels",
-            "background_slots": "slots with over 5 % of the background",
-            "background_share": "of the slot that has most",
-        }
         rows: list[Result] = []
         measured: tuple[Split, ...] = ("val", "test")
         for split in measured:
             found, _ = self.score(scenes.splits[split], f"{split}/slots")
             for name, value in found.means().items():
                 if value == value:
-                    told = f"mean over {len(scenes.splits[split]):,} scenes, {about[name]}; {protocol}"
+                    told = f"mean over {len(scenes.splits[split]):,} scenes, {ABOUT[name]}; {protocol}"
                     width = found.half_width(name)
-                    rows.append(Result(config.table, self.cell(), name, split, value, told, width, "", variant))
+                    rows.append(Result(config.table, model.cell, name, split, value, told, width, "", variant))
         # By all processes together; the pictures are drawn by one.
         assert self.library
         if config.metric.inception != "none":
@@ -283,7 +266,7 @@ class SlotsTask(Task):
             f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "
             f"{len(self.library.slots_NS):,} training slots) against the {count:,} validation scenes; {protocol}"
         )
-        cell, table = self.cell(), self.config.table
+        cell, table = self.config.model.cell, self.config.table
         return [
             Result(table, cell, "fid", "val", found.fid, about, found.half_width, "", variant),
             Result(table, cell, "kid", "val", 1000 * found.kid, f"times 1,000; {about}", None, "", variant),
