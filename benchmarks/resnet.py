@@ -30,10 +30,11 @@ from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.data import folders
+from etude.data.picture_config import PictureConfig
 from etude.data.shapes import shapes
 from etude.studies.resnet.cam import LogitsOnly, batched_cam, package_cam, target_layers
 from etude.studies.resnet.model import ResNet
-from etude.studies.resnet.study import DataConfig, ResNetConfig, birds
+from etude.studies.resnet.study import ResNetConfig, birds
 from etude.studies.resnet.task import ResNetTask, build_model, build_optimizer
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, median_rate, timed
 
@@ -213,7 +214,7 @@ def main(options: Options) -> int:
         preset = birds()
         config = dataclasses.replace(
             override(preset, {"model.num_classes": classes}),
-            data=DataConfig(source="folder", folder=str(folder), size=options.size),
+            data=PictureConfig(source="folder", folder=str(folder), size=options.size),
             loop=LoopConfig(max_steps=10**9, device="cpu"),
         )
         task = ResNetTask(config, Runtime(config.loop, config.seed))

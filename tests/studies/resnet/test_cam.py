@@ -10,8 +10,10 @@ import torch
 from tests.studies.resnet.common import random_images
 from torch import Tensor, nn
 
+from etude.core.errors import UserError
+from etude.data.folders import ASSIGNMENT_SPECIES, INDIAN_BIRDS
 from etude.nn.norms import make_norm
-from etude.studies.resnet.cam import batched_cam, class_means, overlay, package_cam, target_layers
+from etude.studies.resnet.cam import batched_cam, class_means, overlay, package_cam, sheet_classes, target_layers
 from etude.studies.resnet.model import ResNet
 
 NORMS = ("bn", "gn", "none", "bin")
@@ -251,3 +253,25 @@ def test_an_overlay_is_half_picture_and_half_heat() -> None:
     heat = overlay(image, cam, strength=1.0)
     np.testing.assert_array_equal(heat, overlay(255 - image, cam, strength=1.0))
     assert len(np.unique(heat.reshape(-1, 3), axis=0)) > 40
+
+
+def test_the_classes_of_a_sheet() -> None:
+    classes = tuple(sorted(INDIAN_BIRDS))
+    assert [classes[i] for i in sheet_classes(classes, ())] == list(ASSIGNMENT_SPECIES)
+    assert [classes[i] for i in sheet_classes(classes, ("hoopoe", "house crow"))] == ["Hoopoe", "House-Crow"]
+    # Where one of the seven is missing, the first seven; where there are fewer, all.
+    fewer = tuple(name for name in classes if name != "Cattle-Egret")
+    assert sheet_classes(fewer, ()) == list(range(7))
+    assert sheet_classes(classes[:3], ()) == [0, 1, 2]
+
+
+def test_a_class_that_is_not_there_is_named() -> None:
+    for asked in (("hoope",), ("Hoopoe", "hoope")):
+        with pytest.raises(UserError) as caught:
+            sheet_classes(INDIAN_BIRDS, asked)
+        text = str(caught.value)
+        assert "\n" not in text
+        for part in ("no class 'hoope'", "did you mean 'Hoopoe'?", "--cam-classes"):
+            assert part in text
+    with pytest.raises(UserError, match="no class ''"):
+        sheet_classes(("a", "b"), ("",))

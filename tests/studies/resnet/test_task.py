@@ -24,8 +24,8 @@ from etude.core.config import from_dict, override, to_dict
 from etude.core.errors import UserError
 from etude.core.loop import Loop
 from etude.core.runtime import Runtime
+from etude.nn.augment import crop_and_flip
 from etude.report.reference import read_reference
-from etude.studies.resnet.augment import crop_and_flip
 from etude.studies.resnet.study import NORMS, STUDY, TUNED_RATES, OptimConfig, ResNetConfig, smoke
 from etude.studies.resnet.task import GATE_BINS, ResNetTask
 

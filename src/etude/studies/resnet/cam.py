@@ -19,8 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, nearest
+from etude.data import folders
 from etude.studies.resnet.model import Block, ResNet
+
+_SHEET_CLASSES = 7
 
 
 class LogitsOnly(nn.Module):
@@ -148,3 +151,19 @@ def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray, strength: float = 0.5) ->
 
     heat_HWC = mpl.colormaps["jet"](cam_HW)[..., :3] * 255
     return (strength * heat_HWC + (1 - strength) * image_HWC).round().astype(np.uint8)
+
+
+def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:
+    """The classes of a Grad-CAM sheet: those asked for, else the assignment's seven species, else the first seven.
+
+    Raises:
+        UserError: a class is asked for that there is none of.
+    """
+    index = {folders.class_key(name): number for number, name in enumerate(classes)}
+    for name in asked:
+        if folders.class_key(name) not in index:
+            raise UserError(f"--cam-classes: the pictures have no class '{name}'{nearest(name, classes)}")
+    chosen = [index[key] for key in map(folders.class_key, asked or folders.ASSIGNMENT_SPECIES) if key in index]
+    if asked or len(chosen) == len(folders.ASSIGNMENT_SPECIES):
+        return chosen
+    return list(range(min(_SHEET_CLASSES, len(classes))))

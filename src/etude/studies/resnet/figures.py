@@ -12,8 +12,7 @@ from torch import Tensor
 
 from etude.core.loop import rows_of
 from etude.report.figures import PALETTE, curves, figure
-from etude.studies.resnet.cam import class_means, overlay, package_cam
-from etude.studies.resnet.pictures import sheet_classes
+from etude.studies.resnet.cam import class_means, overlay, package_cam, sheet_classes
 
 if TYPE_CHECKING:
     from etude.studies.resnet.task import ResNetTask

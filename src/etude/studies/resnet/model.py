@@ -6,12 +6,12 @@ Shape suffixes: N images, C channels, H W pixels, R classes; NHWC pictures as by
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.nn.norms import BatchInstanceNorm, NoNorm
+from etude.nn.pixels import StandardizedColours
 
 Shortcut = Literal["pad", "projection"]
 MakeNorm = Callable[[int], nn.Module]
@@ -55,7 +55,7 @@ class Block(nn.Module):
         return functional.relu(y_NCHW + pad_shortcut(x_NCHW, self.channels, self.stride))
 
 
-class ResNet(nn.Module):
+class ResNet(StandardizedColours):
     """A 3x3 convolution, three stages of n blocks with 16, 32 and 64 filters, mean pooling, one linear layer.
 
     269,722 parameters for n = 3 and ten classes with batch normalisation; 6n + 2 weighted layers.
@@ -94,11 +94,6 @@ class ResNet(nn.Module):
                 channels = width * 2**stage
             self.stages.append(blocks)
         self.linear = nn.Linear(channels, num_classes)
-        # Of the training pictures; they travel with the weights.
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("std", torch.ones(3))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -109,26 +104,6 @@ class ResNet(nn.Module):
     def num_layers(self) -> int:
         """Weighted layers, shortcuts not counted: 6n + 2."""
         return 6 * self.n + 2
-
-    @torch.no_grad()
-    def set_statistics(self, images_NHWC: UInt8[Tensor, "n h w 3"]) -> None:
-        """Note the mean and deviation of each colour over the training pictures."""
-        counts = torch.zeros(3, 256, dtype=torch.float64, device=images_NHWC.device)
-        for part in images_NHWC.split(4096):
-            for colour in range(3):
-                counts[colour] += part[..., colour].flatten().bincount(minlength=256)
-        values = torch.arange(256, dtype=torch.float64, device=images_NHWC.device)
-        share = counts / counts.sum(1, keepdim=True)
-        mean = share @ values
-        std = ((values - mean[:, None]).square() * share).sum(1).sqrt()
-        self.mean.copy_(mean)
-        self.std.copy_(std.clamp(min=1))
-
-    def prepare(self, images_NHWC: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-        """Bytes as the network's input: each colour with mean 0 and deviation 1 over the training pictures."""
-        x_NHWC = images_NHWC.to(self.mean.dtype).sub_(self.mean).div_(self.std)
-        # Channels come last in memory, as the convolutions want them.
-        return x_NHWC.permute(0, 3, 1, 2)
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """The blocks by name, from the picture to the classes."""

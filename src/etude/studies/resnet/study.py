@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
+from etude.data.picture_config import AugmentConfig, PictureConfig
 
-Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
 # In the order of the published table.
 NORMS = ("bn-torch", "bn", "in", "bin", "ln", "gn", "none")
 BATCH_NORMS = ("bn-torch", "bn", "bin")
@@ -33,52 +33,6 @@ class ModelConfig:
         for name in ("n", "groups", "width"):
             require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
         require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    source: Source = "cifar10"
-    """cifar10; cifar10-jpeg, lossy copies of it (cifar10_jpeg.npz); folder, your own pictures; generated, the embedded
-    twin."""
-    folder: str = ""
-    """With source folder: a folder or zip file with one sub-folder a class, or with train and val folders of those;
-    looked for here and in ETUDE_MIRROR."""
-    size: int = 32
-    """Height and width in pixels; CIFAR-10 has 32."""
-    fit: Literal["crop", "squash"] = "crop"
-    """How pictures of other shapes become square: their middle, or all of it with its proportions changed."""
-    val_share: float = 0.2
-    """Of a folder without val, the share of the training pictures that validates; of CIFAR-10 always 5,000."""
-    test_share: float = 0.2
-    """Of a folder without test, the share that tests."""
-    split_seed: int = 0
-    """Draws these shares."""
-    split_file: str = ""
-    """Where the split is kept; a file in the cache where none is named."""
-    skip_corrupt: bool = False
-    """Leave unreadable pictures out instead of stopping."""
-
-    def __post_init__(self) -> None:
-        # The maps are halved twice, and some norms take a variance of each.
-        require(self.size >= 5, "data.size", "at least 5", self.size)
-        for name in ("val_share", "test_share"):
-            share = getattr(self, name)
-            require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
-        require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
-        require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
-        if self.source.startswith("cifar10"):
-            require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    pad: int = 4
-    """Pixels added on each side before a window of the old size is cut out at random; 0: none."""
-    flip: bool = True
-    """Mirror every second picture."""
-
-    def __post_init__(self) -> None:
-        require(self.pad >= 0, "augment.pad", "0 or more", self.pad)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +84,7 @@ class Batch(BatchConfig):
 class ResNetConfig(StudyConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: PictureConfig = field(default_factory=PictureConfig)
     """The pictures."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What training does to the pictures."""
@@ -183,7 +137,7 @@ def course() -> ResNetConfig:
     """
     return ResNetConfig(
         model=ModelConfig(n=2, num_classes=25),
-        data=DataConfig(source="folder", folder="Birds_25", size=256),
+        data=PictureConfig(source="folder", folder="Birds_25", size=256),
         augment=AugmentConfig(pad=0, flip=False),
         batch=Batch(size=32, evaluation=64),
         optim=OptimConfig(lr=1e-4, momentum=0.9, weight_decay=0.0, schedule="constant"),
@@ -216,7 +170,7 @@ def birds() -> ResNetConfig:
     """
     return ResNetConfig(
         model=ModelConfig(n=2, num_classes=6),
-        data=DataConfig(source="folder", folder="birds6_224.zip", size=64),
+        data=PictureConfig(source="folder", folder="birds6_224.zip", size=64),
         augment=AugmentConfig(pad=8),
         batch=Batch(size=32, evaluation=100),
         optim=OptimConfig(lr=0.05, schedule="cosine", weight_decay=5e-4),
@@ -247,7 +201,7 @@ def smoke() -> ResNetConfig:
     """
     return ResNetConfig(
         model=ModelConfig(n=1, num_classes=4, norm="bin", width=8),
-        data=DataConfig(source="generated", size=32),
+        data=PictureConfig(source="generated", size=32),
         augment=AugmentConfig(pad=2),
         batch=Batch(size=32, evaluation=100),
         optim=OptimConfig(schedule="linear"),

@@ -4,7 +4,6 @@ Shape suffixes as in model.py.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core import randomness
-from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
+from etude.data import pictures
 from etude.data.epochs import Epochs
 from etude.data.labelled import LabelledImages
 from etude.metrics.proportion import half_width
+from etude.nn.augment import crop_and_flip
 from etude.nn.norms import make_norm
-from etude.studies.resnet import pictures
-from etude.studies.resnet.augment import crop_and_flip
+from etude.studies.resnet.cam import sheet_classes
 from etude.studies.resnet.model import ResNet, gates
 from etude.studies.resnet.study import ModelConfig, ResNetConfig
 
@@ -79,20 +78,13 @@ class ResNetTask(Task):
     def pictures(self) -> pictures.Pictures:
         """The data set, read once, on the device."""
         if self._pictures is None:
-            device = self.runtime.device
-            read = pictures.load(self.config.data, self.config.model.num_classes)
+            config = self.config
+            read = pictures.load(
+                config.data, config.model.num_classes, batch=config.batch.size, device=self.runtime.device
+            )
             # A class that the sheets cannot show is said before training, not after it.
-            pictures.sheet_classes(read.classes, self.config.cam_classes)
-            splits = {
-                split: replace(part, images_NHWC=part.images_NHWC.to(device), labels_N=part.labels_N.to(device))
-                for split, part in read.splits.items()
-            }
-            self._pictures = pictures.Pictures(splits, read.classes, read.about, read.checksums)
-            if len(splits["train"]) < self.config.batch.size:
-                raise UserError(
-                    f"a batch of {self.config.batch.size} is larger than the {len(splits['train'])} training pictures: "
-                    "give a smaller --batch.size"
-                )
+            sheet_classes(read.classes, config.cam_classes)
+            self._pictures = read
         return self._pictures
 
     def batch_rows(self, step: int) -> Tensor:

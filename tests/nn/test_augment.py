@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.studies.resnet.common import random_images
 
-from etude.studies.resnet.augment import crop_and_flip
+from etude.nn.augment import crop_and_flip
 
 FILL = torch.tensor([3, 141, 59], dtype=torch.uint8)
 

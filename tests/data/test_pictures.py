@@ -15,17 +15,17 @@ from tests.studies.resnet.common import class_folders, picture, zipped
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.data import cifar10
-from etude.data.folders import ASSIGNMENT_SPECIES, INDIAN_BIRDS, fitted
+from etude.data.folders import INDIAN_BIRDS, fitted
 from etude.data.labelled import LabelledImages
+from etude.data.picture_config import PictureConfig
+from etude.data.pictures import Pictures, load
 from etude.data.shapes import CLASSES, shapes
-from etude.studies.resnet.pictures import Pictures, load, sheet_classes
-from etude.studies.resnet.study import DataConfig
 
 BIRDS = {"crow": 10, "egret": 10, "myna": 15}
 
 
-def config(folder: Path | str, **changes: Any) -> DataConfig:
-    return from_dict(DataConfig, {"source": "folder", "folder": str(folder), "size": 8} | changes)
+def config(folder: Path | str, **changes: Any) -> PictureConfig:
+    return from_dict(PictureConfig, {"source": "folder", "folder": str(folder), "size": 8} | changes)
 
 
 def members(found: Pictures) -> Mapping[str, set[str]]:
@@ -48,7 +48,7 @@ def one_line(caught: pytest.ExceptionInfo[UserError], *parts: str) -> None:
 
 
 def test_the_embedded_twin() -> None:
-    found = load(DataConfig(source="generated", size=12), 3)
+    found = load(PictureConfig(source="generated", size=12), 3)
     assert found.classes == CLASSES[:3]
     assert found.about == "generated shapes, 12 px"
     for (split, images), (seed, each) in zip(found.splits.items(), enumerate((60, 25, 50)), strict=True):
@@ -61,9 +61,9 @@ def test_the_embedded_twin() -> None:
 
 
 def test_the_twin_has_no_more_than_25_classes() -> None:
-    assert len(load(DataConfig(source="generated", size=6), 25).classes) == 25
+    assert len(load(PictureConfig(source="generated", size=6), 25).classes) == 25
     with pytest.raises(UserError) as caught:
-        load(DataConfig(source="generated", size=6), 26)
+        load(PictureConfig(source="generated", size=6), 26)
     one_line(caught, "up to 25 classes", "--model.num-classes")
 
 
@@ -235,7 +235,7 @@ def small_cifar(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_cifar_validates_on_a_part_of_train(source: Any, seed: int, about: str, digest: str) -> None:
-    found = load(DataConfig(source=source), 10)
+    found = load(PictureConfig(source=source), 10)
     assert (found.about, found.classes, found.checksums) == (about, cifar10.CLASSES, {"file": digest})
     assert {split: len(images) for split, images in found.splits.items()} == {"train": 180, "val": 20, "test": 30}
     assert found.splits["val"].labels_N.bincount().tolist() == [2] * 10
@@ -247,7 +247,7 @@ def test_cifar_validates_on_a_part_of_train(source: Any, seed: int, about: str, 
     test = np.random.default_rng((seed, 30)).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(found.splits["test"].images_NHWC.numpy(), test)
     with pytest.raises(UserError) as caught:
-        load(DataConfig(source=source), 12)
+        load(PictureConfig(source=source), 12)
     one_line(caught, "10 classes, and the network has 12", "--model.num-classes 10")
 
 
@@ -256,38 +256,19 @@ def test_cifar_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("ETUDE_CACHE", str(tmp_path / "cache"))
     for source, name in (("cifar10", "cifar-10-binary.tar.gz"), ("cifar10-jpeg", "cifar10_jpeg.npz")):
         with pytest.raises(UserError) as caught:
-            load(from_dict(DataConfig, {"source": source}), 10)
+            load(from_dict(PictureConfig, {"source": source}), 10)
         one_line(caught, name)
 
 
 @pytest.mark.real_data
 def test_the_real_birds(real_birds: Path) -> None:
-    found = load(DataConfig(source="folder", folder=real_birds.name, size=16), 6)
+    found = load(PictureConfig(source="folder", folder=real_birds.name, size=16), 6)
     assert {split: len(images) for split, images in found.splits.items()} == {"train": 486, "val": 164, "test": 161}
     assert found.about == "birds6_224, 16 px"
     assert_disjoint(found)
 
 
 # --- the classes of a Grad-CAM sheet ---
-
-
-def test_the_classes_of_a_sheet() -> None:
-    classes = tuple(sorted(INDIAN_BIRDS))
-    assert [classes[i] for i in sheet_classes(classes, ())] == list(ASSIGNMENT_SPECIES)
-    assert [classes[i] for i in sheet_classes(classes, ("hoopoe", "house crow"))] == ["Hoopoe", "House-Crow"]
-    # Where one of the seven is missing, the first seven; where there are fewer, all.
-    fewer = tuple(name for name in classes if name != "Cattle-Egret")
-    assert sheet_classes(fewer, ()) == list(range(7))
-    assert sheet_classes(classes[:3], ()) == [0, 1, 2]
-
-
-def test_a_class_that_is_not_there_is_named() -> None:
-    for asked in (("hoope",), ("Hoopoe", "hoope")):
-        with pytest.raises(UserError) as caught:
-            sheet_classes(INDIAN_BIRDS, asked)
-        one_line(caught, "no class 'hoope'", "did you mean 'Hoopoe'?", "--cam-classes")
-    with pytest.raises(UserError, match="no class ''"):
-        sheet_classes(("a", "b"), ("",))
 
 
 def test_pictures_are_of_one_colour_each() -> None:

@@ -1,18 +1,19 @@
-"""The pictures that a configuration names, split into train, val and test."""
+"""The labelled pictures that a configuration names, split into train, val and test."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from etude.core.errors import UserError, nearest
+import torch
+
+from etude.core.errors import UserError
 from etude.data import cifar10, folders
 from etude.data.labelled import LabelledImages
+from etude.data.picture_config import PictureConfig
 from etude.data.shapes import CLASSES, shapes
-from etude.studies.resnet.study import DataConfig
 
 # Of the embedded twin, pictures a class.
 _TWIN = {"train": 60, "val": 25, "test": 50}
-_SHEET_CLASSES = 7
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,35 @@ class Pictures:
     checksums: Mapping[str, str]
 
 
-def load(config: DataConfig, num_classes: int) -> Pictures:
-    """Read the pictures; `UserError` where the network has another number of classes than they have."""
+def load(config: PictureConfig, num_classes: int, *, batch: int = 0, device: torch.device | str = "cpu") -> Pictures:
+    """Read the pictures.
+
+    Args:
+        config: which.
+        num_classes: of the network.
+        batch: training pictures of a step; 0: any.
+        device: that they are put on.
+
+    Raises:
+        UserError: the network has another number of classes, or there are fewer training pictures than a batch has.
+    """
     found = _load(config, num_classes)
     if len(found.classes) != num_classes:
         raise UserError(
             f"{found.about}: {len(found.classes)} classes, and the network has {num_classes}: "
             f"give --model.num-classes {len(found.classes)}"
         )
-    return found
+    train = len(found.splits["train"])
+    if train < batch:
+        raise UserError(f"a batch of {batch} is larger than the {train} training pictures: give a smaller --batch.size")
+    splits = {
+        split: replace(part, images_NHWC=part.images_NHWC.to(device), labels_N=part.labels_N.to(device))
+        for split, part in found.splits.items()
+    }
+    return replace(found, splits=splits)
 
 
-def _load(config: DataConfig, num_classes: int) -> Pictures:
+def _load(config: PictureConfig, num_classes: int) -> Pictures:
     if config.source == "generated":
         if num_classes > len(CLASSES):
             raise UserError(f"the generated twin has up to {len(CLASSES)} classes: give a smaller --model.num-classes")
@@ -75,19 +93,3 @@ def _load(config: DataConfig, num_classes: int) -> Pictures:
     splits = {"train": train.take(train_rows), "val": train.take(val_rows), "test": test}
     name = "CIFAR-10 as lossy JPEG copies (median 30.5 dB)" if jpeg else "CIFAR-10"
     return Pictures(splits, train.classes, name, cifar10.checksums(jpeg=jpeg))
-
-
-def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:
-    """The classes of a Grad-CAM sheet: those asked for, else the assignment's seven species, else the first seven.
-
-    Raises:
-        UserError: a class is asked for that there is none of.
-    """
-    index = {folders.class_key(name): number for number, name in enumerate(classes)}
-    for name in asked:
-        if folders.class_key(name) not in index:
-            raise UserError(f"--cam-classes: the pictures have no class '{name}'{nearest(name, classes)}")
-    chosen = [index[key] for key in map(folders.class_key, asked or folders.ASSIGNMENT_SPECIES) if key in index]
-    if asked or len(chosen) == len(folders.ASSIGNMENT_SPECIES):
-        return chosen
-    return list(range(min(_SHEET_CLASSES, len(classes))))

@@ -1,0 +1,56 @@
+"""Which labelled pictures a study reads, and what training does to them; loads no PyTorch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from etude.core.config import require
+
+Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureConfig:
+    """What a study of classes reads."""
+
+    source: Source = "cifar10"
+    """cifar10; cifar10-jpeg, lossy copies of it (cifar10_jpeg.npz); folder, your own pictures; generated, the embedded
+    twin."""
+    folder: str = ""
+    """With source folder: a folder or zip file with one sub-folder a class, or with train and val folders of those;
+    looked for here and in ETUDE_MIRROR."""
+    size: int = 32
+    """Height and width in pixels; CIFAR-10 has 32."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How pictures of other shapes become square: their middle, or all of it with its proportions changed."""
+    val_share: float = 0.2
+    """Of a folder without val, the share of the training pictures that validates; of CIFAR-10 always 5,000."""
+    test_share: float = 0.2
+    """Of a folder without test, the share that tests."""
+    split_seed: int = 0
+    """Draws these shares."""
+    split_file: str = ""
+    """Where the split is kept; a file in the cache where none is named."""
+    skip_corrupt: bool = False
+    """Leave unreadable pictures out instead of stopping."""
+
+    def __post_init__(self) -> None:
+        # The maps are halved twice, and some norms take a variance of each.
+        require(self.size >= 5, "data.size", "at least 5", self.size)
+        for name in ("val_share", "test_share"):
+            share = getattr(self, name)
+            require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
+        require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
+        require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
+        if self.source.startswith("cifar10"):
+            require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    pad: int = 4
+    """Pixels added on each side before a window of the old size is cut out at random; 0: none."""
+    flip: bool = True
+    """Mirror every second picture."""
+
+    def __post_init__(self) -> None:
+        require(self.pad >= 0, "augment.pad", "0 or more", self.pad)
