@@ -142,26 +142,27 @@ def write(path: Path, genotype: Genotype) -> None:
     write_json(path, genotype.to_dict())
 
 
-def derive(alpha_EO: Tensor) -> Cell:
+def derive(weights_EO: Tensor, shares_E: Tensor | None = None) -> Cell:
     """The cell that a mixture has come to.
 
-    Of each node the two edges whose best operation but ``none`` has most weight under the softmax, the heavier first;
-    of equal ones the earlier.
+    Of each node the two edges whose best operation but ``none`` has most weight, the heavier first; of equal ones the
+    earlier.
 
     Args:
-        alpha_EO: the logits of each edge, see `edges` and `OPERATIONS`.
+        weights_EO: of the operations on each edge, the softmax of alpha; see `edges` and `OPERATIONS`.
+        shares_E: of each edge in its node, by which its operations' weights are multiplied; None: 1.
     """
-    weights_EO = alpha_EO.detach().double().softmax(1)
+    weights_EO = weights_EO.detach().double() * (1 if shares_E is None else shares_E.detach().double()[:, None])
     weights_EO[:, OPERATIONS.index("none")] = -1
     best_E, which_E = weights_EO.max(1)
     nodes: list[tuple[Edge, ...]] = []
     start = 0
-    while start < len(alpha_EO):
+    while start < len(weights_EO):
         incoming = INPUTS + len(nodes)
         rows = best_E[start : start + incoming].argsort(descending=True, stable=True)[:EDGES].tolist()
         nodes.append(tuple(Edge(OPERATIONS[int(which_E[start + row])], row) for row in rows))
         start += incoming
-    assert start == len(alpha_EO), "all edges of a whole number of nodes"
+    assert start == len(weights_EO), "all edges of a whole number of nodes"
     return tuple(nodes)
 
 

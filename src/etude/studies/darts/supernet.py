@@ -2,112 +2,108 @@ r"""The network that is searched: every edge a mixture of all operations (Liu et
 
 $$\bar o(x) = \sum_o \frac{\exp \alpha_o}{\sum_{o'} \exp \alpha_{o'}} \, o(x)$$
 
-Normal cells share one alpha, reduction cells another. This is the straightforward form, edge by edge and operation by
-operation.
+Normal cells share one alpha, reduction cells another.
+
+Of later work, as options: partial channels and edge normalisation (Xu et al. 2020, "PC-DARTS", sections 3.1 and 3.2),
+an auxiliary skip (Chu et al. 2021, "DARTS-", section 3.2).
 
 Shape suffixes: B images, C channels, H W pixels, E edges, O operations.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from etude.studies.darts.genotype import INPUTS, OPERATIONS, Genotype, derive, edges
+from etude.nn.pixels import StandardizedColours
+from etude.studies.darts.genotype import INPUTS, KINDS, OPERATIONS, Genotype, derive, edges
+from etude.studies.darts.mixed import MixedCell
 from etude.studies.darts.network import STEM, reductions
-from etude.studies.darts.operations import MAKERS, FactorizedReduce, ReLUConvNorm
+from etude.studies.darts.shared import SharedCell
 
 SPREAD = 1e-3
 """Deviation of alpha's first values."""
 
 
-class MixedOperation(nn.Module):
-    """All operations on one edge."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        self.operations = nn.ModuleList()
-        for name in OPERATIONS:
-            made = MAKERS[name](channels, stride, False)
-            # What is pooled would else be of another size than what is normalised.
-            pooled = nn.Sequential(made, nn.BatchNorm2d(channels, affine=False)) if "pool" in name else made
-            self.operations.append(pooled)
-
-    def forward(self, x: Tensor, weights_O: Tensor) -> Tensor:
-        parts: list[Tensor] = []
-        for weight, operation in zip(weights_O, self.operations, strict=True):
-            parts.append(weight * operation(x))
-        return sum(parts[1:], parts[0])
-
-
-class MixedCell(nn.Module):
-    """A cell with an edge from every node to every later one."""
-
-    def __init__(
-        self, num_nodes: int, before: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool
-    ) -> None:
-        super().__init__()
-        first = FactorizedReduce if after_reduction else ReLUConvNorm
-        inputs = [first(before[0], channels, affine=False), ReLUConvNorm(before[1], channels, affine=False)]
-        self.inputs = nn.ModuleList(inputs)
-        self.num_nodes, self.channels = num_nodes, num_nodes * channels
-        self.edges = nn.ModuleList(
-            MixedOperation(channels, 2 if reduction and source < INPUTS else 1) for source, _ in edges(num_nodes)
-        )
-
-    def forward(self, earlier: Tensor, last: Tensor, weights_EO: Tensor) -> Tensor:
-        nodes = [layer(x) for layer, x in zip(self.inputs, (earlier, last), strict=True)]
-        place = 0
-        for _ in range(self.num_nodes):
-            parts = [self.edges[place + source](x, weights_EO[place + source]) for source, x in enumerate(nodes)]
-            place += len(nodes)
-            nodes.append(sum(parts[1:], parts[0]))
-        return torch.cat(nodes[INPUTS:], 1)
-
-
-class SuperNetwork(nn.Module):
+class SuperNetwork(StandardizedColours):
     """Cells of mixtures; 1,930,618 parameters with the paper's 16 channels and 8 layers, alpha not counted.
 
     Args:
-        channels: of each node of the first cells; doubled at every reduction.
+        channels: of each node of the first cells; doubled at every reduction. A multiple of ``partial``.
         layers: cells.
         num_classes: of the result.
         num_nodes: intermediate nodes of a cell.
+        partial: 1: all channels go through the operations; K: one of K.
+        edge_norm: whether the edges into a node have weights of their own, softmax(beta).
+        auxiliary: whether every edge has a skip beside its mixture.
+        shared: whether what can be shared between edges is; the same mathematics.
 
     Attributes:
         alpha: by kind of cell, ``[E, O]``; learned by another optimiser than the weights.
+        beta: by kind of cell, ``[E]``, with ``edge_norm`` alone; learned with alpha.
     """
 
-    def __init__(self, channels: int = 16, layers: int = 8, num_classes: int = 10, num_nodes: int = 4) -> None:
+    def __init__(
+        self, channels: int = 16, layers: int = 8, num_classes: int = 10, num_nodes: int = 4, *, partial: int = 1,
+        edge_norm: bool = False, auxiliary: bool = False, shared: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.halved = reductions(layers)
+        assert channels % partial == 0
+        self.halved, self.num_nodes = reductions(layers), num_nodes
         stem = STEM * channels
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
         before, width, after_reduction = (stem, stem), channels, False
-        cells: list[MixedCell] = []
+        cells: list[Any] = []
         for layer in range(layers):
             reduction = layer in self.halved
             width *= 2 if reduction else 1
-            cells.append(MixedCell(num_nodes, before, width, reduction=reduction, after_reduction=after_reduction))
+            options: dict[str, Any] = {"reduction": reduction, "after_reduction": after_reduction}
+            make = SharedCell if shared else MixedCell
+            cells.append(make(num_nodes, before, width, partial=partial, auxiliary=auxiliary, **options))
             before, after_reduction = (before[1], cells[-1].channels), reduction
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(before[1], num_classes)
         shape = (len(edges(num_nodes)), len(OPERATIONS))
-        self.alpha = nn.ParameterDict({kind: SPREAD * torch.randn(shape) for kind in ("normal", "reduction")})
+        self.alpha = nn.ParameterDict({kind: SPREAD * torch.randn(shape) for kind in KINDS})
+        self.beta = nn.ParameterDict({kind: SPREAD * torch.randn(shape[0]) for kind in KINDS if edge_norm})
+
+    @property
+    def architecture(self) -> list[nn.Parameter]:
+        """Alpha, and beta where there is one."""
+        return [*self.alpha.values(), *self.beta.values()]
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but alpha."""
-        return [parameter for name, parameter in self.named_parameters() if not name.startswith("alpha.")]
+        """All other parameters."""
+        own = {id(parameter) for parameter in self.architecture}
+        return [parameter for parameter in self.parameters() if id(parameter) not in own]
+
+    def mixture(self, kind: str) -> tuple[Tensor, Tensor | None]:
+        """Of one kind of cell, the weights of the operations ``[E, O]`` and of the edges in their nodes ``[E]``."""
+        weights_EO = self.alpha[kind].softmax(1)
+        return weights_EO, edge_shares(self.beta[kind], self.num_nodes) if kind in self.beta else None
 
     @property
     def genotype(self) -> Genotype:
-        """What alpha says now."""
-        return Genotype(derive(self.alpha["normal"]), derive(self.alpha["reduction"]))
+        """What alpha, and beta, say now."""
+        return Genotype(*(derive(*self.mixture(kind)) for kind in KINDS))
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits ``[B, classes]``, and by name ``features`` ``[B, C, h, w]``."""
-        weights = {kind: alpha_EO.softmax(1) for kind, alpha_EO in self.alpha.items()}
+    def forward(self, images_BCHW: Tensor, skip: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits ``[B, classes]``, and by name ``features`` ``[B, C, h, w]``.
+
+        Args:
+            images_BCHW: standardised pictures.
+            skip: the weight of the auxiliary skips.
+        """
+        mixtures: Mapping[str, tuple[Tensor, Tensor | None]] = {kind: self.mixture(kind) for kind in KINDS}
         earlier = last = self.stem(images_BCHW)
         for layer, cell in enumerate(self.cells):
-            kind = "reduction" if layer in self.halved else "normal"
-            earlier, last = last, cell(earlier, last, weights[kind])
+            weights_EO, shares_E = mixtures["reduction" if layer in self.halved else "normal"]
+            earlier, last = last, cell(earlier, last, weights_EO, shares_E, skip)
         return self.classifier(last.mean((2, 3))), {"features": last}
+
+
+def edge_shares(beta_E: Tensor, num_nodes: int) -> Tensor:
+    """The softmax of beta over the edges that lead to one node ``[E]`` (Xu et al. 2020, eq. 5)."""
+    return torch.cat([part.softmax(0) for part in beta_E.split([INPUTS + node for node in range(num_nodes)])])
