@@ -1,7 +1,8 @@
-"""``etude show STUDY``: its presets, experiments and published numbers."""
+"""``etude show STUDY``: its presets, experiments and published numbers; ``etude show darts CELL`` draws a cell."""
 
 import inspect
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -18,7 +19,10 @@ class Options:
     study: Annotated[str, tyro.conf.Positional]
     """The study's name."""
     preset: Annotated[str, tyro.conf.Positional] = ""
-    """A preset, to print its whole configuration as YAML."""
+    """A preset, to print its whole configuration as YAML; of darts also a cell, to draw and count it: a JSON file, a
+    search's run folder, or a published cell's name."""
+    out: Path | None = None
+    """With a cell, the picture's file (.png)."""
     json: bool = False
     """Print JSON: one list of presets, experiments and numbers, each object with its kind."""
 
@@ -26,6 +30,9 @@ class Options:
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude show", description=__doc__ or "")
     study = studies.load(options.study)
+    if options.preset and options.preset not in study.presets and study.load_show is not None:
+        study.load_show().show(options.preset, options.out)
+        return 0
     if options.preset:
         values = to_dict(study.preset(options.preset).build())
         if options.json:

@@ -196,6 +196,7 @@ class Loop:
                     validation = self.task.evaluate()
                     rows |= {name if "/" in name else f"val/{name}": value for name, value in validation.items()}
                     improved = self._judge(validation)
+                    state.stopped_early |= self.task.ended
                 if rows and self.runtime.is_main:
                     self.run.append_metrics({"step": state.step, "seconds": round(state.seconds, 3)} | rows)
                     for sink in sinks:

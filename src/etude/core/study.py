@@ -49,6 +49,8 @@ class Task(ABC):
     optimizers: dict[str, Optimizer]
     monitor: tuple[str, Literal["max", "min"]] | None = None
     """The validation metric that chooses the best checkpoint; None: the last one is kept."""
+    ended: bool = False
+    """Whether the task has found what it was looking for: the run ends after the evaluation that sets this."""
 
     @property
     def exported(self) -> Mapping[str, nn.Module]:
@@ -139,6 +141,8 @@ class Study:
     load_evaluate: Callable[[], Any] | None = None
     """Imports and returns the module with ``Options`` (flags) and ``evaluate(weights, options)``, for `etude eval` of
     files."""
+    load_show: Callable[[], Any] | None = None
+    """Imports and returns the module with ``show(word, out)``, for `etude show STUDY WORD` of what is no preset."""
     example: Callable[[Path], Sequence[str]] | None = None
     """The words of an `etude predict` on what comes with the package; it writes into the folder that it is given."""
 

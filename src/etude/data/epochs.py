@@ -12,9 +12,13 @@ class Epochs:
     Args:
         runtime: whose seed draws the orders.
         device: that the rows are wanted on; None: the runtime's.
+        stream: of the draws, for a second order beside the first.
     """
 
-    def __init__(self, runtime: Runtime, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, device: torch.device | str | None = None, *, stream: str = "train/order"
+    ) -> None:
+        self._stream = stream
         self._runtime, self._device = runtime, runtime.device if device is None else device
         self._order: tuple[int, int, Tensor] | None = None
 
@@ -28,6 +32,6 @@ class Epochs:
         """
         epoch, place = divmod(step, count // size)
         if self._order is None or self._order[:2] != (epoch, count):
-            order = torch.randperm(count, generator=self._runtime.generator("train/order", epoch))
+            order = torch.randperm(count, generator=self._runtime.generator(self._stream, epoch))
             self._order = (epoch, count, order.to(self._device))
         return self._order[2][place * size : (place + 1) * size]

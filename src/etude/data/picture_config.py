@@ -19,7 +19,7 @@ class PictureConfig:
     """With source folder: a folder or zip file with one sub-folder a class, or with train and val folders of those;
     looked for here and in ETUDE_MIRROR."""
     size: int = 32
-    """Height and width in pixels; CIFAR-10 has 32."""
+    """Height and width in pixels; CIFAR-10 has 32, and is averaged down to 16 or 8."""
     fit: Literal["crop", "squash"] = "crop"
     """How pictures of other shapes become square: their middle, or all of it with its proportions changed."""
     val_share: float = 0.2
@@ -42,7 +42,7 @@ class PictureConfig:
         require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
         require(self.source != "folder" or bool(self.folder), "data.folder", "a path (--data.folder)", "empty")
         if self.source.startswith("cifar10"):
-            require(self.size == 32, "data.size", "32 for CIFAR-10", self.size)
+            require(self.size in (32, 16, 8), "data.size", "32, 16 or 8 for CIFAR-10", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)

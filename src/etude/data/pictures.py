@@ -88,8 +88,20 @@ def _load(config: PictureConfig, num_classes: int) -> Pictures:
         return Pictures(splits, read.images.classes, f"{name}, {config.size} px", {name: read.digest})
     jpeg = config.source == "cifar10-jpeg"
     read_split = cifar10.load_jpeg if jpeg else cifar10.load
-    train, test = read_split("train"), read_split("test")
+    train, test = (averaged(read_split(split), cifar10.SIZE // config.size) for split in ("train", "test"))
     train_rows, val_rows = cifar10.train_val(train.labels_N)
     splits = {"train": train.take(train_rows), "val": train.take(val_rows), "test": test}
     name = "CIFAR-10 as lossy JPEG copies (median 30.5 dB)" if jpeg else "CIFAR-10"
+    name += f", averaged down to {config.size} px" if config.size < cifar10.SIZE else ""
     return Pictures(splits, train.classes, name, cifar10.checksums(jpeg=jpeg))
+
+
+def averaged(images: LabelledImages, factor: int) -> LabelledImages:
+    """Pictures of a smaller side, each pixel the rounded mean of ``factor`` x ``factor``; 1: as they are."""
+    if factor == 1:
+        return images
+    parts = [
+        part.unflatten(2, (-1, factor)).unflatten(1, (-1, factor)).float().mean((2, 4)).round().to(torch.uint8)
+        for part in images.images_NHWC.split(5000)
+    ]
+    return replace(images, images_NHWC=torch.cat(parts))

@@ -41,3 +41,23 @@ def crop_and_flip(
 
 def _within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
+
+
+def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Blank a square of every picture, part of which may lie outside (DeVries and Taylor 2017).
+
+    Args:
+        x_NCHW: standardised pictures: blank is 0, the mean.
+        side: of the square; 0: none is blanked.
+        generator: on the CPU, so that every device draws the same.
+    """
+    num, _, height, width = x_NCHW.shape
+    device = x_NCHW.device
+    centre_2N = [torch.randint(size, (num,), generator=generator).to(device) for size in (height, width)]
+    if not side:
+        return x_NCHW
+    hit = [
+        _within(torch.arange(size, device=device) - centre[:, None] + side // 2, side)
+        for size, centre in zip((height, width), centre_2N, strict=True)
+    ]
+    return x_NCHW.masked_fill((hit[0][:, :, None] & hit[1][:, None, :])[:, None], 0)

@@ -5,7 +5,7 @@ import importlib
 from etude.core.errors import UserError, nearest
 from etude.core.study import Study
 
-NAMES = ("resnet", "text2math", "slots", "slotdiffusion", "dcgan", "protonet", "pix2pix")
+NAMES = ("resnet", "text2math", "slots", "slotdiffusion", "dcgan", "protonet", "pix2pix", "darts")
 
 
 def load(name: str) -> Study:

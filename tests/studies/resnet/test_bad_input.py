@@ -64,7 +64,7 @@ def nothing_left() -> None:
         (("--cam-classes", "disc", "circle"), ("--cam-classes", "no class 'circle'", "known: cross, disc, square")),
         (("--cam-classes", "sqare"), ("no class 'sqare'; did you mean 'square'?",)),
         (("--data.source", "folder"), ("data.folder must be a path (--data.folder)",)),
-        (("--data.source", "cifar10"), ("data.size must be 32 for CIFAR-10, not 16",)),
+        (("--data.source", "cifar10", "--data.size", "24"), ("data.size must be 32, 16 or 8 for CIFAR-10, not 24",)),
         (("--data.source", "cifar-10"), ("--data.source", "cifar10")),
         (("--data.source", "cifar10-jpeg", "--data.size", "32"), ("cifar10_jpeg.npz", "ETUDE_MIRROR")),
         (("--optim.lr", "fast"), ("--optim.lr", "fast")),

@@ -7,8 +7,6 @@ side by side. A network is made of two kinds of cell: normal ones, and two reduc
 The search relaxes the choice (Liu et al. 2019, "DARTS", eq. 2): every edge is a mixture of all operations under
 $\operatorname{softmax}(\alpha)$. A cell is read off it by keeping, of each node, the two edges whose best operation but
 `none` weighs most (section 2.4).
-
-Shape suffixes: E edges of a cell, O operations.
 """
 
 import json
@@ -16,9 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from etude.core.errors import UserError, nearest
 from etude.core.files import write_json
@@ -30,10 +25,15 @@ OPERATIONS = (
 """In the order of the paper's code, which is that of alpha's columns."""
 INPUTS = 2
 """Nodes that come from the cells before."""
+FOUND = "figures/genotype.json"
+"""Where a search's run folder has what it found."""
 EDGES = 2
 """That lead to each intermediate node of a found cell."""
 PUBLISHED = Path(__file__).parent / "genotypes"
 """Cells of papers: darts-v1, darts-v2 (Liu et al. 2019), pc-darts (Xu et al. 2020), all found on CIFAR-10."""
+NODES = 4
+"""Intermediate nodes of a cell that is drawn at random, as of the published ones."""
+RANDOM = "random-"
 Kind = Literal["normal", "reduction"]
 KINDS: tuple[Kind, ...] = ("normal", "reduction")
 
@@ -120,14 +120,23 @@ def _node(raw: object, where: str, number: int) -> tuple[Edge, ...]:
     return tuple(found)
 
 
+def published() -> list[str]:
+    """The names of the cells that come with the package."""
+    return sorted(file.stem for file in PUBLISHED.glob("*.json"))
+
+
 def read(path: Path | str) -> Genotype:
-    """A genotype from a JSON file, or a published one by its name.
+    """A genotype from a JSON file or the run folder of a search, or a published one by its name.
 
     Raises:
-        UserError: no such file or name, or see `parse`.
+        UserError: no such file or name, a folder that holds no cell, or see `parse`.
     """
-    names = sorted(file.stem for file in PUBLISHED.glob("*.json"))
+    names = published()
     path = PUBLISHED / f"{path}.json" if str(path) in names else Path(path)
+    if path.is_dir():
+        if not (path / FOUND).is_file():
+            raise UserError(f"{path} is no search that has ended: it has no {FOUND}; give the run folder of one")
+        path = path / FOUND
     if not path.is_file():
         raise UserError(f"no genotype {path}{nearest(str(path), names)}; your own is given as a JSON file")
     try:
@@ -142,36 +151,26 @@ def write(path: Path, genotype: Genotype) -> None:
     write_json(path, genotype.to_dict())
 
 
-def derive(weights_EO: Tensor, shares_E: Tensor | None = None) -> Cell:
-    """The cell that a mixture has come to.
+def as_text(genotype: Genotype) -> str:
+    """One line of JSON, which `from_text` takes."""
+    return json.dumps(genotype.to_dict(), separators=(",", ":"))
 
-    Of each node the two edges whose best operation but ``none`` has most weight, the heavier first; of equal ones the
-    earlier.
 
-    Args:
-        weights_EO: of the operations on each edge, the softmax of alpha; see `edges` and `OPERATIONS`.
-        shares_E: of each edge in its node, by which its operations' weights are multiplied; None: 1.
+def from_text(text: str) -> Genotype:
+    """A genotype from a configuration: JSON, or what `read` takes.
+
+    Raises:
+        UserError: neither, or see `parse`.
     """
-    weights_EO = weights_EO.detach().double() * (1 if shares_E is None else shares_E.detach().double()[:, None])
-    weights_EO[:, OPERATIONS.index("none")] = -1
-    best_E, which_E = weights_EO.max(1)
-    nodes: list[tuple[Edge, ...]] = []
-    start = 0
-    while start < len(weights_EO):
-        incoming = INPUTS + len(nodes)
-        rows = best_E[start : start + incoming].argsort(descending=True, stable=True)[:EDGES].tolist()
-        nodes.append(tuple(Edge(OPERATIONS[int(which_E[start + row])], row) for row in rows))
-        start += incoming
-    assert start == len(weights_EO), "all edges of a whole number of nodes"
-    return tuple(nodes)
+    if not text.startswith("{"):
+        return read(text)
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"genotype: the JSON cannot be read ({' '.join(str(error).split())})") from error
+    return parse(raw, "genotype")
 
 
-def random_cell(num_nodes: int, generator: torch.Generator) -> Cell:
-    """A cell drawn at random: of each node two different sources, and any operation but ``none``."""
-    real = OPERATIONS[1:]
-    nodes: list[tuple[Edge, ...]] = []
-    for node in range(num_nodes):
-        sources = torch.randperm(INPUTS + node, generator=generator)[:EDGES].tolist()
-        which = torch.randint(len(real), (EDGES,), generator=generator).tolist()
-        nodes.append(tuple(Edge(real[index], source) for index, source in zip(which, sources, strict=True)))
-    return tuple(nodes)
+def is_random(text: str) -> bool:
+    """Whether a configuration asks for a cell drawn at random, ``random-N``."""
+    return text.startswith(RANDOM) and text.removeprefix(RANDOM).isdecimal()

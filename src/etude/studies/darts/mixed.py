@@ -45,7 +45,10 @@ class MixedOperation(nn.Module):
 
     def forward(self, x: Tensor, weights_O: Tensor, skip: float = 0.0) -> Tensor:
         part = x[:, : self.width]
-        made = torch.stack([w * operation(part) for w, operation in zip(weights_O, self.operations, strict=True)]).sum(0)
+        parts: list[Tensor] = []
+        for weight, operation in zip(weights_O, self.operations, strict=True):
+            parts.append(weight * operation(part))
+        made = sum(parts[1:], parts[0])
         if self.partial > 1:
             rest = self.around(x[:, self.width :])
             made = functional.channel_shuffle(torch.cat([made, rest], 1), self.partial)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
+from etude.nn.pixels import StandardizedColours
 from etude.studies.darts.genotype import INPUTS, Cell, Genotype
 from etude.studies.darts.operations import MAKERS, FactorizedReduce, ReLUConvNorm, drop_path
 
@@ -99,7 +100,7 @@ class AuxiliaryHead(nn.Sequential):
         )  # fmt: skip
 
 
-class CellNetwork(nn.Module):
+class CellNetwork(StandardizedColours):
     """A stem, cells of two kinds, global average pooling, a linear layer.
 
     With 36 channels, 20 layers and ten classes the published cells have, but for the auxiliary head, 3,169,414
@@ -117,7 +118,7 @@ class CellNetwork(nn.Module):
         self, genotype: Genotype, channels: int = 36, layers: int = 20, num_classes: int = 10, *, auxiliary: bool = True
     ) -> None:
         super().__init__()
-        halved = reductions(layers)
+        halved = self.halved = reductions(layers)
         stem = STEM * channels
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
         before, width, after_reduction = (stem, stem), channels, False

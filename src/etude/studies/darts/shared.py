@@ -13,6 +13,9 @@ Shape suffixes: B images, C channels of a node, P channels that go through the o
 leave a node (its targets), E edges, O operations.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,14 +31,11 @@ _AT = {name: place for place, name in enumerate(OPERATIONS)}
 
 def scaled_norm(norm: nn.BatchNorm2d, x_BCHW: Tensor, scale_C: Tensor) -> Tensor:
     """A batch norm without weights of its own, with given ones."""
-    assert norm.running_mean is not None and norm.momentum is not None
-    assert norm.num_batches_tracked is not None
-    if norm.training:
+    if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    return functional.batch_norm(
-        x_BCHW, norm.running_mean, norm.running_var, scale_C, torch.zeros_like(scale_C), norm.training, norm.momentum,
-        norm.eps,
-    )  # fmt: skip
+    momentum, shift_C = norm.momentum or 0.0, torch.zeros_like(scale_C)
+    mean_C, var_C = norm.running_mean, norm.running_var
+    return functional.batch_norm(x_BCHW, mean_C, var_C, scale_C, shift_C, norm.training, momentum, norm.eps)
 
 
 class GroupedConv(nn.Module):
@@ -97,9 +97,7 @@ class SharedEdges(nn.Module):
         super().__init__()
         self.channels, self.targets, self.stride, self.partial = channels, targets, stride, partial
         self.width = channels // partial
-        self.convolutions = nn.ModuleDict(
-            {name: GroupedConv(name, self.width, targets, stride) for name in _KERNELS}
-        )
+        self.convolutions = nn.ModuleDict({name: GroupedConv(name, self.width, targets, stride) for name in _KERNELS})
         self.pools = nn.ModuleDict(
             {
                 name: nn.Sequential(MAKERS[name](self.width, stride, False), nn.BatchNorm2d(self.width, affine=False))
@@ -158,29 +156,30 @@ class SharedEdges(nn.Module):
         return list(self.auxiliary(functional.relu(x), scale_C).split(self.channels, 1))
 
     @torch.no_grad()
-    def take(self, plain: list[nn.Module]) -> None:
+    def take(self, plain: Sequence[Any]) -> None:
         """The weights and statistics of edges in their plain form, target by target."""
-
-        def joined(mine: nn.Module, theirs: list[nn.Module]) -> None:
-            state = mine.state_dict()
-            for name, value in state.items():
-                parts = [part.state_dict()[name] for part in theirs]
-                value.copy_(parts[0] if value.ndim == 0 else torch.cat(parts))
-
+        operations = {name: [edge.operations[place] for edge in plain] for name, place in _AT.items()}
         for name, mine in self.convolutions.items():
-            theirs = [edge.operations[_AT[name]] for edge in plain]  # pyright: ignore[reportIndexIssue]
-            for place, layers in enumerate(zip(mine.depthwise, mine.pointwise, mine.norms, strict=True)):  # pyright: ignore[reportArgumentType]
-                for offset, layer in enumerate(layers, start=1):
-                    joined(layer, [one[4 * place + offset] for one in theirs])  # pyright: ignore[reportIndexIssue]
+            layers: Any = zip(mine.depthwise, mine.pointwise, mine.norms, strict=True)  # pyright: ignore[reportArgumentType]
+            for stage, parts in enumerate(layers):
+                # A rectifier begins each stage of the plain form.
+                for place, part in enumerate(parts, start=4 * stage + 1):
+                    _join(part, [one[place] for one in operations[name]])
         for name, mine in self.pools.items():
-            mine.load_state_dict(plain[0].operations[_AT[name]].state_dict())  # pyright: ignore[reportIndexIssue]
+            mine.load_state_dict(operations[name][0].state_dict())
         for mine, theirs in (
-            (self.reduce, [edge.operations[_AT["skip_connect"]] for edge in plain]),  # pyright: ignore[reportIndexIssue]
+            (self.reduce, operations["skip_connect"]),
             (self.auxiliary, [edge.auxiliary for edge in plain]),
         ):
             if mine is not None:
                 for part in ("first", "second", "norm"):
-                    joined(getattr(mine, part), [getattr(one, part) for one in theirs])
+                    _join(getattr(mine, part), [getattr(one, part) for one in theirs])
+
+
+def _join(mine: nn.Module, theirs: Sequence[nn.Module]) -> None:
+    states = [part.state_dict() for part in theirs]
+    for name, value in mine.state_dict().items():
+        value.copy_(torch.cat([state[name] for state in states]) if value.ndim else states[0][name])
 
 
 class SharedCell(nn.Module):
@@ -192,7 +191,12 @@ class SharedCell(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.inputs = inputs_of(before, channels, after_reduction=after_reduction)
-        self.num_nodes, self.channels, self.partial, self.auxiliary = num_nodes, num_nodes * channels, partial, auxiliary
+        self.num_nodes, self.channels, self.partial, self.auxiliary = (
+            num_nodes,
+            num_nodes * channels,
+            partial,
+            auxiliary,
+        )
         # The last node has no targets.
         self.sources = nn.ModuleList(
             SharedEdges(

@@ -3,8 +3,8 @@
 The network, its norm and n are read from the weights. Shape suffixes as in model.py.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,19 +12,16 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from torch import Tensor
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
-from etude.core.files import one_line_faults, write_atomic
-from etude.data.folders import fitted
-from etude.data.images import picture_files, read_image
+from etude.core.files import one_line_faults
+from etude.data import classify
+from etude.data.classify import Prediction
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.study import ResNetConfig
 from etude.studies.resnet.task import build_model
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -41,17 +38,6 @@ class Options:
     """Larger pictures are refused."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What one picture was taken for."""
-
-    image: str
-    label: str
-    index: int
-    probability: float
-    probabilities: dict[str, float] = field(default_factory=dict[str, float])
-
-
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
     """Classify the inputs; the order of the answers is theirs.
 
@@ -63,31 +49,23 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     Raises:
         UserError: a missing or broken picture, folder or weights file, in one line; no file is written then.
     """
-    if not options.inputs:
-        raise UserError("no pictures to classify: name some, or a folder of them")
+    paths = classify.inputs(options.inputs)
     tensors, header = read_weights(weights, study="resnet")
     config = from_dict(ResNetConfig, header.config, origin=str(weights))
     model = build_model(config.model)
     load_weights({"model": model}, tensors, weights)
     model.eval().to(memory_format=torch.channels_last)
-    about = header.extra or extra or {}
-    classes = list(about.get("classes", [f"class {number}" for number in range(config.model.num_classes)]))
-    if len(classes) != config.model.num_classes:
-        raise UserError(f"{weights} names {len(classes)} classes, and its network has {config.model.num_classes}")
-    paths = picture_files(options.inputs)
+    classes = classify.class_names(header.extra or extra or {}, config.model.num_classes, weights)
     _refuse_clashes(paths, options.cam)
     answers: list[Prediction] = []
     maps: list[tuple[Path, np.ndarray]] = []
-    for batch, images_NHWC in _batches(paths, config, options.max_pixels):
+    for batch, images_NHWC in classify.batches(paths, config.data, options.max_pixels):
         x_NCHW = model.prepare(images_NHWC)
         with torch.no_grad():
-            probability_NR = model(x_NCHW)[0].softmax(-1)
-        taken_N = probability_NR.argmax(-1)
-        for path, probability_R, taken in zip(batch, probability_NR.tolist(), taken_N.tolist(), strict=True):
-            table = dict(zip(classes, probability_R, strict=True))
-            answers.append(Prediction(str(path), classes[taken], taken, probability_R[taken], table))
+            found = classify.predictions(batch, model(x_NCHW)[0], classes)
+        answers += found
         if options.cam is not None:
-            cams_NHW = package_cam(model, x_NCHW, taken_N)
+            cams_NHW = package_cam(model, x_NCHW, torch.tensor([answer.index for answer in found]))
             shown = (overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
             maps += zip(batch, shown, strict=True)
     if options.cam is not None:
@@ -95,18 +73,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             options.cam.mkdir(parents=True, exist_ok=True)
             for path, image in maps:
                 Image.fromarray(image).save(options.cam / f"{path.stem}-cam.png")
-    if options.output is not None:
-        lines = [str(answer.index) if options.indices else answer.label for answer in answers]
-        write_atomic(options.output, "".join(f"{line}\n" for line in lines))
+    classify.write(options.output, answers, indices=options.indices)
     return answers
-
-
-def _batches(paths: list[Path], config: ResNetConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:
-    size, fit = config.data.size, config.data.fit
-    for start in range(0, len(paths), _BATCH):
-        batch = paths[start : start + _BATCH]
-        images = [fitted(read_image(path, "RGB", max_pixels, min_side=size), size, fit) for path in batch]
-        yield batch, torch.from_numpy(np.stack(images))
 
 
 def _refuse_clashes(paths: list[Path], folder: Path | None) -> None:

@@ -1,0 +1,78 @@
+"""What every prediction of classes reads and writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.data.folders import fitted
+from etude.data.images import picture_files, read_image
+from etude.data.picture_config import PictureConfig
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one picture was taken for."""
+
+    image: str
+    label: str
+    index: int
+    probability: float
+    probabilities: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def inputs(paths: Sequence[Path]) -> list[Path]:
+    """The pictures of some files and folders; `UserError` where there are none."""
+    if not paths:
+        raise UserError("no pictures to classify: name some, or a folder of them")
+    return picture_files(paths)
+
+
+def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:
+    """Some pictures at a time, at the size of training: bytes ``[N, H, W, 3]``.
+
+    Args:
+        paths: of the pictures.
+        config: of training.
+        max_pixels: larger pictures are refused.
+
+    Raises:
+        UserError: a picture that is missing, broken, too large or too small.
+    """
+    size = config.size
+    for start in range(0, len(paths), _BATCH):
+        batch = list(paths[start : start + _BATCH])
+        images = [fitted(read_image(path, "RGB", max_pixels, min_side=size), size, config.fit) for path in batch]
+        yield batch, torch.from_numpy(np.stack(images))
+
+
+def class_names(about: Mapping[str, Any], count: int, weights: Path) -> list[str]:
+    """The classes' names that weights carry, else numbers; `UserError` where they are not as many as the network's."""
+    classes = list(about.get("classes", [f"class {number}" for number in range(count)]))
+    if len(classes) != count:
+        raise UserError(f"{weights} names {len(classes)} classes, and its network has {count}")
+    return classes
+
+
+def predictions(batch: Sequence[Path], logits_NR: Tensor, classes: Sequence[str]) -> list[Prediction]:
+    """What a batch was taken for."""
+    probability_NR = logits_NR.float().softmax(-1)
+    answers: list[Prediction] = []
+    for path, row, taken in zip(batch, probability_NR.tolist(), probability_NR.argmax(-1).tolist(), strict=True):
+        table = dict(zip(classes, row, strict=True))
+        answers.append(Prediction(str(path), str(classes[taken]), taken, row[taken], table))
+    return answers
+
+
+def write(path: Path | None, answers: Sequence[Prediction], *, indices: bool) -> None:
+    """One class a line, by its name or number; no path: nothing."""
+    if path is not None:
+        write_atomic(path, "".join(f"{answer.index if indices else answer.label}\n" for answer in answers))

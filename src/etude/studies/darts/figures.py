@@ -1,0 +1,203 @@
+"""Cells as graphs, what a mixture weighs, the pictures of a run.
+
+A cell is drawn from left to right: the outputs of the two cells before it, the intermediate nodes, the output. The
+graph is laid out here, so that no drawing program need be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etude.core.errors import UserError
+from etude.core.loop import rows_of
+from etude.report.figures import PALETTE, curves, figure, save_figure
+from etude.studies.darts.genotype import (
+    FOUND,
+    INPUTS,
+    KINDS,
+    OPERATIONS,
+    Cell,
+    Genotype,
+    edges,
+    from_text,
+    read,
+    write,
+)
+
+if TYPE_CHECKING:
+    from etude.studies.darts.task import RetrainTask, SearchTask
+
+_COLOURS: dict[str, str] = dict(zip(OPERATIONS[1:], PALETTE, strict=True))
+_SHORT = {
+    "max_pool_3x3": "max 3", "avg_pool_3x3": "avg 3", "skip_connect": "skip", "sep_conv_3x3": "sep 3",
+    "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5", "none": "none",
+}  # fmt: skip
+_FRAMES = 6
+"""Cells of a strip of growth."""
+
+
+def draw_search(task: SearchTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a search into ``folder``, and write the found cell there."""
+    write(folder / Path(FOUND).name, task.genotype)
+    cells(folder / "cells.png", task.genotype, "the found cells")
+    search_curves(folder / "curves.png", metrics)
+    watch_curves(folder / "watch.png", metrics)
+    mixtures(folder / "mixtures.png", metrics, task.config.model.nodes)
+    if task.rows:
+        growth(folder / "growth.png", [(int(row["step"]), from_text(row["genotype"])) for row in task.rows])
+
+
+def draw_retrain(task: RetrainTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a retraining into ``folder``."""
+    cells(folder / "cells.png", task.genotype, task.cell())
+    panels = [
+        (name, label, {"train": rows_of(metrics, f"train/{name}"), "val": rows_of(metrics, f"val/{name}")})
+        for name, label in (("loss", "cross-entropy"), ("accuracy", "% right"))
+    ]
+    panels.append(("learning rate", "rate", {"weights": rows_of(metrics, "train/rate")}))
+    curves(folder / "curves.png", panels)
+
+
+def search_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Loss and accuracy of both halves and of the validation split, and the rate."""
+    halves = {"weights' half, in training": "train/loss", "alpha's half, in training": "train/alpha_loss"}
+    loss = halves | {"alpha's half": "alpha/loss", "val": "val/loss"}
+    right = {"weights' half, in training": "train/accuracy", "alpha's half": "alpha/accuracy", "val": "val/accuracy"}
+    panels = [
+        (title, label, {legend: rows_of(metrics, name) for legend, name in lines.items()})
+        for title, label, lines in (
+            ("loss of the mixture", "cross-entropy", loss),
+            ("accuracy of the mixture", "% right", right),
+            ("learning rate", "rate", {"weights": "train/rate"}),
+        )
+    ]
+    curves(path, panels)
+
+
+def watch_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Skips of the cells that alpha says, its entropy, the largest eigenvalue where it was measured."""
+    panels = [
+        ("skips of the cell", "edges", {"normal": "val/skips", "reduction": "val/reduction_skips"}),
+        ("entropy of the mixture", "nats", {"normal": "val/entropy", "reduction": "val/reduction_entropy"}),
+        ("largest eigenvalue by alpha", "", {"Hessian": "val/eigenvalue"}),
+    ]
+    found = [
+        (title, label, {legend: rows_of(metrics, name) for legend, name in lines.items()})
+        for title, label, lines in panels
+    ]
+    curves(path, [panel for panel in found if any(steps for steps, _ in panel[2].values())])
+
+
+def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -> None:
+    """What each operation weighs on each edge at the last evaluation."""
+    last = next((row for row in reversed(metrics) if f"mixture/normal/0/{OPERATIONS[0]}" in row), None)
+    if last is None:
+        return
+    all_edges = edges(num_nodes)
+    with figure(path, 11, 1.2 + 0.3 * len(all_edges)) as page:
+        axes = page.subplots(1, 2)
+        for ax, kind in zip(axes, KINDS, strict=True):
+            table_EO = np.array(
+                [[last[f"mixture/{kind}/{row}/{name}"] for name in OPERATIONS] for row in range(len(all_edges))]
+            )
+            ax.grid(visible=False)
+            shown = ax.imshow(table_EO, cmap="viridis", vmin=0, aspect="auto")
+            ax.set(title=f"{kind} cell, step {last['step']}", ylabel="edge")
+            ax.set_xticks(range(len(OPERATIONS)), [_SHORT[name] for name in OPERATIONS])
+            ax.set_yticks(range(len(all_edges)), [f"{_node(one)} to {_node(other)}" for one, other in all_edges])
+            for (row, column), weight in np.ndenumerate(table_EO):
+                shade = "black" if weight > 0.6 * table_EO.max() else "white"
+                ax.text(column, row, f"{100 * weight:.0f}", ha="center", va="center", color=shade, fontsize=7)
+            page.colorbar(shown, ax=ax, label="weight (in the cells: %)")
+
+
+def growth(path: Path, found: Sequence[tuple[int, Genotype]]) -> None:
+    """The cells that alpha said at some evaluations, from the first to the last."""
+    places = sorted({round(place) for place in np.linspace(0, len(found) - 1, min(_FRAMES, len(found)))})
+    with figure(path, 3.6 * len(places), 5) as page:
+        axes = page.subplots(2, len(places), squeeze=False)
+        for column, place in enumerate(places):
+            step, genotype = found[place]
+            for row, kind in enumerate(KINDS):
+                _graph(axes[row][column], genotype.cell(kind), f"{kind}, step {step}", 6)
+
+
+def cells(path: Path, genotype: Genotype, title: str) -> None:
+    """Both cells of a genotype."""
+    with figure(path, 7.5, 6.8) as page:
+        page.suptitle(title)
+        for ax, kind in zip(page.subplots(2, 1), KINDS, strict=True):
+            _graph(ax, genotype.cell(kind), f"{kind} cell", 8)
+
+
+def _node(number: int) -> str:
+    """The name of a node: the cells before are k-2 and k-1."""
+    return ("k-2", "k-1")[number] if number < INPUTS else str(number - INPUTS)
+
+
+def _graph(ax: Any, cell: Cell, title: str, size: int) -> None:
+    """A cell on a line: of each node one edge comes in an arc above, the other below, the higher the further it comes
+    from, so that no edge runs through a node and no two of one side lie on each other."""
+    from matplotlib.patches import FancyArrowPatch
+
+    nodes = INPUTS + len(cell)
+    labels = [*map(_node, range(nodes)), "k = " + " | ".join(str(node) for node in range(len(cell)))]
+    # The output's name is long.
+    places = [*range(nodes), nodes + 0.35 + 0.05 * len(cell)]
+    for x, label in zip(places, labels, strict=True):
+        fill = "#d9ead3" if x < INPUTS else "#cfe2f3" if x < nodes else "#fff2cc"
+        box = {"boxstyle": "round,pad=0.3", "fc": fill, "ec": "#666666"}
+        ax.text(x, 0, label, ha="center", va="center", fontsize=size + 1, zorder=3, bbox=box)
+    for node, of_node in enumerate(cell):
+        target = INPUTS + node
+        for number, edge in enumerate(of_node):
+            span, side, colour = target - edge.source, 1 - 2 * number, _COLOURS[edge.operation]
+            # The middle of an arc is half as high as this times its span.
+            bend = 0.5 + 0.12 / span
+            arc = FancyArrowPatch(
+                (edge.source, 0.1 * side), (target, 0.1 * side), connectionstyle=f"arc3,rad={-bend * side}",
+                arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=1.3, shrinkA=5, shrinkB=5, zorder=1,
+                linestyle="--" if edge.operation == "skip_connect" else "-",
+            )  # fmt: skip
+            ax.add_patch(arc)
+            middle = (edge.source + target) / 2, side * (0.1 + bend * span / 2)
+            box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.9}
+            text = _SHORT[edge.operation]
+            ax.text(*middle, text, ha="center", va="center", fontsize=size, color=colour, zorder=2, bbox=box)
+    height = 0.3 + (0.5 * (nodes - 1) + 0.12) / 2
+    ax.set(title=title, xlim=(-0.4, places[-1] + 0.6), ylim=(-height, height), aspect="equal")
+    ax.set_axis_off()
+
+
+def show(word: str, out: Path | None) -> None:
+    """Count a cell's operations and the parameters of its network, and draw it.
+
+    Args:
+        word: a published cell's name, a JSON file, or the run folder of a search.
+        out: the picture's file; None: named for the cell.
+
+    Raises:
+        UserError: no such cell, or a picture that cannot be written.
+    """
+    from etude.studies.darts.network import CellNetwork
+
+    genotype = read(word)
+    for kind in KINDS:
+        print(f"{kind} cell")
+        for node, of_node in enumerate(genotype.cell(kind)):
+            parts = [f"{edge.operation} of {_node(edge.source)}" for edge in of_node]
+            print(f"  node {node} = {' + '.join(parts)}")
+        counts = {name: genotype.count(name, kind) for name in OPERATIONS if genotype.count(name, kind)}
+        print("  " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    made = CellNetwork(genotype, auxiliary=False).num_parameters
+    print(f"{made:,} parameters with 20 cells of 36 channels and ten classes, the auxiliary head not counted")
+    name = Path(word).absolute().stem
+    target = out or Path(f"{name}.png")
+    if target.suffix != ".png":
+        raise UserError(f"{target} is no .png file: give --out NAME.png")
+    save_figure(target, lambda path: cells(path, genotype, name))
+    print(f"drawn: {target}")

@@ -1,0 +1,64 @@
+"""Classify your own pictures with a trained network of cells.
+
+The cells are read from the weights' configuration.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
+from etude.core.errors import UserError
+from etude.data import classify
+from etude.data.classify import Prediction
+from etude.studies.darts.study import DartsConfig
+from etude.studies.darts.task import build_network
+
+
+@dataclass(frozen=True)
+class Options:
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures to classify, or folders of pictures."""
+    output: Path | None = None
+    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
+    indices: bool = False
+    """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+    """Classify the inputs; the order of the answers is theirs.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        extra: what the run's summary adds where the file is a checkpoint.
+        options: the inputs and where answers go.
+
+    Raises:
+        UserError: a missing or broken picture, folder or weights file, or one of a search, in one line; no file is
+            written then.
+    """
+    paths = classify.inputs(options.inputs)
+    tensors, header = read_weights(weights, study="darts")
+    config = from_dict(DartsConfig, header.config, origin=str(weights))
+    if config.phase == "search":
+        raise UserError(
+            f"{weights} is of a search, whose network is thrown away: retrain its cell, "
+            "`etude run darts retrain-laptop --genotype RUN`"
+        )
+    model = build_network(config)
+    load_weights({"model": model}, tensors, weights)
+    model.eval().to(memory_format=torch.channels_last)
+    classes = classify.class_names(header.extra or extra or {}, config.model.num_classes, weights)
+    answers: list[Prediction] = []
+    for batch, images_NHWC in classify.batches(paths, config.data, options.max_pixels):
+        with torch.no_grad():
+            answers += classify.predictions(batch, model(model.prepare(images_NHWC))[0], classes)
+    classify.write(options.output, answers, indices=options.indices)
+    return answers

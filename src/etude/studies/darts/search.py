@@ -1,0 +1,190 @@
+r"""The search: how alpha learns, when it is stopped, what is watched (Liu et al. 2019, section 2.3).
+
+Alpha is to minimise the validation loss of the weights that training gives for it,
+$\mathcal L_\text{val}(w^*(\alpha), \alpha)$. First order takes the weights as they are. Second order takes them one
+step on, $w' = w - \xi \nabla_w \mathcal L_\text{train}(w, \alpha)$, whose gradient by alpha is (eq. 7)
+
+$$\nabla_\alpha \mathcal L_\text{val}(w', \alpha)
+- \xi \nabla^2_{\alpha, w} \mathcal L_\text{train}(w, \alpha) \nabla_{w'} \mathcal L_\text{val}(w', \alpha)$$
+
+and whose second term is a difference of two gradients (eq. 8): with $w^\pm = w \pm \epsilon
+\nabla_{w'} \mathcal L_\text{val}(w', \alpha)$ it is $\xi$ times
+
+$$\frac{\nabla_\alpha \mathcal L_\text{train}(w^+, \alpha) - \nabla_\alpha \mathcal L_\text{train}(w^-, \alpha)}
+{2 \epsilon}$$
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from etude.core.errors import UserError
+from etude.core.plugin import resolve
+
+DIFFERENCE = 0.01
+"""Length of the step of a difference of two gradients by the weights (section 2.3, footnote 1)."""
+HESSIAN_STEP = 0.01
+"""Likewise by alpha."""
+EIGENVALUE_STEPS = 10
+"""Rounds of power iteration."""
+WINDOW, RISE = 5, 0.75
+"""Zela et al. 2020, section 5.1: the eigenvalue, averaged over so many evaluations, may not have been below such a
+share of its present value that many evaluations ago."""
+
+Gradient = Callable[[Literal["train", "val"], Sequence[Tensor]], Sequence[Tensor]]
+"""The gradient of the loss of a batch of either half, by some parameters as they are now."""
+Row = Mapping[str, float]
+Rule = Callable[[Sequence[Row]], int | None]
+"""Of the evaluations so far: None to go on, or how many evaluations ago the cell that is kept was."""
+
+
+def first_order(gradient: Gradient, architecture: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The gradient of the validation loss by the architecture, at the weights as they are."""
+    return gradient("val", architecture)
+
+
+@torch.no_grad()
+def second_order(
+    gradient: Gradient, architecture: Sequence[Tensor], weights: Sequence[Tensor], *, rate: float,
+    momenta: Sequence[Tensor | None], momentum: float, weight_decay: float,
+) -> list[Tensor]:  # fmt: skip
+    """The gradient of the validation loss by the architecture, through one step of SGD.
+
+    The weights are moved and put back.
+
+    Args:
+        gradient: of either half's loss.
+        architecture: alpha, and beta where there is one.
+        weights: all other parameters.
+        rate: xi, SGD's rate.
+        momenta: what SGD keeps of each weight; None: nothing yet.
+        momentum: SGD's.
+        weight_decay: likewise.
+    """
+    before = [weight.clone() for weight in weights]
+    for weight, of_loss, kept in zip(weights, gradient("train", weights), momenta, strict=True):
+        step = of_loss + weight_decay * weight
+        weight.sub_(step if kept is None else step + momentum * kept, alpha=rate)
+    of_val = gradient("val", [*architecture, *weights])
+    by_alpha, by_weights = of_val[: len(architecture)], of_val[len(architecture) :]
+    length = torch.sqrt(sum((part.double().square().sum() for part in by_weights), torch.zeros(()).double()))
+    epsilon = (DIFFERENCE / length.clamp(min=1e-12)).to(by_weights[0].dtype)
+    sides: list[Sequence[Tensor]] = []
+    for sign in (1, -1):
+        for weight, kept, direction in zip(weights, before, by_weights, strict=True):
+            weight.copy_(kept + sign * epsilon * direction)
+        sides.append(gradient("train", architecture))
+    for weight, kept in zip(weights, before, strict=True):
+        weight.copy_(kept)
+    return [
+        here - rate * (plus - minus) / (2 * epsilon) for here, plus, minus in zip(by_alpha, *sides, strict=True)
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Sequence[Tensor], start: Tensor) -> float:
+    """The eigenvalue of largest size of a loss's Hessian, by power iteration.
+
+    Zela et al. 2020, section 4: where it is large by alpha, a mixture loses much when it is cut down to one operation.
+
+    Args:
+        gradient: of the loss by ``parameters``, as they are now; the same function each time.
+        parameters: they are moved and put back.
+        start: the first direction ``[all values]``.
+    """
+    before = [parameter.clone() for parameter in parameters]
+    direction, found = start.to(before[0]) / start.norm(), torch.zeros(())
+    for _ in range(EIGENVALUE_STEPS):
+        sides: list[Tensor] = []
+        for sign in (HESSIAN_STEP, -HESSIAN_STEP):
+            parts = direction.split([part.numel() for part in before])
+            for parameter, kept, part in zip(parameters, before, parts, strict=True):
+                parameter.copy_(kept + sign * part.view_as(kept))
+            sides.append(torch.cat([part.flatten() for part in gradient()]))
+        product = (sides[0] - sides[1]) / (2 * HESSIAN_STEP)
+        found = direction @ product
+        length = product.norm()
+        if not length > 0:
+            break
+        direction = product / length
+    for parameter, kept in zip(parameters, before, strict=True):
+        parameter.copy_(kept)
+    return float(found)
+
+
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """What the forward passes within do to running statistics is undone."""
+    buffers = list(model.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)
+
+
+def entropy(weights_EO: Tensor) -> float:
+    """The mean over edges of the entropy of their operations' weights, in nats: the logarithm of 8 where all are
+    alike, 0 where one has all."""
+    weights_EO = weights_EO.detach().double()
+    return float(-torch.special.xlogy(weights_EO, weights_EO).sum(1).mean())
+
+
+# --- when to stop ---
+
+
+def never(rows: Sequence[Row]) -> int | None:
+    """The search goes on to its last step."""
+    return None
+
+
+def eigenvalue_rises(rows: Sequence[Row]) -> int | None:
+    """Stop once the averaged eigenvalue has risen by a third in `WINDOW` evaluations, and go back to before (Zela et
+    al. 2020, section 5.1)."""
+    values = [row["eigenvalue"] for row in rows]
+    if len(values) <= WINDOW:
+        return None
+
+    def mean(end: int) -> float:
+        part = values[max(0, end - WINDOW) : end]
+        return sum(part) / len(part)
+
+    now, then = mean(len(values)), mean(len(values) - WINDOW)
+    return WINDOW if now > 0 and then / now < RISE else None
+
+
+def make_rule(name: str, most_skips: int) -> Rule:
+    """A rule by its name, or a user's own.
+
+    Raises:
+        UserError: no such rule, or one that answers something else than None or a number when it is tried.
+    """
+
+    def skips(rows: Sequence[Row]) -> int | None:
+        """Stop once the normal cell has so many skips (Liang et al. 2019, "DARTS+", criterion 1)."""
+        return 0 if rows[-1]["skips"] >= most_skips else None
+
+    builtin: dict[str, Rule] = {"none": never, "skips": skips, "eigenvalue": eigenvalue_rises}
+    rule: Any = resolve(name, builtin, "rule to stop by")
+    if name in builtin:
+        return rule
+    tried = [{"step": 1.0, "accuracy": 10.0, "skips": 0.0, "entropy": 2.0, "eigenvalue": 0.1}]
+
+    def own(rows: Sequence[Row]) -> int | None:
+        try:
+            answer = rule(rows)
+        # A user's code may fail in any way.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the rule {name} failed on {len(rows)} rows: {type(error).__name__}: {reason}") from error
+        if answer is None or (isinstance(answer, int) and 0 <= answer < max(len(rows), 1)):
+            return answer
+        raise UserError(f"the rule {name} must return None or how many evaluations to go back, not {answer!r}")
+
+    own(tried)
+    return own

@@ -1,0 +1,385 @@
+"""Differentiable architecture search: presets and experiments."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.study import Experiment, Job, Preset, Study
+from etude.data.picture_config import AugmentConfig, PictureConfig
+from etude.studies.darts.genotype import as_text, from_text, is_random, published
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    channels: int = 16
+    """Of each node of the first cells; doubled at each of the two reductions."""
+    layers: int = 8
+    """Cells, the reductions at a third and two thirds of them."""
+    num_classes: int = 10
+    """Of the data."""
+    nodes: int = 4
+    """Intermediate nodes of the cells that are searched."""
+
+    def __post_init__(self) -> None:
+        require(self.channels >= 2 and self.channels % 2 == 0, "model.channels", "even and at least 2", self.channels)
+        require(self.layers >= 2, "model.layers", "at least 2, for there are two reductions", self.layers)
+        require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
+        require(self.nodes >= 1, "model.nodes", "at least 1", self.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    order: Literal[1, 2] = 1
+    """1: alpha is judged at the weights as they are; 2: at the weights one step on."""
+    lr: float = 3e-4
+    """Adam's rate for alpha."""
+    weight_decay: float = 1e-3
+    """Of alpha."""
+    share: float = 0.5
+    """Of the training pictures, the part that alpha learns from; the weights learn from the others."""
+    wait: int = 0
+    """Steps before alpha begins to learn."""
+    partial: int = 1
+    """K: one of K channels goes through the operations, the others round them (PC-DARTS); 1: all go through."""
+    edge_norm: bool = False
+    """Weigh the edges into a node against each other (PC-DARTS)."""
+    auxiliary_skip: bool = False
+    """A skip beside every mixture, whose weight falls from 1 to 0 over the search (DARTS-)."""
+    stop: str = "none"
+    """none; skips: when the normal cell has `most_skips` of them (DARTS+); eigenvalue: when the largest eigenvalue of
+    the Hessian by alpha has risen, and then the cell from before (Zela et al. 2020); or path/to/file.py:Name of a
+    function of the evaluations so far, a list of dicts, that returns None, or how many evaluations to go back to the
+    cell that is kept."""
+    most_skips: int = 2
+    """See `stop`."""
+    eigenvalue: bool = False
+    """Measure that eigenvalue at each evaluation; `stop` eigenvalue does so in any case."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "search.lr", "above 0", self.lr)
+        require(self.weight_decay >= 0, "search.weight_decay", "0 or more", self.weight_decay)
+        require(0 < self.share < 1, "search.share", "above 0 and below 1: both halves need pictures", self.share)
+        require(self.wait >= 0, "search.wait", "0 or more", self.wait)
+        require(self.partial >= 1, "search.partial", "at least 1", self.partial)
+        require(self.most_skips >= 1, "search.most_skips", "at least 1", self.most_skips)
+        known = self.stop in ("none", "skips", "eigenvalue") or ".py:" in self.stop
+        require(known, "search.stop", "none, skips, eigenvalue or path/to/file.py:Name", self.stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    auxiliary: float = 0.4
+    """The weight of the auxiliary head's loss; 0: there is no such head."""
+    drop_path: float = 0.2
+    """The share of the images that leave an edge out, at the end of training; it rises from zero."""
+
+    def __post_init__(self) -> None:
+        require(self.auxiliary >= 0, "retrain.auxiliary", "0 or more", self.auxiliary)
+        require(0 <= self.drop_path < 1, "retrain.drop_path", "0 or more and below 1", self.drop_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellAugmentConfig(AugmentConfig):
+    cutout: int = 0
+    """Side of a square that is blanked at a random place (DeVries and Taylor 2017); 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.cutout >= 0, "augment.cutout", "0 or more", self.cutout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    lr: float = 0.025
+    """Rate of SGD at the start."""
+    last_lr: float = 0.0
+    """At the end; a cosine in between."""
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    """Added to the gradient."""
+    clip: float = 5.0
+    """The gradient is not longer than this; 0: it is as it is."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        require(0 <= self.last_lr <= self.lr, "optim.last_lr", "from 0 to optim.lr", self.last_lr)
+        require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
+        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
+        require(self.clip >= 0, "optim.clip", "0 or more", self.clip)
+
+    def rate(self, step: int, max_steps: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.last_lr + (self.lr - self.last_lr) * (1 + math.cos(math.pi * step / max_steps)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(BatchConfig):
+    size: int = 64
+    """Pictures of one optimiser step, over all processes; a search takes as many again for alpha."""
+    evaluation: int = 250
+    """Pictures at a time where nothing is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DartsConfig(StudyConfig):
+    phase: Literal["search", "retrain"] = "search"
+    """search: a cell is looked for; retrain: a network of a given one is trained from scratch."""
+    genotype: str = "darts-v2"
+    """With phase retrain, the cell: darts-v1, darts-v2, pc-darts; random-N, the N-th that the seed draws; a JSON file;
+    or the run folder of a search. A file's content is kept in the configuration."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network's size."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """How a cell is looked for."""
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    """How a found one is trained."""
+    data: PictureConfig = field(default_factory=PictureConfig)
+    """The pictures."""
+    train_images: int = 0
+    """Train with so many of the training pictures, of each class alike; 0: all."""
+    augment: CellAugmentConfig = field(default_factory=CellAugmentConfig)
+    """What training does to the pictures."""
+    batch: Batch = field(default_factory=Batch)
+    """How many pictures at a time."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How the weights learn."""
+    cell: str = ""
+    """The name of what was searched or retrained in tables; empty: made of the settings."""
+    table: str = "run"
+    """The table that the numbers belong to: search, retrained; run: none."""
+
+    def __post_init__(self) -> None:
+        model, search = self.model, self.search
+        require(self.train_images >= 0, "train_images", "0 or more", self.train_images)
+        # The maps are halved twice, and pixels are then taken apart in twos.
+        require(self.data.size % 8 == 0, "data.size", "a multiple of 8", self.data.size)
+        if self.phase == "search":
+            parts = f"a multiple of {2 * search.partial} (twice search.partial)"
+            require(model.channels % (2 * search.partial) == 0, "model.channels", parts, model.channels)
+            require(self.loop.precision != "fp16", "loop.precision", "fp32 or bf16 in a search", self.loop.precision)
+        elif self.genotype not in published() and not is_random(self.genotype):
+            # So that the run does not hang on a file that may change.
+            object.__setattr__(self, "genotype", as_text(from_text(self.genotype)))
+
+
+def paper() -> DartsConfig:
+    """The first-order search of Liu et al. 2019, section 3.1, on CIFAR-10: 8 cells of 16 channels, 50 epochs of halves.
+
+    Second order: ``--search.order 2``. Retrain what it finds with `retrain`.
+
+    Command: ``etude run darts paper``.
+    Cost: 17,550 steps of 64 + 64 pictures, 1.93 million weights; 1.5 days on a GTX 1080 Ti in their account.
+    Expected: a cell that retrains to 97.00 +- .14 % (first order), 97.24 +- .09 (second).
+    """
+    return DartsConfig(
+        optim=OptimConfig(last_lr=0.001),
+        loop=LoopConfig(max_steps=17_550, log_every=50, eval_every=351, save_every=351),
+        table="search",
+    )
+
+
+def course() -> DartsConfig:
+    """The search of a course report: as `paper`, 20 epochs.
+
+    Command: ``etude run darts course``.
+    Cost: 7,020 steps of 64 + 64 pictures; an accelerator.
+    Expected: 83.81 % of the pictures right that alpha learned from.
+    """
+    full = paper()
+    return replace(full, loop=replace(full.loop, max_steps=7020))
+
+
+def pc_darts() -> DartsConfig:
+    """The search of PC-DARTS (Xu et al. 2020, section 4.2): a quarter of the channels, edge normalisation, batch 256.
+
+    Command: ``etude run darts pc-darts``.
+    Cost: 4,350 steps of 256 + 256 pictures; .1 days on a GTX 1080 Ti in their account.
+    Expected: a cell that retrains to 97.43 +- .07 %.
+    """
+    full = paper()
+    return replace(
+        full,
+        search=SearchConfig(lr=6e-4, partial=4, edge_norm=True, wait=15 * 87),
+        batch=Batch(size=256),
+        optim=OptimConfig(lr=0.1),
+        loop=replace(full.loop, max_steps=50 * 87, eval_every=87, save_every=87),
+    )
+
+
+def retrain() -> DartsConfig:
+    """A network of found cells as Liu et al. 2019, section 3.2, train it: 20 cells of 36 channels, 600 epochs.
+
+    Trained on 45,000 pictures, and the best of 5,000 kept aside chosen; they train on all 50,000.
+
+    Command: ``etude run darts retrain --genotype RUN``, or ``--genotype darts-v2``.
+    Cost: 280,800 steps of 96 pictures, 3.3 million weights; an accelerator for a day and a half.
+    Expected: 97.24 +- .09 % for darts-v2, 97.00 +- .14 for darts-v1.
+    """
+    return DartsConfig(
+        phase="retrain",
+        model=ModelConfig(channels=36, layers=20),
+        augment=CellAugmentConfig(cutout=16),
+        batch=Batch(size=96),
+        loop=LoopConfig(max_steps=280_800, log_every=100, eval_every=2340, save_every=2340),
+        table="retrained",
+    )
+
+
+def laptop() -> DartsConfig:
+    """A small search on two CPU cores: 5 cells of 8 channels, pictures of 16 pixels, 500 steps of 64 + 64.
+
+    Command: ``etude run darts laptop``.
+    Cost: some 25 minutes on a core.
+    """
+    return DartsConfig(
+        model=ModelConfig(channels=8, layers=5),
+        data=PictureConfig(size=16),
+        search=SearchConfig(lr=3e-3, wait=50),
+        batch=Batch(size=64, evaluation=500),
+        optim=OptimConfig(last_lr=0.001),
+        loop=LoopConfig(max_steps=500, log_every=10, eval_every=50, save_every=50),
+        table="search",
+    )
+
+
+def retrain_laptop() -> DartsConfig:
+    """A small network of found cells on a CPU core: 5 cells of 16 channels, pictures of 16 pixels, 5 epochs.
+
+    Command: ``etude run darts retrain-laptop --genotype RUN``.
+    Cost: 3,510 steps of 64 pictures; some 20 minutes on a core.
+    """
+    full = retrain()
+    return replace(
+        full,
+        model=ModelConfig(channels=16, layers=5),
+        data=PictureConfig(size=16),
+        retrain=RetrainConfig(auxiliary=0.0, drop_path=0.0),
+        augment=CellAugmentConfig(pad=2),
+        batch=Batch(size=64, evaluation=500),
+        loop=LoopConfig(max_steps=3510, log_every=50, eval_every=351, save_every=351),
+    )
+
+
+def smoke() -> DartsConfig:
+    """Seconds, on the embedded twin of the data. Its numbers say only that the parts work.
+
+    Command: ``etude run darts smoke``.
+    """
+    return DartsConfig(
+        model=ModelConfig(channels=4, layers=3, num_classes=4, nodes=2),
+        data=PictureConfig(source="generated", size=16),
+        search=SearchConfig(lr=0.01, eigenvalue=True),
+        augment=CellAugmentConfig(pad=2),
+        batch=Batch(size=16, evaluation=100),
+        loop=LoopConfig(max_steps=30, log_every=5, eval_every=10, save_every=10, device="cpu"),
+    )
+
+
+def retrain_smoke() -> DartsConfig:
+    """Seconds: a network of published cells on the embedded twin.
+
+    Command: ``etude run darts retrain-smoke``.
+    """
+    small = smoke()
+    return replace(
+        small,
+        phase="retrain",
+        model=ModelConfig(channels=4, layers=3, num_classes=4),
+        augment=CellAugmentConfig(pad=2, cutout=4),
+        retrain=RetrainConfig(auxiliary=0.0),
+        batch=Batch(size=32, evaluation=100),
+    )
+
+
+_RETRAIN = {"paper": retrain, "course": retrain, "pc-darts": retrain, "laptop": retrain_laptop, "smoke": retrain_smoke}
+"""How what a preset's search finds is trained."""
+CANDIDATES = 4
+"""Cells of a random search."""
+
+
+def _retrained(preset: str) -> dict[str, Any]:
+    """The settings in which the retraining of a preset's find differs from its search."""
+    from etude.core.config import differences
+
+    searched, trained = STUDY.preset(preset).build(), _RETRAIN.get(preset, retrain)()
+    return {name: value for name, value in differences(searched, trained).items() if name != "genotype"}
+
+
+def _search(preset: str) -> tuple[Job, ...]:
+    """A search and the best of some cells drawn at random, both retrained; and published cells.
+
+    The drawn cells are trained together as long as the search lasts: a step of a search takes about
+    `SEARCH_COST` of the retraining's.
+    """
+    rest = _retrained(preset)
+    steps = STUDY.preset(preset).build().loop.max_steps * SEARCH_COST // CANDIDATES
+    short = rest | {"loop.max_steps": steps, "loop.eval_every": max(1, steps // 4), "table": "run"}
+    drawn = [Job(f"draw-{n}", short | {"genotype": f"random-{n}"}) for n in range(CANDIDATES)]
+    known = [Job(name, rest | {"genotype": name}) for name in ("darts-v1", "darts-v2")]
+    return (
+        Job("search", {"cell": "first"}),
+        Job("found", rest | {"genotype": "{after}", "cell": "found"}, after=("search",)),
+        *drawn,
+        Job(
+            "random", rest | {"genotype": "{after.genotype}", "cell": "random"}, after=tuple(job.name for job in drawn)
+        ),
+        *known,
+    )
+
+
+SEARCH_COST = 4
+"""Steps of retraining that take as long as one of a search, at laptop scale."""
+
+REMEDIES: dict[str, dict[str, Any]] = {
+    "first": {},
+    "second": {"search.order": 2},
+    "partial": {"search.partial": 4, "search.edge_norm": True},
+    "skips": {"search.stop": "skips"},
+    "eigenvalue": {"search.stop": "eigenvalue"},
+    "auxiliary": {"search.auxiliary_skip": True},
+}
+
+
+def _remedies(preset: str) -> tuple[Job, ...]:
+    """The search as published and with each of what was proposed against its collapse, each find retrained."""
+    rest = _retrained(preset)
+    jobs: list[Job] = []
+    for name, settings in REMEDIES.items():
+        jobs.append(Job(f"search-{name}", settings | {"cell": name, "search.eigenvalue": True}))
+        jobs.append(Job(name, rest | {"genotype": "{after}", "cell": f"found-{name}"}, after=(f"search-{name}",)))
+    return tuple(jobs)
+
+
+STUDY = Study(
+    name="darts",
+    title="Differentiable architecture search",
+    about="cells found by gradient descent on CIFAR-10, and retrained (Liu et al. 2019)",
+    config=DartsConfig,
+    presets={
+        "paper": Preset(paper, "full"),
+        "course": Preset(course, "full"),
+        "pc-darts": Preset(pc_darts, "full"),
+        "retrain": Preset(retrain, "full"),
+        "laptop": Preset(laptop, "laptop"),
+        "retrain-laptop": Preset(retrain_laptop, "laptop"),
+        "smoke": Preset(smoke, "smoke"),
+        "retrain-smoke": Preset(retrain_smoke, "smoke"),
+    },
+    experiments={
+        "search": Experiment("a search against a random one of equal cost and against published cells", _search),
+        "remedies": Experiment("what was proposed against collapse to skips, one at a time", _remedies),
+    },
+    load_task=lambda: _import("task").make_task,
+    load_predict=lambda: _import("predict"),
+    load_show=lambda: _import("figures"),
+    folder=Path(__file__).parent,
+    reads_data=("cifar10",),
+)
+
+
+def _import(module: str) -> Any:
+    import importlib
+
+    return importlib.import_module(f"etude.studies.darts.{module}")
