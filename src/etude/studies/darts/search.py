@@ -116,6 +116,20 @@ def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Seq
 
 
 @contextmanager
+def by_these(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients are by these parameters of the model alone: nothing is kept or computed for the others."""
+    asked = {id(parameter) for parameter in parameters}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in asked]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
     """What the forward passes within do to running statistics is undone."""
     buffers = list(model.buffers())
@@ -158,8 +172,20 @@ def eigenvalue_rises(rows: Sequence[Row]) -> int | None:
     return WINDOW if now > 0 and then / now < RISE else None
 
 
-def make_rule(name: str, most_skips: int) -> Rule:
+MEASURED = {
+    "step": 1.0, "loss": 2.0, "accuracy": 10.0, "alpha/loss": 2.0, "alpha/accuracy": 10.0, "skips": 0.0,
+    "reduction_skips": 0.0, "entropy": 2.0, "reduction_entropy": 2.0,
+}  # fmt: skip
+"""What every evaluation has, as in an early one."""
+
+
+def make_rule(name: str, most_skips: int, *, eigenvalue: bool = False) -> Rule:
     """A rule by its name, or a user's own.
+
+    Args:
+        name: none, skips, eigenvalue, or path/to/file.py:Name.
+        most_skips: of the rule skips.
+        eigenvalue: whether evaluations measure it, so that a user's own may ask for it.
 
     Raises:
         UserError: no such rule, or one that answers something else than None or a number when it is tried.
@@ -173,7 +199,7 @@ def make_rule(name: str, most_skips: int) -> Rule:
     rule: Any = resolve(name, builtin, "rule to stop by")
     if name in builtin:
         return rule
-    tried = [{"step": 1.0, "accuracy": 10.0, "skips": 0.0, "entropy": 2.0, "eigenvalue": 0.1}]
+    tried = [MEASURED | ({"eigenvalue": 0.1} if eigenvalue else {})]
 
     def own(rows: Sequence[Row]) -> int | None:
         try:
@@ -182,7 +208,9 @@ def make_rule(name: str, most_skips: int) -> Rule:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the rule {name} failed on {len(rows)} rows: {type(error).__name__}: {reason}") from error
-        if answer is None or (isinstance(answer, int) and 0 <= answer < max(len(rows), 1)):
+        # False is a number to Python, and would stop at once.
+        number = isinstance(answer, int) and not isinstance(answer, bool)
+        if answer is None or (number and 0 <= answer < max(len(rows), 1)):
             return answer
         raise UserError(f"the rule {name} must return None or how many evaluations to go back, not {answer!r}")
 

@@ -33,6 +33,8 @@ def scaled_norm(norm: nn.BatchNorm2d, x_BCHW: Tensor, scale_C: Tensor) -> Tensor
     """A batch norm without weights of its own, with given ones."""
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
+    # The backward pass of maps whose channels come last takes a scale for contiguous whether it is or not.
+    scale_C = scale_C.contiguous()
     momentum, shift_C = norm.momentum or 0.0, torch.zeros_like(scale_C)
     mean_C, var_C = norm.running_mean, norm.running_var
     return functional.batch_norm(x_BCHW, mean_C, var_C, scale_C, shift_C, norm.training, momentum, norm.eps)
@@ -115,7 +117,8 @@ class SharedEdges(nn.Module):
         if shares_T is not None:
             weights_TO = weights_TO * shares_T[:, None]
         rectified = functional.relu(part)
-        repeated = rectified.repeat(1, self.targets, 1, 1)
+        # Unlike `repeat` this keeps channels last in memory.
+        repeated = torch.cat([rectified] * self.targets, 1)
         scale_CO = weights_TO.repeat_interleave(self.width, 0)
         total = self._sum(("sep_conv_3x3", "sep_conv_5x5"), repeated, scale_CO)
         dilated = "dil_conv_3x3", "dil_conv_5x5"
@@ -123,7 +126,7 @@ class SharedEdges(nn.Module):
             total = total + self._sum(dilated, repeated[:, :, ::2, ::2], scale_CO)
         else:
             # Taken apart before there are copies for every edge, and put together once.
-            found = self._sum(dilated, apart(rectified).repeat(1, self.targets, 1, 1), scale_CO)
+            found = self._sum(dilated, torch.cat([apart(rectified)] * self.targets, 1), scale_CO)
             total = total + together(found)
         if self.reduce is not None:
             total = total + self.reduce(rectified, scale_CO[:, _AT["skip_connect"]])

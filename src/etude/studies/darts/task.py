@@ -53,6 +53,11 @@ def build_network(config: DartsConfig, genotype: Genotype | None = None) -> Cell
     return CellNetwork(genotype, model.channels, model.layers, model.num_classes, auxiliary=auxiliary)
 
 
+def entropy_loss(logits_NR: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross-entropy, in float32 at least."""
+    return functional.cross_entropy(logits_NR.to(torch.promote_types(logits_NR.dtype, torch.float32)), labels_N)
+
+
 class _Classifies(Task):
     """What both phases do with pictures."""
 
@@ -142,7 +147,7 @@ class SearchTask(_Classifies):
             self.architecture, options.lr, betas=(0.5, 0.999), weight_decay=options.weight_decay, fused=True
         )
         self.optimizers = {"sgd": self.sgd, "adam": self.adam}
-        self.rule = search.make_rule(options.stop, options.most_skips)
+        self.rule = search.make_rule(options.stop, options.most_skips, eigenvalue=options.eigenvalue)
         self.history: dict[int, dict[str, Any]] = {}
         self.step = 0
         self._halves: Mapping[str, LabelledImages] | None = None
@@ -197,9 +202,9 @@ class SearchTask(_Classifies):
         totals = [torch.zeros_like(parameter) for parameter in parameters]
         for part in self.runtime.parts(parts):
             x_NCHW, labels_N = self.batch(half, step, part)
-            with torch.enable_grad():
-                logits_NR = self.model(x_NCHW, self.skip)[0].float()
-                loss = functional.cross_entropy(logits_NR, labels_N)
+            with torch.enable_grad(), search.by_these(self.model, parameters):
+                logits_NR, _ = self.model(x_NCHW, self.skip)
+                loss = entropy_loss(logits_NR, labels_N)
                 found = torch.autograd.grad(loss / parts, parameters, materialize_grads=True)
             for total, part_of_it in zip(totals, found, strict=True):
                 total += part_of_it
@@ -411,10 +416,10 @@ class RetrainTask(_Classifies):
             x_NCHW, labels_N = self.inputs(train, rows[part::parts], "train/augment", step, part)
             coins = self.coins(len(x_NCHW), step, part) if config.retrain.drop_path else None
             logits_NR, named = self.shared_model(x_NCHW, keep, coins)
-            loss = functional.cross_entropy(logits_NR.float(), labels_N)
+            loss = entropy_loss(logits_NR, labels_N)
             totals += torch.stack([loss.detach(), (logits_NR.argmax(1) == labels_N).float().mean()])
             if "auxiliary" in named:
-                extra = functional.cross_entropy(named["auxiliary"].float(), labels_N)
+                extra = entropy_loss(named["auxiliary"], labels_N)
                 loss = loss + config.retrain.auxiliary * extra
             self.runtime.backward(loss, parts)
         norm = torch.zeros((), device=self.runtime.device)
