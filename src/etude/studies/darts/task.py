@@ -277,8 +277,8 @@ class SearchTask(_Classifies):
             return search.largest_eigenvalue(gradient, self.architecture, start)
 
     def evaluate(self) -> dict[str, float]:
-        rows = self.score(self.pictures.splits["val"])
-        rows |= {f"alpha/{name}": value for name, value in self.score(self.halves["val"]).items()}
+        rows = self.score(self._some(self.pictures.splits["val"]))
+        rows |= {f"alpha/{name}": value for name, value in self.score(self._some(self.halves["val"])).items()}
         cells = self.model.genotype
         mixtures = {kind: self.model.mixture(kind)[0].detach() for kind in KINDS}
         rows |= {
@@ -295,6 +295,14 @@ class SearchTask(_Classifies):
             for edge, of_edge in enumerate(weights_EO.tolist()):
                 rows |= {f"mixture/{kind}/{edge}/{name}": w for name, w in zip(OPERATIONS, of_edge, strict=True)}
         return rows
+
+    def _some(self, images: LabelledImages) -> LabelledImages:
+        """The pictures of a split that an evaluation scores, the same each time."""
+        count = self.config.watched
+        if not 0 < count < len(images):
+            return images
+        chosen_N = torch.randperm(len(images), generator=self.runtime.generator("watched", 0))[:count]
+        return images.take(chosen_N.to(self.runtime.device))
 
     def _watch(self, skips: float, edges: int) -> None:
         kept = [{name: value for name, value in row.items() if name != "genotype"} for row in self.rows]

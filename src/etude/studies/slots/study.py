@@ -169,7 +169,7 @@ def laptop() -> SlotsConfig:
 
     Command: ``etude data render clevrtex --count 5000 --out scenes``, then
     ``etude run slots laptop --data.folder scenes``.
-    Cost: 12,000 steps of 16 scenes, the last 800 fine; about an hour on one CPU core.
+    Cost: 12,000 steps of 16 scenes, the last 800 fine; an hour and a quarter on one CPU core.
     """
     return SlotsConfig(
         model=ModelConfig(
@@ -187,7 +187,7 @@ def mini() -> SlotsConfig:
     """The same at 32 px, for experiments: 2,000 steps, coarse to the end.
 
     Command: ``etude study slots init --set data.folder=scenes``.
-    Cost: about four minutes a run on one CPU core. Objects get slots of their own between 1,000 and 1,500 steps; at a
+    Cost: about five minutes a run on one CPU core. Objects get slots of their own between 1,000 and 1,500 steps; at a
     rate that falls to zero over so few steps they never do.
     """
     long = laptop()
