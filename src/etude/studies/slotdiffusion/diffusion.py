@@ -159,6 +159,16 @@ class Schedule:
         signal, noise = self._levels(t_B, z_BX)
         return (z_BX - signal * z0_BX) / noise
 
+    def velocity(self, z0_BX: Tensor, t_B: Tensor, noise_BX: Tensor) -> Tensor:
+        r"""$v = \sqrt{\bar\alpha_t} \epsilon - \sqrt{1 - \bar\alpha_t} z_0$ (Salimans and Ho 2022, appendix D)."""
+        signal, noise = self._levels(t_B, z0_BX)
+        return signal * noise_BX - noise * z0_BX
+
+    def noise_of_velocity(self, z_BX: Tensor, t_B: Tensor, velocity_BX: Tensor) -> Tensor:
+        """What was added to a latent of a velocity."""
+        signal, noise = self._levels(t_B, z_BX)
+        return signal * velocity_BX + noise * z_BX
+
 
 @lru_cache(maxsize=8)
 def _tables(schedule: Schedule, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -169,6 +179,7 @@ def _tables(schedule: Schedule, dtype: torch.dtype, device: torch.device) -> Ten
 
 
 def epsilon_loss(predicted_BX: Tensor, noise_BX: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise over all values, in float32 at least: eq. 14 of Ho et al. 2020."""
+    """Mean squared error of the predicted noise, or velocity, over all values, in float32 at least: eq. 14 of Ho et al.
+    2020."""
     dtype = torch.promote_types(predicted_BX.dtype, torch.float32)
     return functional.mse_loss(predicted_BX.to(dtype), noise_BX.to(dtype))

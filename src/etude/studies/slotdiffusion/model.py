@@ -62,13 +62,12 @@ class SlotDiffusion(nn.Module):
             spread: of the noise, see `SlotAttention.first`.
 
         Returns:
-            noise ``[B, C, h, w]``, and by name ``slots`` ``[B, K, S]`` and ``attention`` ``[B, T, K, N]``.
+            the noise, or the velocity, ``[B, C, h, w]``, and by name ``slots`` ``[B, K, S]`` and ``attention`` ``[B, T, K, N]``.
         """
         found = self.encoder(images_BCHW, noise_BKS, spread=spread)
         # Without a condition on the rate: several processes wait for a gradient of every parameter.
         slots_BKS = self.unet.dropped(found.slots_BKS, drop_B)
-        noise_BChw = self.unet(z_BChw, t_B, slots_BKS)
-        return noise_BChw, {"slots": found.slots_BKS, "attention": found.attention_BTKN}
+        return self.unet(z_BChw, t_B, slots_BKS), {"slots": found.slots_BKS, "attention": found.attention_BTKN}
 
 
 def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) -> Tensor:
@@ -221,7 +220,8 @@ class Painter:
 
         def predict(z: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
             pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
-            return unet(z, t[:1], context=Context(len(z), pairs))  # pyright: ignore[reportArgumentType]
+            found = unet(z, t[:1], context=Context(len(z), pairs))  # pyright: ignore[reportArgumentType]
+            return found if config.target == "noise" else self.schedule.noise_of_velocity(z, t, found)
 
         return self.sampler(
             guided(predict, flat[0], flat[1], self.config.guidance), self.schedule, z_BChw, generators,

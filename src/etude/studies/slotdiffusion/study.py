@@ -62,6 +62,9 @@ class ModelConfig(SlotEncoderConfig):
     """Its residual blocks of a level on the way down; one more on the way up."""
     dropout: float = 0.1
     """In its residual blocks."""
+    target: Literal["noise", "velocity"] = "noise"
+    """What it answers with, and the loss is of: the noise (Ho et al. 2020), or the velocity (Salimans and Ho 2022), in
+    which an error is not magnified where a latent is nearly all noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -302,10 +305,10 @@ def laptop() -> SlotDiffusionConfig:
         phase="diffusion",
         model=ModelConfig(
             size=64, slot_size=64, strides=(1, 2, 2, 1), features=32, eval_iterations=5, width=24,
-            multipliers=(1, 2, 3), heads=4, depth=1, dropout=0.0,
+            multipliers=(1, 2, 3), heads=4, depth=1, dropout=0.0, target="velocity",
         ),
         optim=OptimConfig(
-            lr=5e-4, encoder_lr=4e-4, schedule="cosine", warmup=500, ema=0.999, noise_steps=3000, drop=0.1
+            lr=5e-4, encoder_lr=1e-3, schedule="cosine", warmup=500, ema=0.999, noise_steps=3000, drop=0.1
         ),
         loop=LoopConfig(max_steps=12_000, log_every=100, eval_every=1000, save_every=500),
         table="clevrtex",

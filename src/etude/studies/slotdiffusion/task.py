@@ -356,6 +356,11 @@ class SlotDiffusionTask(_Scenes):
 
     # --- training ---
 
+    def wanted(self, z0_BChw: Tensor, t_B: Tensor, noise_BChw: Tensor) -> Tensor:
+        """What the U-Net is to answer with."""
+        velocity = self.config.model.target == "velocity"
+        return self.schedule.velocity(z0_BChw, t_B, noise_BChw) if velocity else noise_BChw
+
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.scenes.splits["train"]
         if step == 0:
@@ -377,7 +382,7 @@ class SlotDiffusionTask(_Scenes):
             z_BChw = self.schedule.q_sample(z0_BChw, t_B, noise_BChw).contiguous(memory_format=torch.channels_last)
             start_BKS = self.noise(len(mine), "train/slots", step, part)
             found_BChw, _ = self.shared_model(images_BCHW, z_BChw, t_B, start_BKS, drop_B, spread=spread)
-            loss = epsilon_loss(found_BChw, noise_BChw)
+            loss = epsilon_loss(found_BChw, self.wanted(z0_BChw, t_B, noise_BChw))
             self.runtime.backward(loss, parts)
             totals += loss.detach()
         norm = self.clip(self.model)
@@ -439,8 +444,10 @@ class SlotDiffusionTask(_Scenes):
         for start in range(0, len(slots_NKS), size):
             rows = slice(start, start + size)
             noise_BChw, t_B = (x[rows].to(self.runtime.device) for x in (noise_NChw, t_N))
-            z_BChw = self.schedule.q_sample(self._watched_latents[rows] * self.mean.scale, t_B, noise_BChw)
-            error_BChw = self.mean.unet(z_BChw, t_B, slots_NKS[rows]).float() - noise_BChw
+            z0_BChw = self._watched_latents[rows] * self.mean.scale
+            z_BChw = self.schedule.q_sample(z0_BChw, t_B, noise_BChw)
+            found_BChw = self.mean.unet(z_BChw, t_B, slots_NKS[rows]).float()
+            error_BChw = found_BChw - self.wanted(z0_BChw, t_B, noise_BChw)
             losses.append(error_BChw.square().mean((1, 2, 3)))
         return self.runtime.gather(torch.cat(losses), count).double().mean().item()
 
