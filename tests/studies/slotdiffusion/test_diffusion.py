@@ -112,6 +112,16 @@ def test_data_and_noise_are_found_again() -> None:
     torch.testing.assert_close(schedule.predict_noise(z, t_B, z0), noise, rtol=1e-9, atol=1e-9)
 
 
+def test_velocity_is_that_of_diffusers_and_gives_the_noise_back() -> None:
+    schedule, t_B = Schedule(), torch.arange(0, 1000, 37)
+    z0, noise = draw(len(t_B), 3, 2, 2), draw(len(t_B), 3, 2, 2, seed=1)
+    velocity = schedule.velocity(z0, t_B, noise)
+    theirs = DDPMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="linear")
+    torch.testing.assert_close(velocity, theirs.get_velocity(z0, noise, t_B), rtol=1e-5, atol=1e-6)  # pyright: ignore
+    z = schedule.q_sample(z0, t_B, noise)
+    torch.testing.assert_close(schedule.noise_of_velocity(z, t_B, velocity), noise, rtol=1e-9, atol=1e-9)
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     schedule, t_B = Schedule(), torch.tensor([3, 999])
     z0, noise = draw(2, 4).bfloat16(), draw(2, 4, seed=1).bfloat16()

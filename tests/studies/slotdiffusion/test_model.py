@@ -370,6 +370,28 @@ def test_the_kept_context_and_guidance_by_hand(weight: float) -> None:
         assert torch.equal(found, other), "no slots at all"
 
 
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm-solver++"])
+def test_a_velocity_paints_what_its_noise_paints(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {"sample__sampler": sampler, "sample__steps": 4}
+    slots_BKS = draw(3, K, S)
+    by_noise = painter(network(), **changes)
+    wanted = by_noise.latents(slots_BKS, slice(0, 3), "here")
+    by_velocity = painter(network(model__target="velocity"), **changes)
+    plain = by_velocity.model.unet.forward
+    schedule = by_velocity.schedule
+
+    def velocity(z: Tensor, t: Tensor, *args: Any, **named: Any) -> Tensor:
+        """Of the noise that the other network answers with, by the definition."""
+        noise = plain(z, t, *args, **named)
+        level = schedule.level(int(t[0]))
+        clean = (z - level.noise * noise) / level.signal
+        return level.signal * noise - level.noise * clean
+
+    monkeypatch.setattr(by_velocity.model.unet, "forward", velocity)
+    found = by_velocity.latents(slots_BKS, slice(0, 3), "here")
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_latents_are_decoded_without_their_scale() -> None:
     net = network()
     net.scale.fill_(4)

@@ -353,11 +353,12 @@ def chain(steps: int = 20, first: float = 0.01, last: float = 0.3) -> Tensor:
     return torch.tensor(shares)
 
 
-@pytest.mark.parametrize("init", ["gaussian", "bilevel"])
-def test_a_step_of_the_diffusion_is_the_algorithm(init: str) -> None:
+@pytest.mark.parametrize(("init", "target"), [("gaussian", "noise"), ("bilevel", "noise"), ("gaussian", "velocity")])
+def test_a_step_of_the_diffusion_is_the_algorithm(init: str, target: str) -> None:
     """Latents, places, noise, dropped slots, the loss, the cut, two rates, Adam, the mean."""
     task = make(
-        model__init=init, data__flip=True, optim__lr=1e-3, optim__encoder_lr=4e-3, optim__clip=0.1, optim__warmup=4,
+        model__init=init, model__target=target, data__flip=True,
+        optim__lr=1e-3, optim__encoder_lr=4e-3, optim__clip=0.1, optim__warmup=4,
         optim__schedule="cosine", optim__ema=0.3, optim__drop=0.4, optim__noise_steps=5, loop__max_steps=10,
     )  # fmt: skip
     alive(task.model)
@@ -388,7 +389,8 @@ def test_a_step_of_the_diffusion_is_the_algorithm(init: str) -> None:
             twin.unet.no_slots[0].expand(K, -1) if gone else mine for mine, gone in zip(slots, drop, strict=True)
         ])  # fmt: skip
         dropped += int(drop.sum())
-        loss = (twin.unet(z, t, slots) - noise).square().mean()
+        wanted = noise if target == "noise" else share.sqrt() * noise - (1 - share).sqrt() * z0
+        loss = (twin.unet(z, t, slots) - wanted).square().mean()
         adam.zero_grad()
         loss.backward()
         norm = cut(twin, 0.1)
@@ -523,10 +525,18 @@ def test_the_validation_loss_by_hand() -> None:
         share = chain()[t][:, None, None, None]
         z = share.sqrt() * task.vae.encode(images) * task.mean.scale + (1 - share).sqrt() * noise
         # In training the noise of these slots is all there; Gaussian ones are nothing else in use.
-        slots = task.mean.eval().encoder(images, start, iterations=2).slots_BKS
-        wanted = (task.mean.unet(z, t, slots) - noise).square().mean().item()
+        slots_ = task.mean.eval().encoder(images, start, iterations=2).slots_BKS
+        wanted = (task.mean.unet(z, t, slots_) - noise).square().mean().item()
     assert found == pytest.approx(wanted, rel=1e-4)
     assert found == task.validation_loss(slots)
+    changed = begun(data__most=40, model__target="velocity")
+    changed.mean.load_state_dict(task.mean.state_dict())
+    with torch.no_grad():
+        clean = task.vae.encode(images) * task.mean.scale
+        velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+        # The same weights, whose answer is now held against something else.
+        wanted = (task.mean.unet(z, t, slots_) - velocity).square().mean().item()
+    assert changed.validation_loss(slots) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_scores_are_those_of_the_metric() -> None:

@@ -62,7 +62,7 @@ class SlotDiffusion(nn.Module):
             spread: of the noise, see `SlotAttention.first`.
 
         Returns:
-            the noise, or the velocity, ``[B, C, h, w]``, and by name ``slots`` ``[B, K, S]`` and ``attention`` ``[B, T, K, N]``.
+            noise or velocity ``[B, C, h, w]``, and by name ``slots`` ``[B, K, S]`` and ``attention`` ``[B, T, K, N]``.
         """
         found = self.encoder(images_BCHW, noise_BKS, spread=spread)
         # Without a condition on the rate: several processes wait for a gradient of every parameter.
