@@ -34,6 +34,7 @@ bench:
     uv run python benchmarks/pix2pix.py
     uv run --extra bench python benchmarks/slots.py
     uv run --extra bench python benchmarks/slotdiffusion.py
+    uv run python benchmarks/darts.py
 
 demo:
     uv run etude demo

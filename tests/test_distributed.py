@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.core import toy
 
@@ -46,16 +47,20 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def begin(processes: int, *words: str) -> "subprocess.Popen[str]":
     """`etude` with these words, in one process or several."""
-    command = [sys.executable, "-m"]
+    return launch(processes, ["-m", "etude", *words])
+
+
+def launch(processes: int, words: list[str]) -> "subprocess.Popen[str]":
+    """Python with these words, likewise."""
+    command = [sys.executable]
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command += ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port), "-m"]
+        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
     return subprocess.Popen(
-        [*command, "etude", *words], env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+        [*command, *words], env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def end(child: "subprocess.Popen[str]") -> None:
@@ -224,3 +229,80 @@ def test_two_processes_train_latent_diffusion_as_one(tmp_path: Path, preset: str
     drawn = [sorted(path.name for path in (run / "figures").iterdir()) for run in runs]
     assert drawn[0] == drawn[1]
     assert json.loads((runs[1] / "environment.json").read_text())["processes"] == 2
+
+
+RETRAIN = {"retrain.drop-path": 0.3, "loop.eval-every": 3}
+CELLS = {
+    "loop.max-steps": 6, "loop.log-every": 1, "model.channels": 4, "data.size": 8, "batch.size": 16, "batch.parts": 2,
+    "optim.clip": 0.5,
+}  # fmt: skip
+
+
+def test_two_processes_retrain_cells_as_one(tmp_path: Path):
+    """With paths that are dropped."""
+    flags = [word for name, value in (CELLS | RETRAIN).items() for word in (f"--{name}", str(value))]
+    for processes, name in ((1, "one"), (2, "two")):
+        end(begin(processes, "run", "darts", "retrain-smoke", "--name", name, "--runs", str(tmp_path), *flags))
+    runs = [tmp_path / "darts" / name for name in ("one", "two")]
+    one, two = map(toy.metrics, runs)
+    assert len(one) == len(two) == 6
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in {"train/loss", "train/gradient", "val/loss"} & theirs.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3), name
+    assert summary(runs[0])["extra"] == summary(runs[1])["extra"]
+
+
+# In double precision: in single, alpha's first steps are rounding where its gradient is all but zero.
+SEARCH = """
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from etude.core.config import override
+from etude.core.runtime import Runtime
+from etude.studies.darts.study import smoke
+from etude.studies.darts.task import SearchTask
+
+config = override(smoke(), json.loads(sys.argv[1]))
+runtime = Runtime(config.loop, 0)
+task = SearchTask(config, runtime)
+task.model.double()
+rows = []
+for step in range(3):
+    found = task.train_step(step)
+    means = runtime.sum(torch.stack([found[name].double() for name in sorted(found)])) / runtime.world
+    rows.append(dict(zip(sorted(found), means.tolist())))
+rows.append(task.evaluate())
+state = {name: value.tolist() for name, value in task.model.state_dict().items() if value.is_floating_point()}
+if runtime.is_main:
+    about = {"processes": runtime.world, "rows": rows, "state": state, "ended": task.ended}
+    Path(sys.argv[2]).write_text(json.dumps(about))
+runtime.wait()
+torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_search_cells_as_one(tmp_path: Path):
+    """Alpha's gradients of second order and the weights', an eigenvalue, and what both do to running statistics."""
+    (tmp_path / "search.py").write_text(SEARCH)
+    settings = {
+        "search.order": 2, "search.partial": 2, "search.edge_norm": True, "search.stop": "eigenvalue", "data.size": 8,
+        "batch.size": 16, "batch.parts": 2, "search.auxiliary_skip": True, "optim.clip": 0.5,
+    }  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for processes in (1, 2):
+        words = [str(tmp_path / "search.py"), json.dumps(settings), str(tmp_path / f"{processes}.json")]
+        end(launch(processes, words))
+        found.append(json.loads((tmp_path / f"{processes}.json").read_text()))
+    assert [about.pop("processes") for about in found] == [1, 2]
+    one, two = found
+    assert one["state"].keys() == two["state"].keys()
+    assert one["rows"][0]["alpha_loss"] != one["rows"][0]["loss"]
+    assert one["rows"][-1]["eigenvalue"] > 0
+    assert two["rows"] == [pytest.approx(row, rel=1e-5) for row in one["rows"]]
+    for name, value in one["state"].items():
+        np.testing.assert_allclose(two["state"][name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert one["ended"] == two["ended"]

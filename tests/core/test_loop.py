@@ -171,6 +171,59 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def ending(path: Path, settings: toy.ToyConfig, at: int) -> tuple[toy.ToyTask, Loop]:
+    """A run whose task has found what it looks for at the evaluation of a step."""
+    task, loop = toy.build(path, settings)
+    evaluate = task.evaluate
+
+    def found() -> dict[str, float]:
+        task.ended |= task.steps[-1] + 1 == at
+        return evaluate()
+
+    task.evaluate = found  # type: ignore[method-assign]
+    return task, loop
+
+
+@pytest.mark.parametrize("scores", [(), SCORES])
+def test_a_task_that_has_found_what_it_looks_for_ends_the_run(tmp_path: Path, scores: tuple[float, ...]):
+    """After that evaluation, logged and saved, whether its score was the best or not; and for good."""
+    settings = toy.config(28, eval_every=4, save_every=0, save_minutes=0, scores=scores)
+    task, loop = ending(tmp_path / "run", settings, 12)
+    loop.train()
+    assert task.steps == list(range(12))
+    assert loop.state.stopped_early
+    assert toy.metrics(tmp_path / "run")[-1]["step"] == 12
+    assert "val/loss" in toy.metrics(tmp_path / "run")[-1]
+    assert loop.checkpoints.newest() == 12
+    again, loop = toy.build(tmp_path / "run", settings)
+    assert loop.resume() == 12
+    loop.train()
+    assert again.steps == []
+    assert loop.state.stopped_early
+
+
+def test_a_task_that_never_ends_runs_to_the_last_step(tmp_path: Path):
+    task, loop = ending(tmp_path / "run", toy.config(12), 5)
+    loop.train()
+    assert loop.state.step == 12, "at step 5 there is no evaluation"
+    assert not loop.state.stopped_early
+    assert not task.ended
+
+
+def test_an_end_survives_a_crash(tmp_path: Path):
+    settings = toy.config(28, eval_every=4, save_every=3)
+    _, whole = ending(tmp_path / "whole", settings, 12)
+    whole.train()
+    task, loop = ending(tmp_path / "parts", settings, 12)
+    task.before[11] = crash
+    with pytest.raises(Crash):
+        loop.train()
+    _, loop = ending(tmp_path / "parts", settings, 12)
+    loop.resume()
+    loop.train()
+    assert_same_end(whole, loop)
+
+
 def test_a_validation_score_that_is_not_a_number_is_never_the_best(tmp_path: Path):
     settings = toy.config(8, eval_every=2, scores=(math.nan, 2.0, math.nan, 3.0))
     loop = toy.train(tmp_path / "run", settings)

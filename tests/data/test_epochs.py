@@ -70,3 +70,13 @@ def test_another_count_is_another_order() -> None:
     assert set(longer) == set(range(25))
     assert longer == epoch(epochs(), 0, 25, 5)
     assert epoch(order, 0, 20, 5) == first
+
+
+def test_a_second_stream_is_another_order_beside_the_first() -> None:
+    runtime = Runtime(LoopConfig(max_steps=1, device="cpu"), 0)
+    first, second = Epochs(runtime, "cpu"), Epochs(runtime, "cpu", stream="alpha/order")
+    found = [[epoch(order, number, 20, 5) for number in range(2)] for order in (first, second)]
+    assert all(set(rows) == set(range(20)) for rows in found[1])
+    assert found[0] == [epoch(epochs(), number, 20, 5) for number in range(2)], "the first is what it was"
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]

@@ -18,7 +18,7 @@ from etude.data import cifar10
 from etude.data.folders import INDIAN_BIRDS, fitted
 from etude.data.labelled import LabelledImages
 from etude.data.picture_config import PictureConfig
-from etude.data.pictures import Pictures, load
+from etude.data.pictures import Pictures, averaged, load
 from etude.data.shapes import CLASSES, shapes
 
 BIRDS = {"crow": 10, "egret": 10, "myna": 15}
@@ -274,3 +274,57 @@ def test_the_real_birds(real_birds: Path) -> None:
 def test_pictures_are_of_one_colour_each() -> None:
     """The helper's pictures differ, else a split that mixes them up would pass."""
     assert len({picture(seed).tobytes() for seed in range(50)}) == 50
+
+
+# --- smaller pictures ---
+
+
+def of(images_NHWC: torch.Tensor) -> LabelledImages:
+    num = len(images_NHWC)
+    return LabelledImages(images_NHWC, torch.zeros(num, dtype=torch.int64), ("a",), tuple(map(str, range(num))))
+
+
+def test_means_of_blocks_by_hand() -> None:
+    """Of each colour by itself, rounded to the nearest."""
+    one = torch.tensor([[0, 1, 10, 20], [2, 3, 30, 40], [255, 255, 0, 0], [255, 254, 0, 1]], dtype=torch.uint8)
+    images = of(torch.stack([one, one.T, torch.zeros_like(one)], -1)[None])
+    found = averaged(images, 2).images_NHWC
+    assert (found.shape, found.dtype) == ((1, 2, 2, 3), torch.uint8)
+    # 6 / 4 is as near to 1 as to 2, and goes to the even one.
+    assert found[0, :, :, 0].tolist() == [[2, 25], [255, 0]]
+    assert found[0, :, :, 1].tolist() == [[2, 255], [25, 0]]
+    assert not found[..., 2].any()
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_means_of_many_pictures(factor: int) -> None:
+    """More than are taken at a time."""
+    draw = np.random.default_rng(0)
+    images_NHWC = draw.integers(0, 256, (5003, 8, 8, 3), dtype=np.uint8)
+    found = averaged(of(torch.from_numpy(images_NHWC)), factor)
+    assert len(found) == 5003
+    for row in (0, 4999, 5000, 5002):
+        for y in range(8 // factor):
+            for x in range(8 // factor):
+                block = images_NHWC[row, y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
+                mean = block.reshape(-1, 3).astype(np.float64).mean(0)
+                assert found.images_NHWC[row, y, x].tolist() == np.round(mean).astype(int).tolist()
+
+
+def test_a_factor_of_one_is_the_pictures() -> None:
+    images = of(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    assert averaged(images, 1) is images
+
+
+def test_a_batch_larger_than_the_training_pictures() -> None:
+    plain = PictureConfig(source="generated", size=8)
+    assert len(load(plain, 4, batch=240).splits["train"]) == 240
+    with pytest.raises(UserError) as caught:
+        load(plain, 4, batch=241)
+    one_line(caught, "a batch of 241 is larger than the 240 training pictures", "--batch.size")
+
+
+def test_pictures_on_a_device() -> None:
+    found = load(PictureConfig(source="generated", size=8), 4, device="meta")
+    for part in found.splits.values():
+        assert part.images_NHWC.device.type == part.labels_N.device.type == "meta"

@@ -23,9 +23,13 @@ STEPS = 10
 RTOL = 1e-3 * (1 + np.arange(STEPS))
 
 
-def first_losses(name: str) -> list[float]:
+# The second phase of a study trains another network.
+PRESETS = [*((study, "smoke") for study in studies.NAMES), ("darts", "retrain-smoke")]
+
+
+def first_losses(name: str, preset: str) -> list[float]:
     study = studies.load(name)
-    config = study.preset("smoke").build()
+    config = study.preset(preset).build()
     task = study.task(config, Runtime(config.loop, config.seed))
     losses = []
     for step in range(STEPS):
@@ -34,9 +38,9 @@ def first_losses(name: str) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("study", studies.NAMES)
-def test_smoke_losses_are_what_they_were(study: str) -> None:
-    path, losses = HERE / f"{study}-smoke-losses.json", first_losses(study)
+@pytest.mark.parametrize(("study", "preset"), PRESETS)
+def test_smoke_losses_are_what_they_were(study: str, preset: str) -> None:
+    path, losses = HERE / f"{study}-{preset}-losses.json", first_losses(study, preset)
     if os.environ.get("ETUDE_UPDATE_GOLDEN"):
         path.write_text(json.dumps([round(loss, 6) for loss in losses], indent=1) + "\n")
     golden = np.array(json.loads(path.read_text()))

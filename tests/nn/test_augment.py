@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.studies.resnet.common import random_images
 
-from etude.nn.augment import crop_and_flip
+from etude.nn.augment import crop_and_flip, cutout
 
 FILL = torch.tensor([3, 141, 59], dtype=torch.uint8)
 
@@ -102,3 +102,42 @@ def test_a_window_may_miss_the_picture(pad: int) -> None:
     outside = (out == FILL).all(-1)
     assert outside.flatten(1).all(1).any()
     assert ((out == 0).all(-1) | outside).all()
+
+
+# --- squares that are blanked ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(1, 12))
+def test_cutout_is_its_slow_twin(seed: int, num: int, height: int, width: int, side: int) -> None:
+    """One pixel after the other."""
+    x_NCHW = torch.randn(num, 3, height, width, generator=draw(seed))
+    generator = draw(seed)
+    rows = torch.randint(height, (num,), generator=generator).tolist()
+    columns = torch.randint(width, (num,), generator=generator).tolist()
+    expected = x_NCHW.clone()
+    for image, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        for y in range(row - side // 2, row - side // 2 + side):
+            for x in range(column - side // 2, column - side // 2 + side):
+                if 0 <= y < height and 0 <= x < width:
+                    expected[image, :, y, x] = 0
+    before = x_NCHW.clone()
+    assert torch.equal(cutout(x_NCHW, side, draw(seed)), expected)
+    assert torch.equal(x_NCHW, before)
+
+
+def test_a_square_of_no_side_is_none() -> None:
+    x_NCHW = torch.randn(4, 3, 6, 6, generator=draw())
+    assert torch.equal(cutout(x_NCHW, 0, draw()), x_NCHW)
+
+
+def test_squares_are_anywhere_and_as_large_as_asked() -> None:
+    """Whole where their middle is far from the edge, else what lies inside; each middle as likely as another."""
+    out = cutout(torch.ones(20_000, 3, 6, 6), 2, draw())
+    blank = (out == 0).all(1)
+    assert torch.equal(blank, (out == 0).any(1))
+    count = blank.sum((1, 2))
+    # A square of two reaches one pixel up and left of its middle: it is cut in the first row and column alone.
+    assert set(count.unique().tolist()) == {1, 2, 4}
+    share = [(count == number).double().mean().item() for number in (1, 2, 4)]
+    assert share == pytest.approx([1 / 36, 10 / 36, 25 / 36], abs=0.02)

@@ -30,7 +30,9 @@ class Options:
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude show", description=__doc__ or "")
     study = studies.load(options.study)
-    if options.preset and options.preset not in study.presets and study.load_show is not None:
+    # A preset and a cell may have one name: a picture is of the cell.
+    cell = options.preset not in study.presets or options.out is not None
+    if options.preset and cell and study.load_show is not None:
         study.load_show().show(options.preset, options.out)
         return 0
     if options.preset:

@@ -15,16 +15,16 @@ from etude.studies.darts.task import RetrainTask, SearchTask
 
 _SEARCH: dict[str, Any] = {
     "model__channels": 4, "model__layers": 2, "model__nodes": 2, "data__size": 8, "batch__size": 8,
-    "search__eigenvalue": False, "augment__pad": 1,
+    "search__eigenvalue": False, "augment__pad": 1, "loop__max_steps": 30,
 }  # fmt: skip
 _RETRAIN: dict[str, Any] = {
     "model__channels": 4, "model__layers": 2, "data__size": 8, "batch__size": 8, "augment__pad": 1,
-    "augment__cutout": 2,
+    "augment__cutout": 2, "loop__max_steps": 30,
 }  # fmt: skip
-TINY = (
-    "--loop.max-steps 4 --loop.eval-every 2 --loop.log-every 1 --loop.save-every 2 --data.size 8 --batch.size 8 "
-    "--model.layers 2"
-).split()
+TINY = [
+    "--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2",
+    "--data.size", "8", "--batch.size", "8", "--model.layers", "2",
+]  # fmt: skip
 """Flags that make a smoke preset one of a second."""
 SMALL = {
     "normal": [[["sep_conv_3x3", 0], ["skip_connect", 1]], [["dil_conv_5x5", 2], ["max_pool_3x3", 0]]],

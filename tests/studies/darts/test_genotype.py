@@ -8,18 +8,13 @@ import pytest
 import torch
 
 from etude.core.errors import UserError
-from etude.studies.darts.choice import chosen, derive, random_cell
+from etude.studies.darts.choice import derive, random_cell
 from etude.studies.darts.genotype import (
-    FOUND,
     OPERATIONS,
     Edge,
     Genotype,
-    as_text,
     edges,
-    from_text,
-    is_random,
     parse,
-    published,
     read,
     write,
 )

@@ -209,12 +209,29 @@ def quadratic(eigenvalues: Sequence[float]) -> tuple[list[Tensor], Callable[[], 
     return parameters, gradient
 
 
-@pytest.mark.parametrize(("eigenvalues", "largest"), [([9, 1, 0.5, 0.1, 0, -2], 9.0), ([-9, 1, 0.5, 0.1, 0, 2], -9.0)])
-def test_the_eigenvalue_of_largest_size(eigenvalues: list[float], largest: float) -> None:
+@pytest.mark.parametrize(
+    ("eigenvalues", "largest"),
+    [
+        ([9, 1, 0.5, 0.1, 0, -2], 9.0),
+        # Not the one of largest size.
+        ([-9, 1, 0.5, 0.1, 0, 2], 2.0),
+        ([-9, -1, -0.5, -0.1, -3, -2], -0.1),
+        ([4, 4, 4, 1, 1, 1], 4.0),
+        ([3, 3, 3, 3, 3, 3], 3.0),
+    ],
+)
+def test_the_largest_eigenvalue(eigenvalues: list[float], largest: float) -> None:
     parameters, gradient = quadratic(eigenvalues)
     before = [p.clone() for p in parameters]
     assert largest_eigenvalue(gradient, parameters, draw(6, seed=4)) == pytest.approx(largest, rel=1e-6)
     assert all(torch.equal(p, kept) for p, kept in zip(parameters, before, strict=True)), "they are put back"
+
+
+def test_ten_rounds_find_the_largest_of_many() -> None:
+    """Where it stands out, as it does before a collapse."""
+    eigenvalues = [5.0, *torch.linspace(-1, 1, 60).tolist()]
+    parameters, gradient = quadratic(eigenvalues)
+    assert largest_eigenvalue(gradient, parameters, draw(61, seed=4)) == pytest.approx(5.0, rel=1e-3)
 
 
 def test_a_flat_loss_has_an_eigenvalue_of_zero() -> None:
@@ -323,7 +340,16 @@ def own(path: Path, body: str) -> str:
     return f"{path}:Rule"
 
 
-MEASURED = ("loss", "accuracy", "alpha/loss", "alpha/accuracy", "skips", "reduction_skips", "entropy", "reduction_entropy")
+MEASURED = (
+    "loss",
+    "accuracy",
+    "alpha/loss",
+    "alpha/accuracy",
+    "skips",
+    "reduction_skips",
+    "entropy",
+    "reduction_entropy",
+)
 """What `evaluate` has of every evaluation."""
 
 

@@ -139,6 +139,23 @@ def test_a_network_of_shared_cells_is_the_plain_one(options: dict[str, Any]) -> 
     assert (by_normal[:, NONE].abs() > 1e-6).all()
 
 
+def test_channels_that_come_last_in_memory_change_nothing() -> None:
+    """Of the shared form, whose norms are given slices of a table as their scale."""
+    found: list[list[Tensor]] = []
+    for last in (False, True):
+        _, net = networks(partial=2, edge_norm=True)
+        net, x = net.float(), draw(B, 3, SIDE, SIDE, seed=6, dtype=torch.float32)
+        if last:
+            net, x = (
+                net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+            )  # fmt: skip
+        out = net(x)[0]
+        loss = (out * draw(B, 5, seed=7, dtype=torch.float32)).sum()
+        found.append([out.detach(), *torch.autograd.grad(loss, [*net.architecture, *net.weights])])
+    for mine, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+
+
 def test_an_extra_skip_of_weight_zero_is_none_at_all() -> None:
     """The extra skip counts as much as it is told to."""
     _, net = networks(auxiliary=True)

@@ -126,7 +126,7 @@ def test_more_pictures_than_a_batch(
     finished: Path, pictures: Path, rows: Callable, monkeypatch: Any, tmp_path: Path
 ) -> None:
     expected = rows(finished, pictures, "--cam", tmp_path / "one")
-    monkeypatch.setattr("etude.studies.resnet.predict._BATCH", 4)
+    monkeypatch.setattr("etude.data.classify._BATCH", 4)
     found = rows(finished, pictures, "--cam", tmp_path / "two")
     assert names_of(found) == names_of(expected)
     assert [row["probability"] for row in found] == pytest.approx([row["probability"] for row in expected], abs=1e-5)

@@ -6,13 +6,14 @@ graph is laid out here, so that no drawing program need be installed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, nearest
 from etude.core.loop import rows_of
 from etude.report.figures import PALETTE, curves, figure, save_figure
 from etude.studies.darts.genotype import (
@@ -24,6 +25,7 @@ from etude.studies.darts.genotype import (
     Genotype,
     edges,
     from_text,
+    published,
     read,
     write,
 )
@@ -98,7 +100,7 @@ def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -
     if last is None:
         return
     all_edges = edges(num_nodes)
-    with figure(path, 11, 1.2 + 0.3 * len(all_edges)) as page:
+    with figure(path, 11.0, 1.2 + 0.3 * len(all_edges)) as page:
         axes = page.subplots(1, 2)
         for ax, kind in zip(axes, KINDS, strict=True):
             table_EO = np.array(
@@ -118,7 +120,7 @@ def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -
 def growth(path: Path, found: Sequence[tuple[int, Genotype]]) -> None:
     """The cells that alpha said at some evaluations, from the first to the last."""
     places = sorted({round(place) for place in np.linspace(0, len(found) - 1, min(_FRAMES, len(found)))})
-    with figure(path, 3.6 * len(places), 5) as page:
+    with figure(path, 3.6 * len(places), 5.0) as page:
         axes = page.subplots(2, len(places), squeeze=False)
         for column, place in enumerate(places):
             step, genotype = found[place]
@@ -184,8 +186,15 @@ def show(word: str, out: Path | None) -> None:
         UserError: no such cell, or a picture that cannot be written.
     """
     from etude.studies.darts.network import CellNetwork
+    from etude.studies.darts.study import STUDY
 
-    genotype = read(word)
+    if word not in published() and not os.path.exists(word):  # noqa: PTH110 - takes a name too long for the system
+        known = nearest(word, [*STUDY.presets, *published()])
+        raise UserError(f"darts has no preset or cell '{word}'{known}; your own cell is given as a JSON file")
+    genotype, name = read(word), Path(word).absolute().stem
+    target = out or Path(f"{name}.png")
+    if target.suffix != ".png":
+        raise UserError(f"{target} is no .png file: give --out NAME.png")
     for kind in KINDS:
         print(f"{kind} cell")
         for node, of_node in enumerate(genotype.cell(kind)):
@@ -195,9 +204,5 @@ def show(word: str, out: Path | None) -> None:
         print("  " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     made = CellNetwork(genotype, auxiliary=False).num_parameters
     print(f"{made:,} parameters with 20 cells of 36 channels and ten classes, the auxiliary head not counted")
-    name = Path(word).absolute().stem
-    target = out or Path(f"{name}.png")
-    if target.suffix != ".png":
-        raise UserError(f"{target} is no .png file: give --out NAME.png")
     save_figure(target, lambda path: cells(path, genotype, name))
     print(f"drawn: {target}")

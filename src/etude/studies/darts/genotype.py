@@ -10,6 +10,7 @@ $\operatorname{softmax}(\alpha)$. A cell is read off it by keeping, of each node
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +134,16 @@ def read(path: Path | str) -> Genotype:
     """
     names = published()
     path = PUBLISHED / f"{path}.json" if str(path) in names else Path(path)
-    if path.is_dir():
+    # Unlike Path.is_dir and Path.is_file, these take a name too long for the system.
+    if os.path.isdir(path):  # noqa: PTH112
         if not (path / FOUND).is_file():
             raise UserError(f"{path} is no search that has ended: it has no {FOUND}; give the run folder of one")
         path = path / FOUND
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise UserError(f"no genotype {path}{nearest(str(path), names)}; your own is given as a JSON file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({' '.join(str(error).split())}): write it anew") from error
     return parse(raw, path.name)
 
@@ -166,7 +168,7 @@ def from_text(text: str) -> Genotype:
         return read(text)
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"genotype: the JSON cannot be read ({' '.join(str(error).split())})") from error
     return parse(raw, "genotype")
 

@@ -119,18 +119,21 @@ class _Wide(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-
-        def back(given: Tensor, kernel: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]) -> Any:
-            return torch.ops.aten.convolution_backward(
-                outputs[0], given, kernel, None, (1, 1), padding, (1, 1), False, (0, 0), len(weight), (*wanted, False)
-            )
-
-        of_x = back(x, weight, (2, 2), (True, False))[0] if ctx.needs_input_grad[0] else None
+        of_x = _back(outputs[0], x, weight, (2, 2), (True, False))[0] if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return of_x, None
         narrow = weight[..., :3].contiguous()
-        left, right = (back(functional.pad(x, edge), narrow, (2, 0), (False, True))[1] for edge in ((2, 0), (0, 2)))
+        left, right = (
+            _back(outputs[0], functional.pad(x, edge), narrow, (2, 0), (False, True))[1] for edge in ((2, 0), (0, 2))
+        )
         return of_x, torch.cat([left, right[..., 1:]], 3)
+
+
+def _back(of_out: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]) -> Any:
+    """The gradients of a depthwise convolution by its input and its weights, those that are wanted."""
+    return torch.ops.aten.convolution_backward(
+        of_out, x, weight, None, (1, 1), padding, (1, 1), False, (0, 0), len(weight), (*wanted, False)
+    )
 
 
 class DilatedConv(nn.Sequential):

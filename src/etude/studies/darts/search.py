@@ -29,7 +29,7 @@ DIFFERENCE = 0.01
 HESSIAN_STEP = 0.01
 """Likewise by alpha."""
 EIGENVALUE_STEPS = 10
-"""Rounds of power iteration."""
+"""Rounds of Lanczos' method."""
 WINDOW, RISE = 5, 0.75
 """Zela et al. 2020, section 5.1: the eigenvalue, averaged over so many evaluations, may not have been below such a
 share of its present value that many evaluations ago."""
@@ -86,9 +86,10 @@ def second_order(
 
 @torch.no_grad()
 def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Sequence[Tensor], start: Tensor) -> float:
-    """The eigenvalue of largest size of a loss's Hessian, by power iteration.
+    """The largest eigenvalue of a loss's Hessian, by Lanczos' method.
 
     Zela et al. 2020, section 4: where it is large by alpha, a mixture loses much when it is cut down to one operation.
+    Power iteration would find the one of largest size, which may be negative.
 
     Args:
         gradient: of the loss by ``parameters``, as they are now; the same function each time.
@@ -96,23 +97,33 @@ def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Seq
         start: the first direction ``[all values]``.
     """
     before = [parameter.clone() for parameter in parameters]
-    direction, found = start.to(before[0]) / start.norm(), torch.zeros(())
-    for _ in range(EIGENVALUE_STEPS):
+    sizes = [part.numel() for part in before]
+
+    def product(direction: Tensor) -> Tensor:
+        """The Hessian times a direction of length 1, as a difference of two gradients."""
         sides: list[Tensor] = []
         for sign in (HESSIAN_STEP, -HESSIAN_STEP):
-            parts = direction.split([part.numel() for part in before])
-            for parameter, kept, part in zip(parameters, before, parts, strict=True):
+            for parameter, kept, part in zip(parameters, before, direction.split(sizes), strict=True):
                 parameter.copy_(kept + sign * part.view_as(kept))
-            sides.append(torch.cat([part.flatten() for part in gradient()]))
-        product = (sides[0] - sides[1]) / (2 * HESSIAN_STEP)
-        found = direction @ product
-        length = product.norm()
-        if not length > 0:
+            sides.append(torch.cat([part.flatten() for part in gradient()]).double().cpu())
+        return (sides[0] - sides[1]) / (2 * HESSIAN_STEP)
+
+    direction = start.double().cpu() / start.double().cpu().norm()
+    basis, products = [direction], [product(direction.to(before[0]))]
+    while len(basis) < min(EIGENVALUE_STEPS, sum(sizes)):
+        known = torch.stack(basis)
+        rest = products[-1]
+        for _ in range(2):
+            # Once is not enough in floating point.
+            rest = rest - known.T @ (known @ rest)
+        if not rest.norm() > 1e-9 * products[0].norm():
             break
-        direction = product / length
+        basis.append(rest / rest.norm())
+        products.append(product(basis[-1].to(before[0])))
     for parameter, kept in zip(parameters, before, strict=True):
         parameter.copy_(kept)
-    return float(found)
+    small = torch.stack(basis) @ torch.stack(products).T
+    return float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.errors import UserError
 from etude.core.study import Experiment, Job, Preset, Study
 from etude.data.picture_config import AugmentConfig, PictureConfig
 from etude.studies.darts.genotype import as_text, from_text, is_random, published
@@ -162,9 +163,16 @@ class DartsConfig(StudyConfig):
             parts = f"a multiple of {2 * search.partial} (twice search.partial)"
             require(model.channels % (2 * search.partial) == 0, "model.channels", parts, model.channels)
             require(self.loop.precision != "fp16", "loop.precision", "fp32 or bf16 in a search", self.loop.precision)
-        elif self.genotype not in published() and not is_random(self.genotype):
-            # So that the run does not hang on a file that may change.
-            object.__setattr__(self, "genotype", as_text(from_text(self.genotype)))
+        else:
+            if self.retrain.auxiliary > 0:
+                fits = "32 with the auxiliary head, which --retrain.auxiliary 0 leaves out"
+                require(self.data.size == 32, "data.size", fits, self.data.size)
+                # Its last map is one pixel.
+                each = f"2 or more times batch.parts ({self.batch.parts}) with the auxiliary head"
+                require(self.batch.size >= 2 * self.batch.parts, "batch.size", each, self.batch.size)
+            if self.genotype not in published() and not is_random(self.genotype):
+                # So that the run does not hang on a file that may change.
+                object.__setattr__(self, "genotype", as_text(from_text(self.genotype)))
 
 
 def paper() -> DartsConfig:
@@ -277,7 +285,7 @@ def smoke() -> DartsConfig:
         search=SearchConfig(lr=0.01, eigenvalue=True),
         augment=CellAugmentConfig(pad=2),
         batch=Batch(size=16, evaluation=100),
-        loop=LoopConfig(max_steps=30, log_every=5, eval_every=10, save_every=10, device="cpu"),
+        loop=LoopConfig(max_steps=20, log_every=5, eval_every=10, save_every=10, device="cpu"),
     )
 
 
@@ -307,7 +315,9 @@ def _retrained(preset: str) -> dict[str, Any]:
     """The settings in which the retraining of a preset's find differs from its search."""
     from etude.core.config import differences
 
-    searched, trained = STUDY.preset(preset).build(), _RETRAIN.get(preset, retrain)()
+    if preset not in _RETRAIN:
+        raise UserError(f"the preset '{preset}' is of no search: give --preset {', '.join(_RETRAIN)}")
+    searched, trained = STUDY.preset(preset).build(), _RETRAIN[preset]()
     return {name: value for name, value in differences(searched, trained).items() if name != "genotype"}
 
 
@@ -348,9 +358,13 @@ REMEDIES: dict[str, dict[str, Any]] = {
 
 def _remedies(preset: str) -> tuple[Job, ...]:
     """The search as published and with each of what was proposed against its collapse, each find retrained."""
-    rest = _retrained(preset)
+    rest, searched = _retrained(preset), STUDY.preset(preset).build()
+    assert isinstance(searched, DartsConfig)
     jobs: list[Job] = []
     for name, settings in REMEDIES.items():
+        if "search.partial" in settings and searched.model.channels % (2 * settings["search.partial"]):
+            # A quarter of four channels is less than the two that every operation takes.
+            settings = settings | {"search.partial": 2}
         jobs.append(Job(f"search-{name}", settings | {"cell": name, "search.eigenvalue": True}))
         jobs.append(Job(name, rest | {"genotype": "{after}", "cell": f"found-{name}"}, after=(f"search-{name}",)))
     return tuple(jobs)

@@ -82,6 +82,11 @@ class _Classifies(Task):
                 train = read.splits["train"]
                 share = config.train_images / len(train)
                 rows = stratified(train.labels_N.cpu(), (share, 1 - share), 0)[0]
+                if len(rows) < batch:
+                    raise UserError(
+                        f"a batch of {batch} is larger than the {len(rows)} training pictures that --train-images "
+                        "leaves: raise it, or give a smaller --batch.size"
+                    )
                 about = f"{read.about}, {len(rows):,} of {len(train):,} training pictures"
                 fewer = dict(read.splits) | {"train": train.take(rows.to(self.runtime.device))}
                 read = pictures.Pictures(fewer, read.classes, about, read.checksums)
@@ -95,6 +100,10 @@ class _Classifies(Task):
         cut = crop_and_flip(images.images_NHWC[rows], fill, draw, pad=augment.pad, flip=augment.flip)
         return cutout(self.model.prepare(cut), augment.cutout, draw), images.labels_N[rows]
 
+    def answers(self, x_NCHW: Tensor) -> Tensor:
+        """The network's logits ``[N, R]``, nothing dropped or added."""
+        return self.model(x_NCHW)[0]
+
     @torch.no_grad()
     def logits(self, images: LabelledImages) -> Tensor:
         """Logits of whole splits in evaluation mode, the work shared by the processes: float32 ``[N, R]``."""
@@ -102,7 +111,7 @@ class _Classifies(Task):
         mine = images.images_NHWC[self.runtime.share(len(images))]
         found = [mine.new_zeros(0, self.config.model.num_classes, dtype=torch.float32)]
         for part in mine.split(self.config.batch.evaluation) if len(mine) else ():
-            found.append(self.model(self.model.prepare(part))[0].float())
+            found.append(self.answers(self.model.prepare(part)).float())
         return self.runtime.gather(torch.cat(found), len(images))
 
     def score(self, images: LabelledImages) -> dict[str, float]:
@@ -187,6 +196,10 @@ class SearchTask(_Classifies):
         """The weight of the auxiliary skips: from 1 at the first step to 0 at the last."""
         return 1 - self.step / self.config.loop.max_steps if self.config.search.auxiliary_skip else 0.0
 
+    def answers(self, x_NCHW: Tensor) -> Tensor:
+        """With the auxiliary skips that the running statistics are of."""
+        return self.model(x_NCHW, self.skip)[0]
+
     def gradient(
         self, half: Literal["train", "val"], parameters: Sequence[Tensor], step: int, told: Tensor | None = None
     ) -> list[Tensor]:
@@ -214,7 +227,9 @@ class SearchTask(_Classifies):
         if self.runtime.world > 1:
             flat = self.runtime.sum(torch.cat([total.flatten() for total in totals]))
             sizes = [total.numel() for total in totals]
-            totals = [part.view_as(total) for part, total in zip(flat.split(sizes), totals, strict=True)]
+            # Into their own memory, for a fused optimiser takes a gradient to lie as its parameter does.
+            for total, part in zip(totals, flat.split(sizes), strict=True):
+                total.copy_(part.view_as(total))
         return totals
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
@@ -360,6 +375,8 @@ class SearchTask(_Classifies):
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, halves = self.config, self.halves
+        # Of which the auxiliary skips have their weight; weights alone do not say it.
+        self.step = int(extra.get("step", self.step))
         model, num = config.model, len(halves["train"])
         epochs = config.loop.max_steps * config.batch.size / num
         protocol = (
