@@ -124,13 +124,14 @@ def test_a_find_is_trained_as_the_preset_for_it_says() -> None:
 
 
 def test_a_random_search_costs_what_the_search_does() -> None:
-    """Four cells, each a quarter of it, where a step of a search costs four of a retraining."""
+    """Four cells, each a quarter of it, where a step of a search costs seven of a retraining."""
     for preset in SEARCHES:
         by = {job.name: configured(preset, job) for job in STUDY.experiment("search").jobs(preset)}
         drawn = [by[f"draw-{n}"] for n in range(4)]
         assert [config.genotype for config in drawn] == [f"random-{n}" for n in range(4)]
         assert {config.table for config in drawn} == {"run"}, "they are no rows of the table"
-        assert sum(config.loop.max_steps for config in drawn) == 4 * by["search"].loop.max_steps
+        whole = 7 * by["search"].loop.max_steps
+        assert whole - 4 < sum(config.loop.max_steps for config in drawn) <= whole
 
 
 def test_each_remedy_is_one_change() -> None:

@@ -343,7 +343,7 @@ def _search(preset: str) -> tuple[Job, ...]:
     )
 
 
-SEARCH_COST = 4
+SEARCH_COST = 7
 """Steps of retraining that take as long as one of a search, at laptop scale."""
 
 REMEDIES: dict[str, dict[str, Any]] = {
