@@ -5,7 +5,7 @@
 The plain form of a search goes edge by edge and operation by operation, with PyTorch's own convolutions and default
 memory layout; alpha's step is a whole `backward`, which computes the gradients of the weights too, as the paper's code
 does. Both sides see the same augmented pictures, from the same weights. The plain form of retraining has PyTorch's own
-depthwise convolutions and layout. No package of DARTS is still kept that runs on present PyTorch, so there is no peer.
+depthwise convolutions and layout.
 """
 
 import sys

@@ -49,7 +49,7 @@ class GroupedConv(nn.Module):
     def __init__(self, name: str, width: int, targets: int, stride: int) -> None:
         super().__init__()
         kernel, dilation = _KERNELS[name]
-        total, self.dilation = targets * width, dilation
+        total = targets * width
         self.depthwise, self.pointwise, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for step in (stride, 1) if dilation == 1 else (stride,):
             # One with holes is given pixels that were taken apart, so that it needs none.
@@ -108,7 +108,6 @@ class SharedEdges(nn.Module):
         )  # fmt: skip
         self.reduce = GroupedReduce(self.width, targets) if stride == 2 else None
         self.around = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
-        self.has_auxiliary = auxiliary
         self.auxiliary = GroupedReduce(channels, targets) if auxiliary and stride == 2 else None
 
     def forward(self, x: Tensor, weights_TO: Tensor, shares_T: Tensor | None) -> list[Tensor]:
@@ -194,12 +193,8 @@ class SharedCell(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.inputs = inputs_of(before, channels, after_reduction=after_reduction)
-        self.num_nodes, self.channels, self.partial, self.auxiliary = (
-            num_nodes,
-            num_nodes * channels,
-            partial,
-            auxiliary,
-        )
+        self.num_nodes, self.channels = num_nodes, num_nodes * channels
+        self.partial, self.auxiliary = partial, auxiliary
         # The last node has no targets.
         self.sources = nn.ModuleList(
             SharedEdges(
