@@ -247,7 +247,7 @@ def laptop() -> DartsConfig:
     return DartsConfig(
         model=ModelConfig(channels=8, layers=5),
         data=PictureConfig(size=16),
-        search=SearchConfig(lr=3e-3, wait=50, eigenvalue=True),
+        search=SearchConfig(lr=1e-2, wait=50, eigenvalue=True),
         watched=1000,
         batch=Batch(size=64, evaluation=500),
         optim=OptimConfig(last_lr=0.001),
