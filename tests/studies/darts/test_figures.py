@@ -1,8 +1,6 @@
 """Pictures of cells and runs: what is drawn is what was found; `etude show darts CELL`."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +20,6 @@ SHORT = {
     "max_pool_3x3": "max 3", "avg_pool_3x3": "avg 3", "skip_connect": "skip", "sep_conv_3x3": "sep 3",
     "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5",
 }  # fmt: skip
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved, in their order."""
-    seen: list[Figure] = []
-    figure = figures.figure
-
-    @contextlib.contextmanager
-    def noted(path: Path, width: float, height: float) -> Iterator[Figure]:
-        with figure(path, width, height) as made:
-            yield made
-        seen.append(made)
-
-    monkeypatch.setattr(figures, "figure", noted)
-    monkeypatch.setattr("etude.report.figures.figure", noted)
-    return seen
 
 
 def not_blank(path: Path) -> None:

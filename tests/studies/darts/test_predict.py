@@ -1,6 +1,5 @@
 """`etude predict` with a trained network of cells: one answer a picture in their order, every fault as one line."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,18 +42,6 @@ def pictures(tmp_path: Path, task: RetrainTask) -> Path:
     for number, image in enumerate(task.pictures.splits["test"].images_NHWC[::37].numpy()):
         Image.fromarray(image).save(folder / f"{'fedcba'[number]}.png")
     return folder
-
-
-@pytest.fixture
-def rows(etude: Callable[..., Any]) -> Callable[..., list[dict[str, Any]]]:
-    """The rows of a prediction that works."""
-
-    def call(*words: object) -> list[dict[str, Any]]:
-        answer = etude("predict", *words, "--json")
-        assert (answer.status, answer.err) == (0, "")
-        return json.loads(answer.out)
-
-    return call
 
 
 def test_the_answers_are_those_of_the_run(retrained: Path, pictures: Path, task: RetrainTask, rows: Callable) -> None:

@@ -1,7 +1,6 @@
 """The pictures of a run: what is drawn is what was measured."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +36,6 @@ def metrics(gated: ResNetTask) -> list[dict[str, Any]]:
     rows = {name if "/" in name else f"val/{name}": value for name, value in gated.evaluate().items()}
     later = {name: value / 2 for name, value in rows.items()}
     return [{"step": 5, "train/loss": 1.0}, {"step": 10, **rows}, {"step": 20, "train/loss": 0.5, **later}]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved, in their order."""
-    seen: list[Figure] = []
-    figure = figures.figure
-
-    @contextlib.contextmanager
-    def noted(path: Path, width: float, height: float) -> Iterator[Figure]:
-        with figure(path, width, height) as made:
-            yield made
-        seen.append(made)
-
-    monkeypatch.setattr(figures, "figure", noted)
-    monkeypatch.setattr("etude.report.figures.figure", noted)
-    return seen
 
 
 def lines(ax: Axes) -> dict[str, tuple[list[float], list[float]]]:

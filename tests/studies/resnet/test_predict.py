@@ -1,6 +1,5 @@
 """`etude predict` on a user's own pictures: one answer a picture in their order, and every fault as one line."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,18 +49,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory, task: ResNetTask) -> Pat
 def pictures(originals: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
     return shutil.copytree(originals, tmp_path / "pictures")
-
-
-@pytest.fixture
-def rows(etude: Callable[..., Any]) -> Callable[..., list[dict[str, Any]]]:
-    """The rows of a prediction that works."""
-
-    def call(*words: object) -> list[dict[str, Any]]:
-        answer = etude("predict", *words, "--json")
-        assert (answer.status, answer.err) == (0, "")
-        return json.loads(answer.out)
-
-    return call
 
 
 # --- answers ---
