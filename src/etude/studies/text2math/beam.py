@@ -29,6 +29,9 @@ Rule = Literal["standard", "nested"]
 Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
 """Tokens ``[N, K]``, memory of the N problems, state ``[layers, N * K, H]`` to log-probabilities ``[N, K, V]`` and
 the state after them."""
+Listener = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Called after each step with the problems in the batch ``[N]`` and, of each place of the beam, the place before that
+it continues, the token written and the log-probability so far, -inf where it is empty, ``[N, K]`` each."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def beam_search(
     rule: Rule = "nested",
     grammar: Tokens | None = None,
     step: Step | None = None,
+    on_step: Listener | None = None,
 ) -> list[list[Hypothesis]]:
     """The likeliest programs of each problem.
 
@@ -84,6 +88,7 @@ def beam_search(
         grammar: the vocabulary, where only programs may be written that are well formed and use numbers that the
             problem has; the probabilities are not scaled up for what is left out.
         step: in place of the network's own.
+        on_step: see `Listener`.
 
     Returns:
         For each problem its hypotheses, the best score first, those that ended before those that did not.
@@ -107,6 +112,8 @@ def beam_search(
             log_p_NKV = log_p_NKV.masked_fill(~rules.allowed(), float("-inf"))
         total_NKV = scores_NK[..., None] + log_p_NKV
         scores_NK, from_NK, last_NK = _keep(total_NKV, closed_NK, rule)
+        if on_step is not None:
+            on_step(problems_N, from_NK, last_NK, scores_NK)
         written_NKS = written_NKS.gather(1, from_NK[..., None].expand(-1, -1, length - 1))
         written_NKS = torch.cat([written_NKS, last_NK[..., None]], -1)
         ends_NK = (last_NK == END) & scores_NK.isfinite()

@@ -13,6 +13,7 @@ import torch
 from etude.core.loop import rows_of
 from etude.report.figures import PALETTE, curves, figure
 from etude.studies.text2math import scores
+from etude.studies.text2math.model import attention_over
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import ProgramError, parse
 from etude.studies.text2math.tokens import END, words_of
@@ -109,7 +110,6 @@ def confused(path: Path, programs: Sequence[str], problems: Sequence[Problem]) -
         ax.set(xlabel="times", title="Operators written in another's place, same step (dev)")
 
 
-@torch.no_grad()
 def attention(path: Path, task: Text2MathTask, programs: Sequence[str], verdicts: Sequence[scores.Verdict]) -> None:
     """The weights of the words at every token of some dev programs, of right ones where there are any."""
     encoded, problems = task.encoded["dev"], task.problems["dev"]
@@ -124,12 +124,9 @@ def attention(path: Path, task: Text2MathTask, programs: Sequence[str], verdicts
     with figure(path, 13.0, sum(heights)) as drawn:
         axes = drawn.subplots(len(chosen), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, row, ids in zip(axes, chosen, written, strict=True):
-            device = encoded.words_NT.device
-            targets = torch.tensor([ids], device=device)
-            batch = encoded.batch(torch.tensor([row], device=device))
-            _, seen = task.model(batch, targets, torch.ones(len(ids), dtype=torch.bool))
+            batch = encoded.batch(torch.tensor([row], device=encoded.words_NT.device))
             words = task.reader.spell(problems[row].text)
-            weights = seen["attention"][0, :, : len(words)].float().cpu().numpy()
+            weights = attention_over(task.model, batch, ids)[:, : len(words)].numpy()
             ax.imshow(weights, aspect="auto", cmap="Blues", vmin=0, vmax=1)
             ax.grid(visible=False)
             ax.set_xticks(range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)

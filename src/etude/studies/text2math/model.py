@@ -16,6 +16,7 @@ Shape suffixes: N problems, K hypotheses, T words, S tokens, V vocabulary of tok
 M numbers of a problem.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -269,6 +270,20 @@ class Text2Math(nn.Module):
                     first_N1 = decoder.project(u_N1H, memory).argmax(-1)
         u_NSH, weights_NST = decoder.attend(torch.cat(stretches, 1), memory)
         return decoder.project(u_NSH, memory), {"attention": weights_NST}
+
+
+@torch.no_grad()
+def attention_over(model: Text2Math, batch: Batch, ids: Sequence[int]) -> Tensor:
+    """What share of each word of one problem the decoder looks at for each token of a program: ``[S, T]``.
+
+    Args:
+        model: in evaluation mode.
+        batch: the problem.
+        ids: the program's tokens.
+    """
+    targets_1S = torch.tensor([list(ids)], device=batch.words_NT.device)
+    _, seen = model(batch, targets_1S, torch.ones(len(ids), dtype=torch.bool))
+    return seen["attention"][0].float().cpu()
 
 
 def loss(logits_NSV: Tensor, targets_NS: Tensor, smoothing: float = 0.0) -> Tensor:

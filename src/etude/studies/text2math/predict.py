@@ -1,5 +1,6 @@
 """Solve word problems: programs, their steps with values, runners-up."""
 
+import copy
 import json
 import math
 import os
@@ -17,13 +18,15 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.studies.text2math.batches import encode
-from etude.studies.text2math.model import Text2Math
+from etude.studies.text2math.beam import Hypothesis
+from etude.studies.text2math.model import Text2Math, attention_over
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, problem_of, rows_of
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures, left_as_words
 from etude.studies.text2math.study import MAX_BEAM, BeamConfig, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, Tokens, Words, read_spelled, words_of
+from etude.studies.text2math.tree import BeamTree
 
 _BATCH = 128
 _MAX_CHARACTERS = 100_000
@@ -129,15 +132,33 @@ def objects_in(given: str) -> list[dict[str, Any]]:
     return [{"Problem": line} for line in lines if line.strip()]
 
 
+@dataclass(frozen=True)
+class Workings:
+    """How a problem was solved.
+
+    Attributes:
+        answer: what `predict` answers.
+        words: of the problem as its numbers were read.
+        tokens: of the program, the end last; empty where there is none.
+        attention: the share of each word for each token, float32 ``[tokens, words]``; None of a network without it.
+        tree: the beam search.
+    """
+
+    answer: Prediction
+    words: tuple[str, ...]
+    tokens: tuple[str, ...]
+    attention: Tensor | None
+    tree: BeamTree
+
+
 class Solver:
     """A trained network, ready to solve problems."""
 
     def __init__(self, weights: Path, options: Options) -> None:
         tensors, header = read_weights(weights, study="text2math")
-        if not 1 <= options.beam <= MAX_BEAM:
-            raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
         self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
+        self.beam = _search(self.config, options)
         self.words, self.tokens = _vocabularies(tensors, weights)
         if options.bert:
             if self.config.model.encoder != "bert":
@@ -148,10 +169,6 @@ class Solver:
         load_weights({"model": self.model}, tensors, weights)
         self.model.eval()
         self.operators = GEOMETRY if options.strict else OPERATORS
-        self.beam = BeamConfig(
-            width=options.beam, alpha=self.config.beam.alpha, rule=self.config.beam.rule,
-            grammar=options.grammar, executes=options.executes,
-        )  # fmt: skip
 
     def solve(self, texts: Sequence[str]) -> list[Prediction]:
         """The answers, in order."""
@@ -163,13 +180,37 @@ class Solver:
         found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
         best: dict[int, Prediction] = {}
         for (row, read, note), hypotheses in zip(readings, found, strict=True):
-            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
-            scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
-            others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
-            answer = self._answer(texts[row], read, program, scores, others, note)
+            answer = self._answer(texts[row], read, hypotheses, note)
             if row not in best or _rank(answer) > _rank(best[row]):
                 best[row] = answer
         return [best[row] for row in range(len(texts))]
+
+    def explain(self, text: str) -> Workings:
+        """As `solve` for one problem, with what the search and the network did on the way."""
+        best: tuple[Prediction, Problem, BeamTree] | None = None
+        for read, note in self._readings(text, 0, 1):
+            problem, tree = Problem(read), BeamTree()
+            encoded = encode([problem], self.reader, self.tokens, torch.device("cpu"))
+            [found] = write_programs(self.model, encoded, self.tokens, self.beam, batch=1, on_step=tree.add)
+            answer = self._answer(text, read, found, note)
+            if best is None or _rank(answer) > _rank(best[0]):
+                best = answer, problem, tree
+        assert best is not None, "one reading at least"
+        answer, problem, tree = best
+        # What is no program has no tokens to look from.
+        ids = (self.tokens.encode(answer.program) or []) if answer.score is not None else []
+        words, weights = tuple(self.reader.spell(problem.text)), None
+        if ids and self.config.model.attention:
+            encoded = encode([problem], self.reader, self.tokens, torch.device("cpu"))
+            weights = attention_over(self.model, encoded.batch(torch.tensor([0])), ids)[:, : len(words)]
+        return Workings(answer, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
+
+    def searching(self, options: Options) -> "Solver":
+        """The same network with another search; its BERT stays."""
+        other = copy.copy(self)
+        other.options, other.beam = options, _search(self.config, options)
+        other.operators = GEOMETRY if options.strict else OPERATORS
+        return other
 
     def programs(self, problems: Sequence[Problem]) -> list[str]:
         """A program for each problem as it stands, without looking at how its numbers are written.
@@ -224,10 +265,11 @@ class Solver:
             raise UserError(f"{name}it has {most} numbers: at most {MAX_NUMBERS} are read")
         return kept
 
-    def _answer(
-        self, text: str, read: str, program: str, scores: Mapping[str, float], others: Sequence[str], note: str
-    ) -> Prediction:
+    def _answer(self, text: str, read: str, hypotheses: Sequence[Hypothesis], note: str) -> Prediction:
         numbers = numbers_of(read)
+        program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
+        scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
+        others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
         steps, value = self._steps(program, numbers)
         runners_up = [
             f"{other}  = {self._shown(other, numbers)}  ({scores[other]:.3f})" for other in others if other != program
@@ -247,6 +289,15 @@ class Solver:
     def _shown(self, program: str, numbers: Sequence[float]) -> str:
         value = self._steps(program, numbers)[1]
         return "no value" if value is None else written(value)
+
+
+def _search(config: Text2MathConfig, options: Options) -> BeamConfig:
+    if not 1 <= options.beam <= MAX_BEAM:
+        raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
+    return BeamConfig(
+        width=options.beam, alpha=config.beam.alpha, rule=config.beam.rule, grammar=options.grammar,
+        executes=options.executes,
+    )  # fmt: skip
 
 
 def _rank(answer: Prediction) -> float:

@@ -22,7 +22,7 @@ from etude.core.study import Result, Task
 from etude.data import mathqa
 from etude.metrics.proportion import half_width
 from etude.studies.text2math import batches, scores
-from etude.studies.text2math.beam import Hypothesis, beam_search
+from etude.studies.text2math.beam import Hypothesis, Listener, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
 from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, course_split, read_learnable, sample
@@ -119,15 +119,16 @@ def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
 
 
 def write_programs(
-    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, batch: int
-) -> list[list[Hypothesis]]:
+    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, batch: int,
+    on_step: Listener | None = None,
+) -> list[list[Hypothesis]]:  # fmt: skip
     """The beam's answers for all problems, in their order."""
     model.eval()
     found: list[list[Hypothesis]] = [[] for _ in range(len(encoded))]
     for rows in batches.by_length(encoded.lengths_N.cpu(), batch):
         answers = beam_search(
             model, encoded.batch(rows.to(encoded.words_NT.device)), width=config.width, alpha=config.alpha,
-            rule=config.rule, grammar=tokens if config.grammar else None,
+            rule=config.rule, grammar=tokens if config.grammar else None, on_step=on_step,
         )  # fmt: skip
         for row, hypotheses in zip(rows.tolist(), answers, strict=True):
             found[row] = hypotheses
