@@ -20,6 +20,7 @@ VERBS = {
     "predict": "use a trained model on your own files",
     "compare": "our numbers beside the published ones",
     "report": "one HTML file of runs, pictures and comparisons",
+    "serve": "the page: a tab a study, on this machine",
     "data": "list, get or verify the data sets; render one",
     "export": "write a run's weights as one small file",
 }

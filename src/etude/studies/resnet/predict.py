@@ -20,6 +20,7 @@ from etude.core.files import one_line_faults
 from etude.data import classify
 from etude.data.classify import Prediction
 from etude.studies.resnet.cam import overlay, package_cam
+from etude.studies.resnet.model import ResNet
 from etude.studies.resnet.study import ResNetConfig
 from etude.studies.resnet.task import build_model
 
@@ -38,6 +39,25 @@ class Options:
     """Larger pictures are refused."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """A trained network, ready to classify."""
+
+    model: ResNet
+    config: ResNetConfig
+    classes: list[str]
+
+
+def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network:
+    """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names."""
+    tensors, header = read_weights(weights, study="resnet")
+    config = from_dict(ResNetConfig, header.config, origin=str(weights))
+    model = build_model(config.model)
+    load_weights({"model": model}, tensors, weights)
+    model.eval().to(memory_format=torch.channels_last)
+    return Network(model, config, classify.class_names(header.extra or extra or {}, config.model.num_classes, weights))
+
+
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
     """Classify the inputs; the order of the answers is theirs.
 
@@ -50,19 +70,15 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         UserError: a missing or broken picture, folder or weights file, in one line; no file is written then.
     """
     paths = classify.inputs(options.inputs)
-    tensors, header = read_weights(weights, study="resnet")
-    config = from_dict(ResNetConfig, header.config, origin=str(weights))
-    model = build_model(config.model)
-    load_weights({"model": model}, tensors, weights)
-    model.eval().to(memory_format=torch.channels_last)
-    classes = classify.class_names(header.extra or extra or {}, config.model.num_classes, weights)
+    network = read_network(weights, extra)
+    model = network.model
     _refuse_clashes(paths, options.cam)
     answers: list[Prediction] = []
     maps: list[tuple[Path, np.ndarray]] = []
-    for batch, images_NHWC in classify.batches(paths, config.data, options.max_pixels):
+    for batch, images_NHWC in classify.batches(paths, network.config.data, options.max_pixels):
         x_NCHW = model.prepare(images_NHWC)
         with torch.no_grad():
-            found = classify.predictions(batch, model(x_NCHW)[0], classes)
+            found = classify.predictions(batch, model(x_NCHW)[0], network.classes)
         answers += found
         if options.cam is not None:
             cams_NHW = package_cam(model, x_NCHW, torch.tensor([answer.index for answer in found]))

@@ -1,0 +1,166 @@
+"""What every tab of the page shares: which runs there are, their networks in memory, and one line for each fault."""
+
+import functools
+import html
+import inspect
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+import numpy as np
+
+from etude import studies
+from etude.core.errors import UserError
+from etude.core.files import read_json
+from etude.core.run_folder import RunFolder
+from etude.data.images import Mode, read_image
+
+SHIPPED = "shipped with etude"
+MAX_UPLOAD = 20 * 2**20
+"""Bytes of one file."""
+_KEPT = 8
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Site:
+    """The runs that the page offers, and the networks of those that somebody asked for."""
+
+    runs: Path
+    """The folder of run folders, ``STUDY/NAME``; it need not exist. Nothing outside it is read for a visitor."""
+    choosers: dict[str, list[gr.Dropdown]] = field(default_factory=dict[str, list[gr.Dropdown]])
+    """The menus of runs by study: `etude.web.app.build` fills them anew whenever the page is opened."""
+    _models: OrderedDict[Any, tuple[Any, threading.Lock]] = field(
+        default_factory=OrderedDict[Any, tuple[Any, threading.Lock]]
+    )
+    _lock: Any = field(default_factory=threading.RLock)
+
+    def finished(self, study: str) -> dict[str, Path]:
+        """The finished runs of a study by name; a link that leads out of the runs folder is left out."""
+        root = self.runs.resolve()
+        found = (path.parent.resolve() for path in sorted((root / study).glob("*/summary.json")))
+        return {path.name: path for path in found if path.is_relative_to(root) and (path / "config.yaml").is_file()}
+
+    def choices(self, study: str) -> list[str]:
+        """What a visitor may choose of a study: the network that comes with the package, then finished runs."""
+        shipped = [SHIPPED] if studies.load(study).shipped_weights else []
+        return [*shipped, *(name for name in self.finished(study) if name != SHIPPED)]
+
+    def weights(self, study: str, choice: str) -> tuple[Path, Mapping[str, Any] | None]:
+        """The weights file of a choice, and what the run's summary adds (None for the shipped one).
+
+        Raises:
+            UserError: a name that `choices` does not list, whatever it leads to, or a run without weights.
+        """
+        from etude.cli.training import chosen_weights
+
+        shipped = studies.load(study).shipped_weights
+        if choice == SHIPPED and shipped is not None:
+            return shipped, None
+        path = self.finished(study).get(choice)
+        if path is None:
+            raise UserError(f"no finished run '{choice}' of {study}: choose one of the menu")
+        weights = chosen_weights(RunFolder.open(path)).resolve()
+        if not weights.is_relative_to(self.runs.resolve()):
+            raise UserError(f"the weights of '{choice}' lie outside the runs folder: copy them into it")
+        return weights, read_json(path / "summary.json").get("extra")
+
+    def loaded(self, study: str, choice: str, load: Callable[[Path, Mapping[str, Any] | None], T]) -> T:
+        """What ``load(weights, extra)`` gives for a choice; the last few are kept until their file changes.
+
+        Visitors share it, each in a thread of its own: it must only be read. `using` is for what is not.
+        """
+        return self._entry(study, choice, load)[0]
+
+    @contextmanager
+    def using(self, study: str, choice: str, load: Callable[[Path, Mapping[str, Any] | None], T]) -> Iterator[T]:
+        """As `loaded`, for one visitor at a time: the next one waits until the block ends."""
+        model, lock = self._entry(study, choice, load)
+        with lock:
+            yield model
+
+    def _entry(self, study: str, choice: str, load: Callable[[Path, Any], T]) -> tuple[T, threading.Lock]:
+        weights, extra = self.weights(study, choice)
+        key = (study, choice, weights, weights.stat().st_mtime_ns, load)
+        with self._lock:
+            if key not in self._models:
+                self._models[key] = load(weights, extra), threading.Lock()
+            self._models.move_to_end(key)
+            while len(self._models) > _KEPT:
+                self._models.popitem(last=False)
+            return self._models[key]
+
+    def chooser(self, study: str, label: str = "Network") -> gr.Dropdown:
+        """A menu of `choices`."""
+        names = self.choices(study)
+        menu = gr.Dropdown(names, value=names[0] if names else None, label=label)
+        self.choosers.setdefault(study, []).append(menu)
+        return menu
+
+
+def picture(label: str, **more: Any) -> gr.Image:
+    """A place to drop a picture; a handler gets the path of the uploaded file, unread, for `read`."""
+    image = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, buttons=[], **more)
+    # Gradio's own reader decodes whatever Pillow knows, and says no word of what is wrong with a file.
+    image.preprocess = lambda payload: payload.path if payload else None
+    return image
+
+
+def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> np.ndarray:
+    """An uploaded picture's pixels, uint8 ``[H, W]`` or ``[H, W, 3]``; see `etude.data.images.read_image`.
+
+    Raises:
+        UserError: no picture, or one that cannot be read, in one line that names the file as the visitor does.
+    """
+    if not path:
+        raise UserError("no picture yet: drop one, or choose an example")
+    file = Path(path)
+    if file.stat().st_size > MAX_UPLOAD:
+        raise UserError(f"{file.name} is larger than {MAX_UPLOAD // 2**20} MB: make it smaller")
+    return read_image((file.name, file.read_bytes()), mode, min_side=min_side)
+
+
+def answering(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler (plain, or a generator that streams) whose faults the visitor reads as one line, never a traceback.
+
+    A `UserError` is shown as it is. Anything else is a fault of ours: the terminal gets the traceback.
+    """
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*args: Any) -> Iterator[Any]:
+            with _shown(handler):
+                yield from handler(*args)
+
+        return stream
+
+    @functools.wraps(handler)
+    def answer(*args: Any) -> Any:
+        with _shown(handler):
+            return handler(*args)
+
+    return answer
+
+
+@contextmanager
+def _shown(handler: Callable[..., Any]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        # The line may name a visitor's file, and the page reads it as HTML.
+        line = html.escape(" ".join(str(error).split()))
+        raise gr.Error(line, title="Not so", print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception as error:
+        _log.exception("the page's %s failed", handler.__qualname__)
+        told = "something broke here, and the terminal of `etude serve` says what"
+        raise gr.Error(told, title="A fault of etude", print_exception=False) from error
