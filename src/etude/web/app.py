@@ -55,7 +55,7 @@ def build(site: Site) -> gr.Blocks:
         if menus:
             # Runs may have ended since the page was built.
             page.load(
-                lambda: [gr.update(choices=site.choices(study)) for study, _ in menus],
+                lambda: {menu: gr.update(choices=site.choices(study)) for study, menu in menus},
                 outputs=[menu for _, menu in menus],
                 show_progress="hidden",
             )
