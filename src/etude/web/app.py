@@ -35,9 +35,8 @@ TABS = (resnet,)
 _FONTS = [Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
 _MONO = [Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")]
 _CSS = """
-.gradio-container { max-width: 1160px !important; }
-.title { margin-bottom: 0 !important; }
-.pixels img { image-rendering: pixelated; }
+.gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
+.drop img { width: 100%; height: 100%; object-fit: contain; }
 :focus-visible { outline: 2px solid #0072B2 !important; outline-offset: 2px; }
 """
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -4,6 +4,7 @@ import functools
 import html
 import inspect
 import logging
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ SHIPPED = "shipped with etude"
 MAX_UPLOAD = 20 * 2**20
 """Bytes of one file."""
 _KEPT = 8
+_DRAWING = threading.Lock()
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -43,11 +45,15 @@ class Site:
     )
     _lock: Any = field(default_factory=threading.RLock)
 
-    def finished(self, study: str) -> dict[str, Path]:
-        """The finished runs of a study by name; a link that leads out of the runs folder is left out."""
+    def folders(self, study: str) -> dict[str, Path]:
+        """The runs of a study by name, finished or not; a link that leads out of the runs folder is left out."""
         root = self.runs.resolve()
-        found = (path.parent.resolve() for path in sorted((root / study).glob("*/summary.json")))
-        return {path.name: path for path in found if path.is_relative_to(root) and (path / "config.yaml").is_file()}
+        found = ((path.parent.name, path.parent.resolve()) for path in sorted((root / study).glob("*/config.yaml")))
+        return {name: path for name, path in found if path.is_relative_to(root)}
+
+    def finished(self, study: str) -> dict[str, Path]:
+        """Those of `folders` that have ended."""
+        return {name: path for name, path in self.folders(study).items() if (path / "summary.json").is_file()}
 
     def choices(self, study: str) -> list[str]:
         """What a visitor may choose of a study: the network that comes with the package, then finished runs."""
@@ -108,7 +114,8 @@ class Site:
 
 def picture(label: str, **more: Any) -> gr.Image:
     """A place to drop a picture; a handler gets the path of the uploaded file, unread, for `read`."""
-    image = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, buttons=[], **more)
+    image = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, buttons=[], elem_classes="drop",
+                     alt_text=label, **more)  # fmt: skip
     # Gradio's own reader decodes whatever Pillow knows, and says no word of what is wrong with a file.
     image.preprocess = lambda payload: payload.path if payload else None
     return image
@@ -126,6 +133,15 @@ def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> n
     if file.stat().st_size > MAX_UPLOAD:
         raise UserError(f"{file.name} is larger than {MAX_UPLOAD // 2**20} MB: make it smaller")
     return read_image((file.name, file.read_bytes()), mode, min_side=min_side)
+
+
+def drawn(draw: Callable[[Path], None]) -> np.ndarray:
+    """The picture that ``draw`` writes to a file, as the page shows it: uint8 ``[H, W, 3]``."""
+    # Matplotlib's style belongs to the whole process.
+    with _DRAWING, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drawn.png"
+        draw(path)
+        return read_image(path, "RGB")
 
 
 def answering(handler: Callable[..., Any]) -> Callable[..., Any]:
