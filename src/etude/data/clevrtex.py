@@ -380,7 +380,16 @@ def read_picture(path: Path, size: int, max_pixels: int) -> np.ndarray:
     Raises:
         UserError: broken, too large, or of one colour; a small one is enlarged.
     """
-    image = read_image(path, "RGB", max_pixels, min_side=math.ceil(size / CROP))
+    return fitted_picture(read_image(path, "RGB", max_pixels, min_side=least_side(size)), path, size)
+
+
+def least_side(size: int) -> int:
+    """How long the shorter side must be for a picture cut to ``size`` not to be enlarged."""
+    return math.ceil(size / CROP)
+
+
+def fitted_picture(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+    """As `read_picture`, of the pixels ``[H, W, 3]`` of a picture that errors call ``path``."""
     if (image == image[0, 0]).all():
         raise ImageError(path, "is of one colour", "give a picture with something to see")
     return np.array(cropped(Image.fromarray(image), size))

@@ -82,19 +82,15 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("no pictures to translate: name some, or a folder of them")
     if options.output is None:
         raise UserError("no place for the results: name a folder with --output")
-    tensors, header = read_weights(weights, study="pix2pix")
-    config = from_dict(Pix2PixConfig, header.config, origin=str(weights))
-    generator = build_generator(config.model)
-    load_weights({"generator": generator}, tensors, weights)
-    size = config.model.size
+    translator = read_translator(weights, options.seed)
+    size = translator.config.model.size
     if not 0 <= options.overlap <= size // 2:
         raise UserError(f"an overlap of {options.overlap} is not possible: give 0 to {size // 2}")
-    scale = options.scale if options.scale is not None else float(header.extra.get("scale", 1.0))
+    scale = options.scale if options.scale is not None else translator.scale
     if not 0 < scale <= 16:
         raise UserError(f"a scale of {scale:g} is not possible: give more than 0 and at most 16")
     paths = picture_files(options.inputs)
     targets = [files[0] for files in result_files(paths, options.output, (".png",), force=options.force)]
-    network = _network(generator, resolve_device("auto"), options.seed)
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("translating", total=len(paths), note="")
@@ -106,11 +102,38 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
                     path, f"is {width} x {height} pixels, and {scale:g} times that a side is more than "
                     f"{options.max_pixels:,}", "give a smaller --scale or another --max-pixels",
                 )  # fmt: skip
-            made, count = translated(image, network, size, options.overlap, options.fit, scale)
+            made, count = translated(image, translator.network, size, options.overlap, options.fit, scale)
             save_png(targets[len(answers)], made)
             answers.append(Prediction(str(path), str(targets[len(answers)]), width, height, count))
             bar.advance(shown)
     return answers
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A trained generator, ready for use.
+
+    Attributes:
+        network: see `Network`.
+        config: its run's.
+        scale: how much its training pictures were shrunk.
+        pairs: what it was trained on, in words; empty where its weights do not say.
+    """
+
+    network: Network
+    config: Pix2PixConfig
+    scale: float
+    pairs: str
+
+
+def read_translator(weights: Path, seed: int = 0) -> Translator:
+    """The generator of a weights file, on the best device there is; ``seed`` is of its dropout."""
+    tensors, header = read_weights(weights, study="pix2pix")
+    config = from_dict(Pix2PixConfig, header.config, origin=str(weights))
+    generator = build_generator(config.model)
+    load_weights({"generator": generator}, tensors, weights)
+    network = _network(generator, resolve_device("auto"), seed)
+    return Translator(network, config, float(header.extra.get("scale", 1.0)), str(header.extra.get("pairs", "")))
 
 
 def tell(answers: Sequence[Prediction]) -> str:

@@ -123,10 +123,14 @@ def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tenso
     """A row a scene: the picture, its reconstruction, and what each slot looks at, the rest white."""
     rows: list[tuple[str, list[np.ndarray]]] = []
     for image, made, shares in zip(images_NHWC, made_NHWC, shares_NKHW, strict=True):
-        seen_KHWC = 255 - shares[..., None] * (255 - image.float())
-        rows.append(("", [image.numpy(), made.numpy(), *seen_KHWC.byte().numpy()]))
+        rows.append(("", [image.numpy(), made.numpy(), *seen(image, shares)]))
     titles = ["picture", "noise + slots", *(f"slot {number}" for number in range(shares_NKHW.shape[1]))]
     grid(path, rows, titles)
+
+
+def seen(image_HWC: Tensor, shares_KHW: Tensor) -> np.ndarray:
+    """What each slot looks at of a picture, as bytes ``[K, H, W, 3]``; the rest is white."""
+    return (255 - shares_KHW[..., None] * (255 - image_HWC.float())).byte().numpy()
 
 
 def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENTS) -> tuple[Tensor, Tensor]:

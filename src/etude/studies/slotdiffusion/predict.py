@@ -47,9 +47,11 @@ from etude.studies.slotdiffusion.model import (
 )
 from etude.studies.slotdiffusion.samplers import check_steps, halving
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig
+from etude.studies.slotdiffusion.vae import VAE
 
 _BATCH = 16
-_STREAM = "predict/paint"
+STREAM = "predict/paint"
+"""Of the noise that pictures begin with."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     refuse_mixed(options.inputs, options.edit, options.compose, options.library)
     if options.denoising and (options.compose or options.edit is not None):
         raise UserError("--denoising shows how a picture is drawn again: leave out --edit and --compose")
-    painter = read_painter(weights, options)
+    painter = read_networks(weights).painter(options)
     if options.compose:
         return _compose(painter, weights, options)
     paths = picture_files(options.inputs)
@@ -135,8 +137,37 @@ def tell(answers: Sequence[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def read_painter(weights: Path, options: Options) -> Painter:
-    """The networks of a weights file, ready for use on the best device there is."""
+@dataclass(frozen=True)
+class Networks:
+    """What a weights file holds, ready for use."""
+
+    model: SlotDiffusion
+    vae: VAE
+    config: SlotDiffusionConfig
+
+    def painter(self, options: Options) -> Painter:
+        """What draws as the options say, and where they say nothing as the run did."""
+        sample = self.config.sample
+        if options.steps is not None:
+            check_steps(options.steps, self.config.chain.steps)
+            sample = replace(sample, steps=options.steps)
+        if options.sampler is not None:
+            sample = replace(sample, sampler=options.sampler)
+        if options.guidance is not None:
+            # So written that NaN is refused.
+            if not 0 <= options.guidance < math.inf:
+                raise UserError(f"--guidance must be 0 or more, not {options.guidance:g}")
+            if options.guidance != 1 and not self.config.optim.drop:
+                raise UserError(
+                    f"--guidance {options.guidance:g}: this model never went without slots in training (optim.drop 0), "
+                    "so there is nothing to guide away from: give 1"
+                )
+            sample = replace(sample, guidance=options.guidance)
+        return Painter(self.model, self.vae, schedule_of(self.config.chain), sample, options.seed)
+
+
+def read_networks(weights: Path) -> Networks:
+    """The networks of a weights file, on the best device there is."""
     tensors, header = read_weights(weights, study="slotdiffusion")
     if header.extra.get("kind") == "library":
         raise UserError(f"{weights} is a slot library, not a network: give it with --library")
@@ -148,35 +179,18 @@ def read_painter(weights: Path, options: Options) -> Painter:
         )
     model, vae = SlotDiffusion(config.model, config.vae.channels), build_vae(config.vae)
     load_weights({"model": model, "vae": vae}, tensors, weights)
-    sample = config.sample
-    if options.steps is not None:
-        check_steps(options.steps, config.chain.steps)
-        sample = replace(sample, steps=options.steps)
-    if options.sampler is not None:
-        sample = replace(sample, sampler=options.sampler)
-    if options.guidance is not None:
-        # So written that NaN is refused.
-        if not 0 <= options.guidance < math.inf:
-            raise UserError(f"--guidance must be 0 or more, not {options.guidance:g}")
-        if options.guidance != 1 and not config.optim.drop:
-            raise UserError(
-                f"--guidance {options.guidance:g}: this model never went without slots in training (optim.drop 0), so "
-                "there is nothing to guide away from: give 1"
-            )
-        sample = replace(sample, guidance=options.guidance)
     device = resolve_device("auto")
     for part in (model, vae):
         part.eval().to(device).to(memory_format=torch.channels_last)
-    return Painter(model, vae, schedule_of(config.chain), sample, options.seed)
+    return Networks(model, vae, config)
 
 
 # --- finding ---
 
 
 @torch.inference_mode()
-def _slots(painter: Painter, images: Sequence[np.ndarray], seed: int) -> tuple[Tensor, Tensor]:
+def find(model: SlotDiffusion, images: Sequence[np.ndarray], seed: int) -> tuple[Tensor, Tensor]:
     """Slots ``[B, K, S]`` and masks ``[B, K, H, W]``; a picture's begin the same whatever is beside it."""
-    model = painter.model
     config, device = model.config, model.scale.device
     draw = randomness.generator(seed, "predict/slots", 0)
     noise_1KS = torch.randn(1, config.num_slots, config.slot_size, generator=draw).to(device)
@@ -200,7 +214,7 @@ def _paint(painter: Painter, slots_NKS: Tensor, bar: Progress, title: str, numbe
         def tell_bar(*_: Any) -> None:
             bar.advance(shown, rows.stop - rows.start)
 
-        return to_bytes(painter.paint(slots_NKS[rows], numbers[rows], _STREAM, tell_bar)).cpu()
+        return to_bytes(painter.paint(slots_NKS[rows], numbers[rows], STREAM, tell_bar)).cpu()
 
     return halving(part, count, _BATCH)
 
@@ -214,7 +228,7 @@ def _find(painter: Painter, paths: Sequence[Path], options: Options) -> list[Pre
     config = painter.model.config
     # All before the first is written: a broken one late in a folder would leave half of the results.
     images = [read_picture(path, config.size, options.max_pixels) for path in paths]
-    slots_NKS, masks_NKHW = _slots(painter, images, options.seed)
+    slots_NKS, masks_NKHW = find(painter.model, images, options.seed)
     with progress_bar() as bar:
         # One noise for all: a picture's result does not depend on what is beside it.
         made_NHWC = _paint(painter, slots_NKS, bar, "drawing", [0] * len(paths))
@@ -230,7 +244,7 @@ def _find(painter: Painter, paths: Sequence[Path], options: Options) -> list[Pre
         answers.append(Prediction(str(paths[row]), str(page), len(shares), shares, squared_error(made, real).item()))
     if options.denoising:
         title = f"{painter.config.sampler}, {painter.config.steps} steps: read from top left to bottom right"
-        save_figure(strip, lambda to: figures.denoising(to, title, painter, slots_NKS[:1], _STREAM))
+        save_figure(strip, lambda to: figures.denoising(to, title, painter, slots_NKS[:1], STREAM))
         answers.append(Prediction(str(paths[0]), str(strip)))
     return answers
 
@@ -248,7 +262,7 @@ def _edit(painter: Painter, paths: Sequence[Path], edits: Sequence[Any], options
     refuse_existing([page], paths, force=options.force)
     config = painter.model.config
     images = [read_picture(path, config.size, options.max_pixels) for path in paths]
-    slots_NKS, masks_NKHW = _slots(painter, images, options.seed)
+    slots_NKS, masks_NKHW = find(painter.model, images, options.seed)
     slots, segments_NHW = [list(part) for part in slots_NKS], segments(masks_NKHW)
     variants = (
         {"edited": list(edits)} if edits else suggested([shares_of(part, config.num_slots) for part in segments_NHW])

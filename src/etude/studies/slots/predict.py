@@ -129,14 +129,16 @@ def read_model(weights: Path) -> tuple[SlotAutoencoder, SlotsConfig]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """What a network makes of some pictures; ``named`` as `SlotAutoencoder` has it."""
+
     images_BCHW: Tensor
     made_BCHW: Tensor
     named: Mapping[str, Tensor]
 
 
 @torch.inference_mode()
-def _found(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> _Found:
+def find(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> Found:
     """What the model makes of some pictures; a picture's slots begin the same whatever is beside it."""
     config, device = model.config, next(model.parameters()).device
     images_BCHW = prepare(torch.from_numpy(np.stack(images)).to(device))
@@ -144,7 +146,7 @@ def _found(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> _
     noise_1KS = torch.randn(1, config.num_slots, config.slot_size, generator=draw).to(device)
     noise_BKS = noise_1KS.expand(len(images), -1, -1)
     made_BCHW, named = model(images_BCHW, noise_BKS, spread=0.0, iterations=config.eval_iterations)
-    return _Found(images_BCHW, made_BCHW.float(), named)
+    return Found(images_BCHW, made_BCHW.float(), named)
 
 
 def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> list[Prediction]:
@@ -157,7 +159,7 @@ def _find(model: SlotAutoencoder, paths: Sequence[Path], options: Options) -> li
         for start in range(0, len(paths), _BATCH):
             some = range(start, min(start + _BATCH, len(paths)))
             images = [pictures[row] for row in some]
-            found = _found(model, images, options.seed)
+            found = find(model, images, options.seed)
             masks_BKHW = found.named["masks"].cpu()
             contents_BKCHW = found.named["contents"].float().cpu()
             made, real = ((x.cpu() + 1) / 2 for x in (found.made_BCHW, found.images_BCHW))
@@ -185,7 +187,7 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     page = options.output / "edit.png"
     refuse_existing([page], paths, force=options.force)
     images = [read_picture(path, model.config.size, options.max_pixels) for path in paths]
-    found = _found(model, images, options.seed)
+    found = find(model, images, options.seed)
     slots = [list(part) for part in found.named["slots"]]
     segments_BHW = segments(found.named["masks"]).cpu()
     variants = (
@@ -194,7 +196,7 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     # By picture, then by variant.
     made = [
         list(row)
-        for row in zip(*([_decoded(model, part) for part in edited(slots, v)] for v in variants.values()), strict=True)
+        for row in zip(*([decoded(model, part) for part in edited(slots, v)] for v in variants.values()), strict=True)
     ]
     known = zip(images, to_bytes(found.made_BCHW).cpu().numpy(), map(coloured, segments_BHW + 1), made, strict=True)
     rows = [("", [image, again, mask, *changed]) for image, again, mask, changed in known]
@@ -205,7 +207,9 @@ def _edit(model: SlotAutoencoder, paths: Sequence[Path], edits: Sequence[Edit], 
     return [*answers, Prediction(" + ".join(map(str, paths)), str(page))]
 
 
-def _decoded(model: SlotAutoencoder, slots: Sequence[Tensor]) -> np.ndarray:
+@torch.inference_mode()
+def decoded(model: SlotAutoencoder, slots: Sequence[Tensor]) -> np.ndarray:
+    """The picture ``[H, W, 3]`` of some slots ``[S]``, as bytes."""
     return to_bytes(model.decode(torch.stack(list(slots))[None])[0])[0].cpu().numpy()
 
 
