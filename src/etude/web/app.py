@@ -26,10 +26,10 @@ from fastapi import FastAPI
 from gradio.themes.utils.fonts import Font
 
 from etude.core.errors import UserError
-from etude.web import resnet
+from etude.web import resnet, show, text2math
 from etude.web.site import MAX_UPLOAD, Site
 
-TABS = (resnet,)
+TABS = (resnet, text2math)
 """In the order of the page: resnet, text2math, slots, slotdiffusion, dcgan, protonet, pix2pix, darts, runs."""
 
 _FONTS = [Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
@@ -73,7 +73,7 @@ def application(site: Site, host: str) -> FastAPI:
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],
         show_error=False, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, pwa=False,
-        mcp_server=False, theme=theme, css=_CSS,
+        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS,
     )  # fmt: skip
     app.add_middleware(Guard, host=host)
     return app

@@ -15,6 +15,7 @@ from etude.web.site import Site, answering
 
 if TYPE_CHECKING:
     from etude.studies.text2math.predict import Solver, Workings
+    from etude.studies.text2math.tree import BeamTree, Node
 
 TITLE = "text2math"
 EXAMPLES = (
@@ -28,7 +29,7 @@ _MOST = 20
 """Hypotheses that the page searches with, at most: a tree of more cannot be read."""
 _LEAST = 0.05
 """Share of attention from which on a number stands in its cell."""
-_CSS = """<style>
+CSS = """
 .et-answer { font-size: 1.5rem; font-weight: 600; margin: .1rem 0; }
 .et-program { font-family: var(--font-mono); overflow-wrap: anywhere; margin: .1rem 0; }
 .et-heat { border-collapse: collapse; font-size: .78rem; color: #111; }
@@ -39,7 +40,7 @@ _CSS = """<style>
   font-weight: 400; font-family: var(--font-mono); color: #111; }
 .et-heat td { width: 1.7rem; min-width: 1.7rem; height: 1.5rem; text-align: center; padding: 0; }
 .et-tree text { font: 12px var(--font-mono), monospace; }
-</style>"""
+"""
 
 
 def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Solver":
@@ -63,16 +64,15 @@ def answer_html(workings: "Workings") -> str:
     """The answer, the program, each step with its value."""
     answer = workings.answer
     if answer.score is None:
-        return f'{_CSS}<p class="et-answer">No program</p>' + note("the search ended without one: try a wider beam")
+        return '<p class="et-answer">No program</p>' + note("the search ended without one: try a wider beam")
     value = "no value" if answer.value is None else f"Answer: {answer.answer}"
     written = [step for step in answer.program.split("|") if step]
     # A program that fails at a step has its fault in place of the steps.
     whole = len(written) == len(answer.steps)
     rows = [(f"#{place}", step, told) for place, (step, told) in enumerate(zip(written, answer.steps, strict=False))]
     steps = table("Steps", ["", "program", "with its values"], rows) if whole else note(" ".join(answer.steps))
-    return (
-        f'{_CSS}<p class="et-answer">{escape(value)}</p><p class="et-program">{escape(answer.program)}</p>{steps}'
-        + note(f"{exp(answer.score):.0%} sure of a token on average. {_sentence(answer.note)}".strip())
+    return f'<p class="et-answer">{escape(value)}</p><p class="et-program">{escape(answer.program)}</p>{steps}' + note(
+        f"{exp(answer.score):.0%} sure of a token on average. {_sentence(answer.note)}".strip()
     )
 
 
@@ -97,7 +97,7 @@ def attention_html(workings: "Workings") -> str:
         f'<table class="et-heat"><caption>{title}</caption><thead><tr><td></td>{words}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
-    return _CSS + scrolled(html, title)
+    return scrolled(html, title)
 
 
 def _cell(token: str, word: str, share: float) -> str:
@@ -158,50 +158,66 @@ def layout(labels: Sequence[str], parents: Sequence[int], first: Sequence[int]) 
 
 def tree_html(solver: "Solver", workings: "Workings") -> str:
     """The beam search as a picture of its tree, and the programs that ended as a table."""
+    tree = workings.tree
+    ended = _ended(solver, tree)
+    programs = {number: solver.tokens.decode(tree.nodes[node].token for node in tree.path(number)) for number in ended}
+    chosen = next((number for number in ended if programs[number] == workings.answer.program), None)
+    pruned = len(tree.nodes) - len(tree.alive)
+    title = f"Beam search, {solver.beam.width} wide: {_many(len(ended), 'program')} ended, {pruned} tokens were pruned"
+    rows = [
+        (str(place), programs[number], solver.value_of(programs[number], workings.read),
+         f"{exp(_score(solver, tree.nodes[number])):.0%}")
+        for place, number in enumerate(ended, 1)
+    ]  # fmt: skip
+    return (
+        f"<p><strong>{title}</strong></p>"
+        + note(
+            "Thick orange: the answer. Blue: programs that ended. Grey, dashed: pruned. Point at a token for its "
+            "probability."
+        )
+        + scrolled(_drawing(solver, tree, ended, chosen, title), title)
+        + table("The programs that ended, the likeliest first", ["", "program", "value", "sure of a token"], rows)
+    )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _ended(solver: "Solver", tree: "BeamTree") -> list[int]:
+    """The nodes at which a hypothesis ended, the best first."""
     from etude.studies.text2math.tokens import END
 
-    tree = workings.tree
-    alive = tree.alive
-    ended = sorted(
-        (number for number in alive if tree.nodes[number].token == END),
-        key=lambda number: -_score(tree.nodes[number].log_probability, tree.nodes[number].depth + 1, solver),
-    )
-    programs = {number: [tree.nodes[node].token for node in tree.path(number)[:-1]] for number in ended}
-    told = {number: solver.tokens.decode(tokens) for number, tokens in programs.items()}
-    chosen = next((number for number in ended if told[number] == workings.answer.program), None)
-    best = set(tree.path(chosen)) if chosen is not None else set[int]()
-    labels = [_plain(solver.tokens.tokens[node.token]) for node in tree.nodes]
+    found = (number for number, node in enumerate(tree.nodes) if node.token == END)
+    return sorted(found, key=lambda number: -_score(solver, tree.nodes[number]))
+
+
+def _score(solver: "Solver", end: "Node") -> float:
+    return end.log_probability / (end.depth + 1) ** solver.beam.alpha
+
+
+def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: int | None, title: str) -> str:
+    alive, best = tree.alive, set(tree.path(chosen)) if chosen is not None else set[int]()
     # The answer above, then what went on by its best end, what was pruned last.
-    rank = {number: place for place, number in reversed(list(enumerate(ended))) for number in tree.path(number)}
+    rank = {number: place for place, end in reversed(list(enumerate(ended))) for number in tree.path(end)}
     first = [-1 if n in best else rank.get(n, len(ended) + n) for n in range(len(tree.nodes))]
+    labels = [_plain(solver.tokens.tokens[node.token]) for node in tree.nodes]
     drawn = layout(labels, [node.parent for node in tree.nodes], first)
     lines, boxes = [], []
     for number, (node, at) in enumerate(zip(tree.nodes, drawn, strict=True)):
         kind = _KINDS["answer" if number in best else "ended" if number in alive else "pruned"]
-        before = tree.nodes[node.parent].log_probability if node.parent >= 0 else 0.0
+        before = 0.0
         if node.parent >= 0:
             lines.append(_edge(drawn[node.parent], at, kind))
-        state = "" if number in alive else ", pruned after this"
-        boxes.append(_box(at, kind, f"{at.label}: {exp(node.log_probability - before):.1%} after what stands before it, "
-                                    f"{exp(node.log_probability):.2g} in all{state}"))  # fmt: skip
+            before = tree.nodes[node.parent].log_probability
+        told = f"{at.label}: {exp(node.log_probability - before):.1%} here, {exp(node.log_probability):.2g} in all"
+        boxes.append(_box(at, kind, told if number in alive else f"{told}, pruned"))
     width = max((at.x + at.width for at in drawn), default=0) + 10
     height = max((at.y for at in drawn), default=0) + 20
-    pruned = len(tree.nodes) - len(alive)
-    title = f"Beam search, {solver.beam.width} wide: {len(ended)} programs ended, {pruned} tokens were pruned"
-    svg = (
-        f'<svg class="et-tree" role="img" aria-label="{title}. The programs are in the table below." '
+    return (
+        f'<svg class="et-tree" role="img" aria-label="{escape(title)}. The table below has the programs." '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
         f"{''.join(lines)}{''.join(boxes)}</svg>"
-    )
-    rows = [
-        (str(place), told[number], _valued(solver, workings, told[number]),
-         f"{exp(_score(tree.nodes[number].log_probability, tree.nodes[number].depth + 1, solver)):.0%}")
-        for place, number in enumerate(ended, 1)
-    ]  # fmt: skip
-    key = note("Thick orange: the answer. Blue: programs that ended. Grey, dashed: pruned. A token's tooltip has its "
-               "probability.")  # fmt: skip
-    return f"{_CSS}<p><strong>{title}</strong></p>{key}{scrolled(svg, title)}" + table(
-        "The programs that ended, the likeliest first", ["", "program", "value", "sure of a token"], rows
     )
 
 
@@ -222,17 +238,10 @@ def _edge(start: Drawn, end: Drawn, kind: tuple[str, str, str]) -> str:
 
 def _box(at: Drawn, kind: tuple[str, str, str], told: str) -> str:
     return (
-        f'<g><title>{escape(told)}</title><rect x="{at.x:.1f}" y="{at.y - 9}" width="{at.width:.1f}" height="18" rx="4" '
-        f'{kind[1]}/><text x="{at.x + 6:.1f}" y="{at.y + 4}" fill="{kind[2]}">{escape(at.label)}</text></g>'
+        f"<g><title>{escape(told)}</title>"
+        f'<rect x="{at.x:.1f}" y="{at.y - 9}" width="{at.width:.1f}" height="18" rx="4" {kind[1]}/>'
+        f'<text x="{at.x + 6:.1f}" y="{at.y + 4}" fill="{kind[2]}">{escape(at.label)}</text></g>'
     )
-
-
-def _score(log_probability: float, length: int, solver: "Solver") -> float:
-    return log_probability / length**solver.beam.alpha
-
-
-def _valued(solver: "Solver", workings: "Workings", program: str) -> str:
-    return solver.value_of(program, workings.read)
 
 
 def tab(site: Site) -> None:
@@ -261,7 +270,8 @@ def tab(site: Site) -> None:
         return answered(choice, text, beam) if (text or "").strip() else ("", "", "")
 
     given = [choice, problem, beam]
-    gr.on([ask.click, problem.submit, examples.load_input_event], answered, given, shown, concurrency_id=TITLE)
+    gr.on([ask.click, problem.submit], answered, given, shown, concurrency_id=TITLE)
+    examples.load_input_event.then(answered, given, shown, concurrency_id=TITLE)
     gr.on([choice.change, beam.release], again, given, shown, concurrency_id=TITLE)
 
 

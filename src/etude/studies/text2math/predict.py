@@ -138,13 +138,15 @@ class Workings:
 
     Attributes:
         answer: what `predict` answers.
-        words: of the problem as its numbers were read.
+        read: the problem as its numbers were read.
+        words: of it.
         tokens: of the program, the end last; empty where there is none.
         attention: the share of each word for each token, float32 ``[tokens, words]``; None of a network without it.
         tree: the beam search.
     """
 
     answer: Prediction
+    read: str
     words: tuple[str, ...]
     tokens: tuple[str, ...]
     attention: Tensor | None
@@ -203,7 +205,7 @@ class Solver:
         if ids and self.config.model.attention:
             encoded = encode([problem], self.reader, self.tokens, torch.device("cpu"))
             weights = attention_over(self.model, encoded.batch(torch.tensor([0])), ids)[:, : len(words)]
-        return Workings(answer, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
+        return Workings(answer, problem.text, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
 
     def searching(self, options: Options) -> "Solver":
         """The same network with another search; its BERT stays."""
@@ -272,7 +274,7 @@ class Solver:
         others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
         steps, value = self._steps(program, numbers)
         runners_up = [
-            f"{other}  = {self._shown(other, numbers)}  ({scores[other]:.3f})" for other in others if other != program
+            f"{other}  = {self.value_of(other, read)}  ({scores[other]:.3f})" for other in others if other != program
         ]
         return Prediction(
             text, program, "none" if value is None else written(value), scores.get(program), tuple(steps),
@@ -286,8 +288,9 @@ class Solver:
             return [str(error)], None
         return [str(step) for step in steps], steps[-1].value
 
-    def _shown(self, program: str, numbers: Sequence[float]) -> str:
-        value = self._steps(program, numbers)[1]
+    def value_of(self, program: str, read: str) -> str:
+        """A program's value for a problem whose numbers are in figures, for people."""
+        value = self._steps(program, numbers_of(read))[1]
         return "no value" if value is None else written(value)
 
 
