@@ -146,6 +146,7 @@ def test_any_text_in_braces_is_one_line(text: str) -> None:
         (("--optim.clip", "-1"), ("optim.clip must be 0 or more",)),
         (("--loop.precision", "fp16"), ("loop.precision must be fp32 or bf16 in a search, not fp16",)),
         (("--model.num-classes", "26"), ("up to 25 classes",)),
+        (("--genotype", "darts-v1"), ("genotype: a search finds one", "the preset retrain")),
         (("--serach.lr", "1"), ("no flag --serach.lr; did you mean '--search.lr'?",)),
     ],
 )
@@ -231,7 +232,7 @@ def edited(searched: Path, retrained: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(("of", "to"), [("search", "retrain"), ("retrain", "search")])
 @pytest.mark.parametrize("verb", ["eval", "resume"])
 def test_checkpoints_of_the_other_phase_are_refused(verb: str, of: str, to: str, edited: Any, refused: Any) -> None:
-    path = edited(of, phase=to, retrain__auxiliary=0.0)
+    path = edited(of, phase=to, genotype="darts-v2", retrain__auxiliary=0.0)
     if verb == "resume":
         (path / "summary.json").unlink()
     before = contents(path / "checkpoints")

@@ -76,10 +76,12 @@ METRICS: list[dict[str, Any]] = [
 
 
 def test_curves_of_a_search(tmp_path: Path, drawn: list[Figure]) -> None:
-    figures.search_curves(tmp_path / "curves.png", METRICS)
+    """At step 2 alpha waits."""
+    waits = {"step": 2, "train/loss": 3.0, "train/alpha_loss": 0.0}
+    figures.search_curves(tmp_path / "curves.png", [waits, *METRICS])
     loss, accuracy, rate = map(lines, drawn[0].axes)
     assert loss == {
-        "weights' half, in training": ([5, 10], [2.0, 1.0]), "alpha's half, in training": ([5, 10], [2.5, 1.5]),
+        "weights' half, in training": ([2, 5, 10], [3.0, 2.0, 1.0]), "alpha's half, in training": ([5, 10], [2.5, 1.5]),
         "alpha's half": ([10], [1.2]), "val": ([10], [1.25]),
     }  # fmt: skip
     assert accuracy == {

@@ -66,6 +66,8 @@ def draw_retrain(task: RetrainTask, folder: Path, metrics: Sequence[Mapping[str,
 
 def search_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Loss and accuracy of both halves and of the validation split, and the rate."""
+    # While alpha waits its loss is not taken, and stands as zero.
+    metrics = [{k: v for k, v in row.items() if (k, v) != ("train/alpha_loss", 0)} for row in metrics]
     halves = {"weights' half, in training": "train/loss", "alpha's half, in training": "train/alpha_loss"}
     loss = halves | {"alpha's half": "alpha/loss", "val": "val/loss"}
     right = {"weights' half, in training": "train/accuracy", "alpha's half": "alpha/accuracy", "val": "val/accuracy"}

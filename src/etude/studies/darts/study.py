@@ -163,6 +163,8 @@ class DartsConfig(StudyConfig):
             parts = f"a multiple of {2 * search.partial} (twice search.partial)"
             require(model.channels % (2 * search.partial) == 0, "model.channels", parts, model.channels)
             require(self.loop.precision != "fp16", "loop.precision", "fp32 or bf16 in a search", self.loop.precision)
+            if self.genotype != "darts-v2":
+                raise ValueError("genotype: a search finds one; to train a given one, take the preset retrain")
         else:
             if self.retrain.auxiliary > 0:
                 fits = "32 with the auxiliary head, which --retrain.auxiliary 0 leaves out"
