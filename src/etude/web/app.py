@@ -23,13 +23,14 @@ os.environ.pop("GRADIO_ALLOWED_PATHS", None)
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.themes.default import Default
 from gradio.themes.utils.fonts import Font
 
 from etude.core.errors import UserError
-from etude.web import resnet, show, text2math
+from etude.web import darts, dcgan, pix2pix, protonet, resnet, runs, show, slotdiffusion, slots, text2math
 from etude.web.site import MAX_UPLOAD, Site
 
-TABS = (resnet, text2math)
+TABS = (resnet, text2math, slots, slotdiffusion, dcgan, protonet, pix2pix, darts, runs)
 """In the order of the page: resnet, text2math, slots, slotdiffusion, dcgan, protonet, pix2pix, darts, runs."""
 
 _FONTS = [Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
@@ -68,7 +69,7 @@ def build(site: Site) -> gr.Blocks:
 def application(site: Site, host: str) -> FastAPI:
     """The web application of a site that listens at ``host``."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    theme = gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=_MONO)
+    theme = Default(primary_hue="blue", font=_FONTS, font_mono=_MONO)
     gr.mount_gradio_app(
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 import numpy as np
+from gradio.context import Context
 
 from etude import studies
 from etude.core.errors import UserError
@@ -104,12 +105,27 @@ class Site:
                 self._models.popitem(last=False)
             return self._models[key]
 
+    def opened(self, handler: Callable[..., Any], inputs: Any, outputs: Any) -> None:
+        """Call a handler whenever the page is opened, so that a tab has an answer before the first click."""
+        gr.on([_page().load], handler, inputs, outputs, show_progress="hidden")
+
     def chooser(self, study: str, label: str = "Network") -> gr.Dropdown:
         """A menu of `choices`."""
         names = self.choices(study)
         menu = gr.Dropdown(names, value=names[0] if names else None, label=label)
         self.choosers.setdefault(study, []).append(menu)
         return menu
+
+
+def _page() -> Any:
+    assert Context.root_block is not None, "tabs are built inside a page"
+    return Context.root_block
+
+
+def current_tab() -> Any:
+    """The `gr.Tab` that is being built: its ``select`` tells when a visitor turns to it."""
+    assert Context.block is not None, "tabs are built inside a page"
+    return Context.block
 
 
 def picture(label: str, **more: Any) -> gr.Image:

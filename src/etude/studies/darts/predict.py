@@ -16,6 +16,7 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.data import classify
 from etude.data.classify import Prediction
+from etude.studies.darts.network import CellNetwork
 from etude.studies.darts.study import DartsConfig
 from etude.studies.darts.task import build_network
 
@@ -32,6 +33,34 @@ class Options:
     """Larger pictures are refused."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """A trained network of cells, ready to classify."""
+
+    model: CellNetwork
+    config: DartsConfig
+    classes: list[str]
+
+
+def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network:
+    """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names.
+
+    Raises:
+        UserError: weights of a search, or such as cannot be read.
+    """
+    tensors, header = read_weights(weights, study="darts")
+    config = from_dict(DartsConfig, header.config, origin=str(weights))
+    if config.phase == "search":
+        raise UserError(
+            f"{weights} is of a search, whose network is thrown away: retrain its cell, "
+            "`etude run darts retrain-laptop --genotype RUN`"
+        )
+    model = build_network(config)
+    load_weights({"model": model}, tensors, weights)
+    model.eval().to(memory_format=torch.channels_last)
+    return Network(model, config, classify.class_names(header.extra or extra or {}, config.model.num_classes, weights))
+
+
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
     """Classify the inputs; the order of the answers is theirs.
 
@@ -45,20 +74,11 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             written then.
     """
     paths = classify.inputs(options.inputs)
-    tensors, header = read_weights(weights, study="darts")
-    config = from_dict(DartsConfig, header.config, origin=str(weights))
-    if config.phase == "search":
-        raise UserError(
-            f"{weights} is of a search, whose network is thrown away: retrain its cell, "
-            "`etude run darts retrain-laptop --genotype RUN`"
-        )
-    model = build_network(config)
-    load_weights({"model": model}, tensors, weights)
-    model.eval().to(memory_format=torch.channels_last)
-    classes = classify.class_names(header.extra or extra or {}, config.model.num_classes, weights)
+    network = read_network(weights, extra)
+    model = network.model
     answers: list[Prediction] = []
-    for batch, images_NHWC in classify.batches(paths, config.data, options.max_pixels):
+    for batch, images_NHWC in classify.batches(paths, network.config.data, options.max_pixels):
         with torch.no_grad():
-            answers += classify.predictions(batch, model(model.prepare(images_NHWC))[0], classes)
+            answers += classify.predictions(batch, model(model.prepare(images_NHWC))[0], network.classes)
     classify.write(options.output, answers, indices=options.indices)
     return answers

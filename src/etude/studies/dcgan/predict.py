@@ -140,6 +140,26 @@ def read_generator(weights: Path) -> tuple[Generator, DCGANConfig]:
     return generator.eval().to(memory_format=torch.channels_last), config
 
 
+def noises(config: DCGANConfig, seed: int, part: int = 0) -> Tensor:
+    """The noises ``[500, Z]`` of a seed's pictures; ``part`` 1 has those of the next 500."""
+    draw = randomness.generator(seed, "predict/noise", part)
+    return torch.randn(_BATCH, config.model.noise, generator=draw)
+
+
+def walk(start_Z: Tensor, end_Z: Tensor, steps: int) -> Tensor:
+    r"""Noises ``[steps, Z]`` from one to another along the arc between them (Shoemake 1985):
+    $\frac{\sin((1 - t) \omega)}{\sin \omega} a + \frac{\sin(t \omega)}{\sin \omega} b$.
+
+    A straight line would pass noises much shorter than any that the generator was trained on.
+    """
+    cosine = torch.nn.functional.cosine_similarity(start_Z, end_Z, dim=0).clamp(-1, 1)
+    angle, t_N1 = cosine.acos(), torch.linspace(0, 1, steps)[:, None]
+    # Noises that point one way, or opposite ways, have no one arc between them.
+    if angle.sin() < 1e-4:
+        return start_Z + t_N1 * (end_Z - start_Z)
+    return (((1 - t_N1) * angle).sin() * start_Z + (t_N1 * angle).sin() * end_Z) / angle.sin()
+
+
 @torch.no_grad()
 def _draw(generator: Generator, config: DCGANConfig, options: Options) -> Iterator[tuple[Tensor | None, Tensor]]:
     """The digits asked for and bytes ``[N, H, W]``, some at a time; the first pictures do not depend on the count."""
@@ -147,8 +167,7 @@ def _draw(generator: Generator, config: DCGANConfig, options: Options) -> Iterat
         shown = bar.add_task("drawing", total=options.count, note="")
         for part, start in enumerate(range(0, options.count, _BATCH)):
             count = min(_BATCH, options.count - start)
-            draw = randomness.generator(options.seed, "predict/noise", part)
-            noise_NZ = torch.randn(_BATCH, config.model.noise, generator=draw)[:count]
+            noise_NZ = noises(config, options.seed, part)[:count]
             digits_N = None
             if config.model.conditional:
                 turn_N = torch.arange(start, start + count) % NUM_CLASSES

@@ -4,7 +4,7 @@ Shape suffixes as in episodes.py.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,9 +91,12 @@ class Embedder:
 
     def embed(self, paths: list[Path], polarity: str, max_pixels: int) -> Tensor:
         """Embed picture files: ``[N, D]``."""
-        size = self.config.data.size
-        images = [prepare(read_image(path, "L", max_pixels=max_pixels), size, polarity) for path in paths]
-        return embed(self.encoder, torch.from_numpy(np.stack(images)))
+        return self.embed_images([read_image(path, "L", max_pixels=max_pixels) for path in paths], polarity)
+
+    def embed_images(self, images: Sequence[np.ndarray], polarity: str = "auto") -> Tensor:
+        """Embed grey pictures, uint8 ``[H, W]`` of any sizes: ``[N, D]``."""
+        prepared = [prepare(image, self.config.data.size, polarity) for image in images]
+        return embed(self.encoder, torch.from_numpy(np.stack(prepared)))
 
     def threshold(self, shots: int) -> float:
         """The distance beyond which validation calls a query unknown, at the nearest shot count it measured."""
@@ -202,18 +205,27 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         shots = round(sum(support.shots) / len(support.shots))
         limit = options.threshold if options.threshold is not None else embedder.threshold(shots)
     z_QD = embedder.embed(queries, options.polarity, options.max_pixels)
-    return _answers(queries, embedder.distance(z_QD, support.z_ND), support, embedder.config.model.temperature, limit)
+    return answers(queries, embedder.distance(z_QD, support.z_ND), support, embedder.config.model.temperature, limit)
 
 
-def _answers(
-    queries: list[Path], distances_QN: Tensor, support: Prototypes, temperature: float, limit: float | None
+def answers(
+    queries: Sequence[Path | str], distances_QN: Tensor, support: Prototypes, temperature: float, limit: float | None
 ) -> list[Prediction]:
+    """What queries at some distances from the prototypes are taken for.
+
+    Args:
+        queries: their names.
+        distances_QN: to each class.
+        support: the classes.
+        temperature: of the softmax.
+        limit: the distance beyond which the answer is unknown, if there is one.
+    """
     probability_QN = (-distances_QN / temperature).softmax(-1)
     best_Q = distances_QN.argmin(-1).tolist()
-    answers: list[Prediction] = []
+    found: list[Prediction] = []
     for row, (query, best) in enumerate(zip(queries, best_Q, strict=True)):
         distance = distances_QN[row, best].item()
         label = "unknown" if limit is not None and distance > limit else support.classes[best]
         table = dict(zip(support.classes, distances_QN[row].tolist(), strict=True))
-        answers.append(Prediction(str(query), label, probability_QN[row, best].item(), distance, table))
-    return answers
+        found.append(Prediction(str(query), label, probability_QN[row, best].item(), distance, table))
+    return found
