@@ -37,6 +37,7 @@ _FONTS = [Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Rob
 _MONO = [Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")]
 _CSS = """
 .gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
+.tab-wrapper { max-width: calc(100vw - 32px); }
 .drop img { width: 100%; height: 100%; object-fit: contain; }
 :focus-visible { outline: 2px solid #0072B2 !important; outline-offset: 2px; }
 """
@@ -61,6 +62,8 @@ def build(site: Site) -> gr.Blocks:
             )
     for event in page.fns.values():
         event.api_visibility = "private"
+        # Examples would ask past the queue, by a route that is closed here.
+        event.queue = True
     # One of each kind at a time, and no endless line of those who wait.
     page.queue(max_size=64, default_concurrency_limit=1, api_open=False)
     return page
@@ -74,7 +77,7 @@ def application(site: Site, host: str) -> FastAPI:
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],
         show_error=False, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, pwa=False,
-        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS,
+        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS + protonet.CSS,
     )  # fmt: skip
     app.add_middleware(Guard, host=host)
     return app

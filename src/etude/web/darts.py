@@ -10,7 +10,7 @@ import numpy as np
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.web.runs import metrics_of
-from etude.web.site import Site, answering, current_tab, drawn, picture, read
+from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, read
 
 TITLE = "darts"
 _SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
@@ -134,25 +134,26 @@ def published_cells() -> list[str]:
 def tab(site: Site) -> None:
     gr.Markdown("A cell that gradient descent looked for: a search step by step, the published cells, and a network of "
                 "cells at work.")  # fmt: skip
+    here = current_tab()
     with gr.Tabs():
         with gr.Tab("A search"):
-            _search(site)
+            _search(site, here)
         with gr.Tab("Published cells"):
             _published()
         with gr.Tab("Classify"):
             _classifier(site)
 
 
-def _search(site: Site) -> None:
+def _search(site: Site, here: Any) -> None:
     names = searches(site)
     told = gr.Markdown(_none_yet(names))
     with gr.Row():
         run = gr.Dropdown(names, value=names[0] if names else None, label="Search", scale=2)
         place = gr.Slider(1, 2, value=1, step=1, label="Evaluation", scale=3)
     line = gr.Markdown()
-    graph = gr.Image(label="Cells that the mixture has come to", format="png", buttons=["fullscreen"],
+    graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"],
                      interactive=False, alt_text="The normal and the reduction cell as graphs")  # fmt: skip
-    heat = gr.Image(label="What each operation weighs on each edge", format="png", buttons=["fullscreen"],
+    heat = gr.Image(show_label=False, format="png", buttons=["fullscreen"],
                     interactive=False, alt_text="Two tables of weights, edges down and operations across")  # fmt: skip
 
     @answering
@@ -177,7 +178,7 @@ def _search(site: Site) -> None:
     run.input(opened, run, parts, concurrency_id=TITLE, show_progress="hidden")
     place.input(at, [run, place], [graph, heat, line], concurrency_id=TITLE, trigger_mode="always_last",
                 show_progress="hidden")  # fmt: skip
-    site.opened(opened, run, parts)
+    first_look(here, opened, [run], parts)
 
 
 def _none_yet(names: Sequence[str]) -> str:
@@ -190,10 +191,10 @@ def _published() -> None:
     names = published_cells()
     name = gr.Dropdown(names, value=names[0], label="Cell")
     line = gr.Markdown()
-    graph = gr.Image(label="Normal and reduction cell", format="png", buttons=["fullscreen"], interactive=False,
+    graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"], interactive=False,
                      alt_text="The normal and the reduction cell as graphs")  # fmt: skip
-    gr.on([name.change, current_tab().select], answering(known_cell), name, [graph, line],
-          concurrency_id=TITLE)  # fmt: skip
+    name.input(answering(known_cell), name, [graph, line], concurrency_id=TITLE)
+    first_look(current_tab(), known_cell, [name], [graph, line])
 
 
 def _classifier(site: Site) -> None:
@@ -224,7 +225,7 @@ def _classifier(site: Site) -> None:
             raise UserError("no trained network of cells is here: `etude run darts retrain-laptop` trains one")
         return classify(site, choice, path)
 
-    site.opened(refilled, choice, [told, choice])
+    current_tab().select(refilled, choice, [told, choice], show_progress="hidden")
     gr.on([photo.change, choice.input], answered, [choice, photo], answer, concurrency_id=TITLE)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.web.site import Site, answering
+from etude.web.site import Site, answering, current_tab, first_look
 
 TITLE = "dcgan"
 ALL = "all in turn"
@@ -112,7 +112,7 @@ def tab(site: Site) -> None:
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="The same seed draws the same pictures.")
             order = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
-            drawn = gr.Image(label="Drawn", format="png", buttons=["download"], interactive=False,
+            drawn = gr.Image(show_label=False, format="png", buttons=["download"], interactive=False,
                              alt_text="The drawn digits, in rows")  # fmt: skip
     gr.Markdown("### A walk between two noises\nAll pictures between are drawn from the arc that joins them.")
     with gr.Row():
@@ -121,7 +121,7 @@ def tab(site: Site) -> None:
             second = gr.Number(1, label="To the noise of seed", precision=0, minimum=0)
             go = gr.Button("Walk")
         with gr.Column(scale=3):
-            strip = gr.Image(label="The way", format="png", buttons=["download"], interactive=False,
+            strip = gr.Image(show_label=False, format="png", buttons=["download"], interactive=False,
                              alt_text="One digit becoming another, step by step")  # fmt: skip
             film = gr.HTML()
 
@@ -133,11 +133,13 @@ def tab(site: Site) -> None:
     def went(choice: str, digit: str, first: float, second: float) -> Any:
         frames = walked(site, choice, digit, (first, second), _FRAMES)
         chosen = np.linspace(0, _FRAMES - 1, _STEPS).round().astype(int)
-        return sheet(frames[chosen], 6), film_html(moving(frames))
+        return sheet(frames[chosen], _STEPS), film_html(moving(frames))
 
-    gr.on([order.click, digit.change, choice.change], ordered, [choice, digit, count, seed], drawn,
-          concurrency_id=TITLE)  # fmt: skip
-    go.click(went, [choice, digit, first, second], [strip, film], concurrency_id=TITLE)
+    digits, ends = [choice, digit, count, seed], [choice, digit, first, second]
+    gr.on([order.click, digit.input, choice.input], ordered, digits, drawn, concurrency_id=TITLE)
+    gr.on([go.click, digit.input, choice.input], went, ends, [strip, film], concurrency_id=TITLE)
+    first_look(current_tab(), ordered, digits, [drawn])
+    first_look(current_tab(), went, ends, [strip, film])
 
 
 def warm(site: Site) -> None:

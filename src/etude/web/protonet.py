@@ -13,7 +13,7 @@ import numpy as np
 
 from etude.core.errors import UserError
 from etude.data.images import read_image
-from etude.web.site import Site, answering
+from etude.web.site import Site, answering, current_tab, first_look
 
 TITLE = "protonet"
 CLASSES = 5
@@ -32,6 +32,15 @@ _BOARDS = "".join(
 </figure>"""
     for name in _NAMES
 )
+CSS = """
+.distances, .distances * { border: none !important; }
+.distances { width: 100%; border-collapse: collapse; }
+.distances caption { text-align: left; padding: 0.3rem 0; }
+.distances th, .distances td { padding: 0.2rem 0.5rem 0.2rem 0; text-align: left; white-space: nowrap; width: 1%; }
+.distances .bar { width: 96%; }
+.distances .bar div { height: 14px; border-radius: 3px; background: #9aa0a6; transition: width 0.2s; }
+.distances .bar div.near { background: #0072B2; }
+"""
 _LOOK = """
 .boards { display: flex; flex-wrap: wrap; gap: 14px; }
 .board { margin: 0; width: 150px; }
@@ -44,7 +53,7 @@ _LOOK = """
   background: transparent; color: inherit; cursor: pointer; position: relative; overflow: hidden; }
 .board .upload input { position: absolute; inset: 0; opacity: 0; cursor: pointer; width: 100%; }
 .board .upload:focus-within { outline: 2px solid #0072B2; outline-offset: 2px; }
-.wrong { color: #b00020; min-height: 1.4em; margin: 6px 0 0; }
+.wrong { color: #b00020; margin: 4px 0 0; font-size: 0.9rem; }
 """
 # The drawings are the component's value: a list of PNG pictures as text, empty where nothing was drawn.
 _DRAWING = """
@@ -223,14 +232,12 @@ def told(found: Any) -> str:
         f": {100 * found.probability:.0f} %." if known else ", but so far that it is of none of them.")  # fmt: skip
     longest = max(*found.distances.values(), 1e-9)
     rows = "".join(
-        f"<tr><th scope='row'>{html.escape(name)}</th><td><div style='background:"
-        f"{'#0072B2' if name == nearest else '#9aa0a6'};height:14px;border-radius:3px;"
-        f"width:{max(1.0, 100 * distance / longest):.1f}%'></div></td><td>{distance:.2f}</td></tr>"
+        f"<tr><th scope='row'>{html.escape(name)}</th><td class='bar'><div class='{'near' if name == nearest else ''}' "
+        f"style='width:{max(1.0, 100 * distance / longest):.1f}%'></div></td><td>{distance:.2f}</td></tr>"
         for name, distance in found.distances.items()
     )
-    return (f"<p role='status'>{line}</p><table style='width:100%'><caption style='text-align:left'>Distance to each "
-            f"prototype</caption><colgroup><col style='width:5.5em'><col><col style='width:4em'></colgroup>"
-            f"{rows}</table>")  # fmt: skip
+    return (f"<p role='status'>{line}</p><table class='distances'><caption>Distance to each prototype</caption>"
+            f"<tbody>{rows}</tbody></table>")  # fmt: skip
 
 
 def tab(site: Site) -> None:
@@ -241,8 +248,8 @@ def tab(site: Site) -> None:
         css_template=_LOOK, js_on_load=_DRAWING, elem_id="boards",
     )  # fmt: skip
     with gr.Row():
-        again = gr.Button("Another example")
-        empty = gr.Button("Clear all")
+        again = gr.Button("Another example", size="sm")
+        empty = gr.Button("Clear all", size="sm")
     turn = gr.State(0)
     answer = gr.HTML(told(None), padding=True, container=True, min_height=150)
     choice = site.chooser(TITLE)
@@ -261,7 +268,7 @@ def tab(site: Site) -> None:
           show_progress="hidden", trigger_mode="always_last")  # fmt: skip
     again.click(given, [choice, turn], [boards, turn, answer], concurrency_id=TITLE, show_progress="hidden")
     empty.click(lambda: ("[]", told(None)), outputs=[boards, answer], show_progress="hidden")
-    site.opened(answered, [choice, boards], answer)
+    first_look(current_tab(), answered, [choice, boards], [answer])
 
 
 def warm(site: Site) -> None:

@@ -119,9 +119,10 @@ def tab(site: Site) -> None:
             choice = site.chooser(TITLE)
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=_TOP)
-            name = gr.Dropdown([], label="Class whose evidence is shown", interactive=True)
-            shown = gr.Image(label="Grad-CAM", buttons=[], height=340, interactive=False,
-                             alt_text="Where the network looked: red is most")  # fmt: skip
+            name = gr.Dropdown([], label="Grad-CAM of", interactive=True,
+                               info="Red is where the network found most evidence for this class.")  # fmt: skip
+            shown = gr.Image(show_label=False, buttons=[], height=330, interactive=False,
+                             alt_text="Grad-CAM: where the network looked, most where it is red")  # fmt: skip
     with gr.Accordion("Six norms side by side", open=False):
         ask = gr.Button("Ask the networks of all norms")
         told = gr.Markdown()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class Run:
     path: Path
     preset: str
     state: str
-    """``going``, ``ended``, ``stopped early``, ``interrupted`` or ``just made``."""
+    """``going``, ``ended``, ``stopped early``, ``interrupted`` or ``just begun``."""
     step: int
     max_steps: int | None
     seconds: float
@@ -114,10 +115,19 @@ def _state(path: Path, rows: Sequence[Mapping[str, Any]], seconds: Sequence[floa
             return "ended"
     # Evaluations and checkpoints take their time between two lines, and a busy machine stretches all.
     gaps = [after - before for before, after in zip(seconds[-20:], seconds[-19:], strict=False)]
-    patience = max(120.0, 4 * max(gaps, default=0.0))
-    if time.time() - written < patience:
-        return "going" if rows else "just made"
+    if _held(path / ".lock") or time.time() - written < max(60.0, 4 * max(gaps, default=0.0)):
+        return "going" if rows else "just begun"
     return "interrupted"
+
+
+def _held(lock: Path) -> bool:
+    """Whether a process of this machine holds a run, as Linux tells; to try the lock could stop one that begins."""
+    try:
+        about, lines = lock.stat(), Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    return any(" FLOCK " in f" {line} " and place in line.split() for line in lines)
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
@@ -207,20 +217,21 @@ def tab(site: Site) -> None:
     follow = gr.Checkbox(True, label=f"Look again every {_EVERY:.0f} seconds")
     empty = gr.Markdown()
     table = gr.Dataframe(headers=["run", "preset", "state", "step", "trained", "written"], interactive=False,
-                         label="Runs", max_height=320, wrap=True)  # fmt: skip
+                         label="Runs", max_height=320, wrap=True, buttons=[],
+                         column_widths=["36%", "9%", "12%", "20%", "11%", "12%"])  # fmt: skip
     with gr.Row():
         names = gr.Dropdown([], multiselect=True, label="Runs to draw", interactive=True, scale=3)
         metric = gr.Dropdown([], label="Metric", interactive=True, scale=1)
-    plot = gr.LinePlot(x="step", y="value", color="run", label="Curves", height=340)
+    plot = gr.LinePlot(x="step", y="value", color="run", label="Curves", height=400, buttons=[])
     with gr.Row():
         one = gr.Dropdown([], label="One run more closely", interactive=True)
     with gr.Row():
         numbers = gr.Dataframe(headers=["metric", "last", "at step"], interactive=False, label="Last numbers",
-                               max_height=340)  # fmt: skip
+                               max_height=340, buttons=[])  # fmt: skip
         final = gr.Dataframe(headers=["metric", "value", "split"], interactive=False, label="Final numbers",
-                             max_height=340)  # fmt: skip
-    gallery = gr.Gallery(label="Pictures", columns=3, object_fit="contain", interactive=False, format="png",
-                         buttons=["fullscreen"])  # fmt: skip
+                             max_height=340, buttons=[], visible=False)  # fmt: skip
+    gallery = gr.Gallery(label="Pictures", visible=False, columns=3, object_fit="contain", interactive=False,
+                         format="png", buttons=["fullscreen"])  # fmt: skip
     timer = gr.Timer(_EVERY, active=False)
 
     def curves(runs: Sequence[Run], metric: str | None) -> Any:
@@ -237,17 +248,19 @@ def tab(site: Site) -> None:
         metric = metric if metric in metrics else metrics[0] if metrics else None
         one = one if one in known else (chosen[0] if chosen else None)
         closer = next((run for run in runs if run.name == one), None)
+        ended = results_of(closer) if closer else []
         line = "" if runs else "No runs yet: `etude run resnet smoke` makes one in seconds."
         return (
             line, overview(runs), gr.update(choices=known, value=chosen), gr.update(choices=metrics, value=metric),
             curves(shown, metric), gr.update(choices=known, value=one), last_numbers(closer) if closer else [],
-            results_of(closer) if closer else [],
+            gr.update(value=ended, visible=bool(ended)),
         )  # fmt: skip
 
     @answering
     def pictured(one: str | None) -> Any:
         run = next((run for run in find(site.runs) if run.name == one), None)
-        return pictures_of(run, site.runs) if run else []
+        found = pictures_of(run, site.runs) if run else []
+        return gr.update(value=found, visible=bool(found))
 
     parts = [empty, table, names, metric, plot, one, numbers, final]
     asked = [names, metric, one]
@@ -261,4 +274,4 @@ def tab(site: Site) -> None:
 
 def _first(runs: Sequence[Run]) -> list[str]:
     going = [run.name for run in runs if run.state == "going"]
-    return going[:4] or [run.name for run in runs[:1]]
+    return going[:4] or [run.name for run in runs if run.step][:1]

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,10 +105,6 @@ class Site:
                 self._models.popitem(last=False)
             return self._models[key]
 
-    def opened(self, handler: Callable[..., Any], inputs: Any, outputs: Any) -> None:
-        """Call a handler whenever the page is opened, so that a tab has an answer before the first click."""
-        gr.on([_page().load], handler, inputs, outputs, show_progress="hidden")
-
     def chooser(self, study: str, label: str = "Network") -> gr.Dropdown:
         """A menu of `choices`."""
         names = self.choices(study)
@@ -117,15 +113,30 @@ class Site:
         return menu
 
 
-def _page() -> Any:
-    assert Context.root_block is not None, "tabs are built inside a page"
-    return Context.root_block
-
-
 def current_tab() -> Any:
     """The `gr.Tab` that is being built: its ``select`` tells when a visitor turns to it."""
     assert Context.block is not None, "tabs are built inside a page"
     return Context.block
+
+
+def first_look(tab: Any, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Call a handler when a visitor first turns to a tab, so that it shows something before any click.
+
+    Args:
+        tab: what `current_tab` gave.
+        handler: returns as many values as there are outputs.
+        inputs: components.
+        outputs: components.
+    """
+
+    def once(seen: bool, *values: Any) -> Any:
+        if seen:
+            return tuple(gr.skip() for _ in range(len(outputs) + 1))
+        found = answering(handler)(*values)
+        return (True, found) if len(outputs) == 1 else (True, *found)
+
+    seen = gr.State(False)
+    tab.select(once, [seen, *inputs], [seen, *outputs], show_progress="hidden")
 
 
 def picture(label: str, **more: Any) -> gr.Image:
