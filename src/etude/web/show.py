@@ -6,23 +6,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
 CSS = """
+.et-plain .html-container { padding: 0; }
 .et-note { opacity: .8; font-size: .9rem; margin: .2rem 0; }
 .et-tiles { display: flex; flex-wrap: wrap; gap: .6rem; margin: .3rem 0 .8rem; padding: 0; }
 .et-tiles figure { margin: 0; width: var(--side); max-width: 100%; }
 .et-tiles img { width: 100%; display: block; border: 1px solid var(--border-color-primary); }
 .et-tiles img.et-small { image-rendering: pixelated; }
+@media (max-width: 640px) { .et-tiles { gap: .5rem; } .et-tiles figure { width: calc(var(--narrow) - .4rem); } }
 .et-tiles figcaption { font-size: .85rem; text-align: center; overflow-wrap: anywhere; }
-.et-scroll { overflow: auto; max-height: 34rem; background: #fff; color: #111; padding: .5rem; max-width: 100%;
-  border: 1px solid var(--border-color-primary); }
-.et-table { border-collapse: collapse; width: 100%; font-size: .92rem; color: #111; }
+.et-bar { width: 100%; height: 1rem; accent-color: #0072B2; }
+.et-scroll { overflow: auto; max-height: 34rem; background: #fff; color: #111; padding: .5rem; margin: .3rem 0;
+  contain: inline-size; border: 1px solid var(--border-color-primary); }
+.et-table { border-collapse: collapse; width: 100%; font-size: .92rem; color: #111; border: 0 !important; }
+.et-table tr { border: 0 !important; }
 .et-table caption { text-align: left; font-weight: 600; padding: 0 0 .3rem; }
-.et-table th, .et-table td { text-align: left; padding: .2rem .5rem; border-bottom: 1px solid #ddd; color: #111;
-  overflow-wrap: anywhere; }
+.et-table th, .et-table td { text-align: left; padding: .2rem .5rem; color: #111; border: 0 !important;
+  border-bottom: 1px solid #ddd !important; }
+.et-table td:nth-child(2) { overflow-wrap: anywhere; }
 """
+
+
+def box(name: str) -> gr.HTML:
+    """A place for what this file writes."""
+    return gr.HTML(elem_id=name, elem_classes="et-plain")
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ def tiles(shown: Iterable[Tile], side: int = 132) -> str:
         f"<figcaption>{escape(tile.caption)}</figcaption></figure>"
         for tile in shown
     )
-    return f'<div class="et-tiles" style="--side:{side}px">{figures}</div>'
+    # On a phone four small ones stand in a row, or two large ones.
+    return f'<div class="et-tiles" style="--side:{side}px;--narrow:{25 if side < 160 else 50}%">{figures}</div>'
 
 
 def _small(image: np.ndarray, side: int) -> str:
@@ -70,6 +82,10 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 def scrolled(html: str, name: str) -> str:
     """What may be wider than the page, in a place that scrolls by mouse, touch and keyboard."""
     return f'<div class="et-scroll" role="region" tabindex="0" aria-label="{escape(name)}">{html}</div>'
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def note(text: str) -> str:

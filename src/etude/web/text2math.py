@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from etude import studies
-from etude.web.show import note, scrolled, table
+from etude.web.show import box, note, percent, scrolled, table
 from etude.web.site import Site, answering
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ CSS = """
 .et-answer { font-size: 1.5rem; font-weight: 600; margin: .1rem 0; }
 .et-program { font-family: var(--font-mono); overflow-wrap: anywhere; margin: .1rem 0; }
 .et-heat { border-collapse: collapse; font-size: .78rem; color: #111; }
-.et-heat caption { text-align: left; font-weight: 600; padding-bottom: .3rem; font-size: .92rem; }
 .et-heat thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; font-weight: 400;
   padding: .2rem 0; vertical-align: bottom; color: #111; }
 .et-heat tbody th { position: sticky; left: -.5rem; background: #fff; text-align: right; padding: 0 .5rem 0 .2rem;
   font-weight: 400; font-family: var(--font-mono); color: #111; }
-.et-heat td { width: 1.7rem; min-width: 1.7rem; height: 1.5rem; text-align: center; padding: 0; }
+.et-heat td { width: 1.7rem; min-width: 1.7rem; height: 1.5rem; text-align: center; padding: 0; color: #111; }
+.et-heat th, .et-heat td { border: 1px solid #ddd !important; }
 .et-tree text { font: 12px var(--font-mono), monospace; }
 """
 
@@ -64,15 +64,19 @@ def answer_html(workings: "Workings") -> str:
     """The answer, the program, each step with its value."""
     answer = workings.answer
     if answer.score is None:
-        return '<p class="et-answer">No program</p>' + note("the search ended without one: try a wider beam")
+        return '<p class="et-answer" role="status">No program</p>' + note(
+            "the search ended without one: try a wider beam"
+        )
     value = "no value" if answer.value is None else f"Answer: {answer.answer}"
     written = [step for step in answer.program.split("|") if step]
     # A program that fails at a step has its fault in place of the steps.
     whole = len(written) == len(answer.steps)
     rows = [(f"#{place}", step, told) for place, (step, told) in enumerate(zip(written, answer.steps, strict=False))]
     steps = table("Steps", ["", "program", "with its values"], rows) if whole else note(" ".join(answer.steps))
-    return f'<p class="et-answer">{escape(value)}</p><p class="et-program">{escape(answer.program)}</p>{steps}' + note(
-        f"{exp(answer.score):.0%} sure of a token on average. {_sentence(answer.note)}".strip()
+    return (
+        f'<p class="et-answer" role="status">{escape(value)}</p>'
+        f'<p class="et-program">{escape(answer.program)}</p>{steps}'
+        + note(f"Mean probability of a token: {percent(exp(answer.score))}. {_sentence(answer.note)}".strip())
     )
 
 
@@ -94,16 +98,16 @@ def attention_html(workings: "Workings") -> str:
         rows += f'<tr><th scope="row">{escape(_plain(token))}</th>{cells}</tr>'
     title = "Attention: per cent of its look that each token gives each word"
     html = (
-        f'<table class="et-heat"><caption>{title}</caption><thead><tr><td></td>{words}</tr></thead>'
+        f'<table class="et-heat" aria-label="{title}"><thead><tr><td></td>{words}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
-    return scrolled(html, title)
+    return f"<p><strong>{title}</strong></p>{scrolled(html, title)}"
 
 
 def _cell(token: str, word: str, share: float) -> str:
     number = f"{100 * share:.0f}" if share >= _LEAST else ""
     ink = "#fff" if share > 0.5 else "#111"
-    told = escape(f"{_plain(token)} looks at {word}: {share:.0%}")
+    told = escape(f"{_plain(token)} looks at {word}: {percent(share)}")
     return f'<td style="background:rgba(0,82,155,{share:.3f});color:{ink}" title="{told}">{number}</td>'
 
 
@@ -166,7 +170,7 @@ def tree_html(solver: "Solver", workings: "Workings") -> str:
     title = f"Beam search, {solver.beam.width} wide: {_many(len(ended), 'program')} ended, {pruned} tokens were pruned"
     rows = [
         (str(place), programs[number], solver.value_of(programs[number], workings.read),
-         f"{exp(_score(solver, tree.nodes[number])):.0%}")
+         percent(exp(_score(solver, tree.nodes[number]))))
         for place, number in enumerate(ended, 1)
     ]  # fmt: skip
     return (
@@ -176,7 +180,11 @@ def tree_html(solver: "Solver", workings: "Workings") -> str:
             "probability."
         )
         + scrolled(_drawing(solver, tree, ended, chosen, title), title)
-        + table("The programs that ended, the likeliest first", ["", "program", "value", "sure of a token"], rows)
+        + table(
+            "The programs that ended, the likeliest first",
+            ["", "program", "value", "mean probability of a token"],
+            rows,
+        )
     )
 
 
@@ -204,7 +212,9 @@ def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: i
     labels = [_plain(solver.tokens.tokens[node.token]) for node in tree.nodes]
     drawn = layout(labels, [node.parent for node in tree.nodes], first)
     lines, boxes = [], []
-    for number, (node, at) in enumerate(zip(tree.nodes, drawn, strict=True)):
+    # What matters most is drawn last, over the others.
+    for number in sorted(range(len(drawn)), key=lambda number: (number in best, number in alive)):
+        node, at = tree.nodes[number], drawn[number]
         kind = _KINDS["answer" if number in best else "ended" if number in alive else "pruned"]
         before = 0.0
         if node.parent >= 0:
@@ -255,9 +265,9 @@ def tab(site: Site) -> None:
             beam = gr.Slider(1, _MOST, value=4, step=1, label="Beam: hypotheses kept at each step")
     ask = gr.Button("Solve", variant="primary")
     examples = gr.Examples([[text] for text in EXAMPLES], [problem], label="Or one of these", cache_examples=False)
-    answer = gr.HTML(elem_id="t2m-answer")
-    attention = gr.HTML(elem_id="t2m-attention")
-    tree = gr.HTML(elem_id="t2m-tree")
+    answer = box("t2m-answer")
+    attention = box("t2m-attention")
+    tree = box("t2m-tree")
     shown = [answer, attention, tree]
 
     @answering
