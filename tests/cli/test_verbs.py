@@ -188,7 +188,8 @@ def test_report_holds_its_pictures(finished: Path, here: Path, capsys: pytest.Ca
     assert main(["report", "--runs", str(finished.parents[1]), "--out", "page.html"]) == 0
     assert capsys.readouterr().out.strip() == "page.html"
     page = Path("page.html").read_text()
-    assert page.count('<img src="data:image/png;base64,') >= 3
+    assert page.count('<img src="data:image/') == 2
+    assert page.count('<svg class="plot"') >= 2
     assert "Snell et al. 2017" in page
     assert "http" not in page.replace("https://", "").split("<body>")[0]
 

@@ -169,10 +169,12 @@ def test_summaries_of_finished_runs(tmp_path: Path):
     for folder, name, value in (("results", "a", 1), ("runs", "a", 2), ("runs", "b", 3)):
         path = tmp_path / folder / "protonet" / name
         path.mkdir(parents=True)
-        (path / "summary.json").write_text(json.dumps({"value": value}))
+        body = summary(value) | {"study": "protonet", "command": "", "step": 1, "steps_trained": 1}
+        body |= {"parameters": {}, "train_seconds": 1.0, "peak_memory_mb": 1, "more": value}
+        (path / "summary.json").write_text(json.dumps(body))
     (tmp_path / "runs" / "protonet" / "begun").mkdir()
     found = read_summaries([tmp_path / "results", tmp_path / "runs", tmp_path / "none"], "protonet")
-    assert found == {"a": {"value": 1}, "b": {"value": 3}}
+    assert {name: body["more"] for name, body in found.items()} == {"a": 1, "b": 3}
 
 
 GOOD = """

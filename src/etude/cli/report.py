@@ -1,5 +1,8 @@
-"""``etude report``: one HTML file of comparisons, runs and pictures."""
+"""``etude report [STUDY | RUN]``: one self-contained HTML file of numbers, curves and pictures, or the same as
+Markdown; of the whole bench, of one study, or of one run's folder, finished or not.
+"""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,22 +10,56 @@ from typing import Annotated
 import tyro
 
 from etude import studies
+from etude.cli.compare import local_runs
 from etude.cli.flags import parse
-from etude.report.page import write_report
+from etude.cli.training import say
+from etude.core.errors import UserError, nearest
+from etude.report.page import Format, of_run, of_studies
+
+_ENDINGS = {".md": "markdown", ".markdown": "markdown"}
 
 
 @dataclass(frozen=True)
 class Options:
-    study: Annotated[str, tyro.conf.Positional] = ""
-    """One study; all of them where none is named."""
-    runs: Path = Path("runs")
-    """Where local runs are, beside the committed results."""
-    out: Path = Path("report/index.html")
-    """The file; an older report there is replaced."""
+    what: Annotated[str, tyro.conf.Positional] = ""
+    """A study or a run's folder; all studies where nothing is named."""
+    runs: Path | None = None
+    """Where local runs are, beside the committed results; runs/ where nothing is named."""
+    out: Path | None = None
+    """The file; an older report there is replaced. In report/, named for what it is of, where nothing is named."""
+    format: Format | None = None
+    """html or markdown; where nothing is named the ending of --out says it, and else it is html."""
 
 
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude report", description=__doc__ or "")
-    names = (options.study,) if options.study else studies.NAMES
-    print(write_report(options.out, [studies.load(name) for name in names], [options.runs]))
+    kind: Format = options.format or ("markdown" if options.out and options.out.suffix in _ENDINGS else "html")
+    out = options.out or _place(options.what, kind)
+    # Unlike Path.is_dir, it takes a name too long for the system.
+    if os.path.isdir(out):  # noqa: PTH112
+        raise UserError(f"{out} is a folder: name a file in it, such as --out {out / f'report{_suffix(kind)}'}")
+    runs = local_runs(options.runs)
+    if options.what in ("", *studies.NAMES):
+        names = (options.what,) if options.what else studies.NAMES
+        report = of_studies([studies.load(name) for name in names], runs)
+    elif os.path.isdir(options.what):  # noqa: PTH112
+        report = of_run(Path(options.what))
+    else:
+        raise UserError(f"'{options.what}' is no study and no run's folder{nearest(options.what, studies.NAMES)}")
+    for line in report.faults:
+        say(f"etude: {line}")
+    shown = [part.run.path for section in report.sections for part in section.runs]
+    if options.runs is not None and not any(options.runs in path.parents for path in shown):
+        say(f"etude: no further runs in {options.runs}: the report is of what is there without it")
+    print(report.write(out, kind))
     return 0
+
+
+def _place(what: str, kind: Format) -> Path:
+    """Where the report goes if nobody says: ``report/index.html``, ``report/protonet.html``, ..."""
+    parts = [part for part in Path(what).resolve().parts[-2:] if part] if what not in ("", *studies.NAMES) else [what]
+    return Path("report") / f"{'-'.join(parts) or 'index'}{_suffix(kind)}"
+
+
+def _suffix(kind: Format) -> str:
+    return ".md" if kind == "markdown" else ".html"

@@ -1,78 +1,292 @@
-"""The HTML report: one file, its pictures inside."""
+"""The report: one HTML file with everything inside it, or the same as Markdown."""
 
-import base64
 import datetime
-from collections.abc import Iterable, Sequence
+import os
+import shlex
+import urllib.parse
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
+from markupsafe import Markup
 
 from etude import __version__
-from etude.core.files import read_json, write_atomic
+from etude import studies as all_studies
+from etude.core.config import to_yaml
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
 from etude.core.study import Study
-from etude.report.reference import Comparison
-from etude.report.results import committed, comparisons, summaries
+from etude.report import svg
+from etude.report.markdown import code, escaped, fence
+from etude.report.pictures import Picture, read_picture
+from etude.report.prose import Readme
+from etude.report.reference import Comparison, compare, read_reference
+from etude.report.results import Run, committed, comparisons, faults, find_runs, read_run
+
+Format = Literal["html", "markdown"]
+# In pixels, of pictures in a page of many runs and in that of one.
+_NARROW, _BROAD = 900, 1400
+_VERDICTS = {"reproduced": "✓", "below": "▽", "not run at this scale": "○"}
 
 
-def write_report(path: Path, studies: Sequence[Study], runs: Sequence[Path]) -> Path:
-    """Write the report of some studies: comparisons, every finished run, its numbers and pictures.
+@dataclass(frozen=True)
+class RunPart:
+    """A run as the templates see it."""
+
+    run: Run
+    anchor: str
+    standing: str
+    """Finished, or how far it is."""
+    facts: list[tuple[str, str]]
+    cost: list[tuple[str, str]]
+    environment: list[tuple[str, str]]
+    checksums: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+    """In which it differs from its preset."""
+    resume: str
+    """What goes on with it; empty for a run that has ended."""
+    curves: list[Markup]
+    measures: list[tuple[str, ...]]
+    """Each quantity's first, last, lowest and highest value."""
+    others: int
+    """Quantities that are not drawn."""
+    pictures: list[Picture]
+    above: list[str]
+    """Pictures that stand with the study."""
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A study in the page."""
+
+    study: Study
+    readme: Readme
+    comparisons: list[Comparison]
+    pictures: list[Picture]
+    runs: list[RunPart]
+    notes: list[str] = field(default_factory=list)
+    """Pictures that cannot be read, one line each."""
+
+    @property
+    def ours(self) -> list[Comparison]:
+        """The published numbers that a training stands beside; the others are `missing`."""
+        return [row for row in self.comparisons if row.verdict != "not run at this scale"]
+
+    @property
+    def missing(self) -> list[Comparison]:
+        return [row for row in self.comparisons if row.verdict == "not run at this scale"]
+
+    def verdicts(self, verdict: str) -> int:
+        return sum(row.verdict == verdict for row in self.comparisons)
+
+    def standing(self, *, finished: bool) -> int:
+        return sum((part.run.status == "finished") == finished for part in self.runs)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report says, whatever its format."""
+
+    title: str
+    sections: list[Section]
+    faults: list[str] = field(default_factory=list)
+    """What was left out, one line each."""
+    one_run: bool = False
+
+    def write(self, path: Path, kind: Format = "html") -> Path:
+        """Write it to ``path``."""
+        write_atomic(path, _html(self) if kind == "html" else _markdown(self, path))
+        return path
+
+
+def write_report(path: Path, studies: Sequence[Study], runs: Sequence[Path], kind: Format = "html") -> Path:
+    """Write the report of some studies: comparisons, every run, its numbers, curves and pictures.
 
     Args:
-        path: the HTML file.
+        path: the file.
         studies: in the order of the page.
         runs: folders of local runs; the committed results are in it in any case.
+        kind: HTML or Markdown.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
-        sections=[_section(study, runs) for study in studies],
-        version=__version__,
-        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-    write_atomic(path, page)
-    return path
+    return of_studies(studies, runs).write(path, kind)
 
 
-def _section(study: Study, runs: Sequence[Path]) -> dict[str, Any]:
-    found = summaries(study, runs)
-    return {
-        "study": study,
-        "comparisons": [_row(row) for row in comparisons([study], runs)],
-        "pictures": _pictures(folder / study.name for folder in [committed(), *runs]),
-        "runs": [_run(study, name, summary, [committed(), *runs]) for name, summary in found.items()],
-    }
+def of_studies(studies: Sequence[Study], runs: Sequence[Path]) -> Report:
+    """The report of some studies, or of all."""
+    title = "etude: report" if len(studies) > 1 else f"{studies[0].title}: report"
+    left_out = faults(studies, runs)
+    sections: list[Section] = []
+    for study in studies:
+        found, refused = find_runs(study, runs)
+        sections.append(_section(study, found, comparisons([study], runs), runs))
+        left_out += [line for line in refused if line not in left_out]
+    return Report(title, sections, left_out)
 
 
-def _row(row: Comparison) -> dict[str, Any]:
-    interval = f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else ""
-    return {
-        "row": row,
-        "ours": "" if row.ours is None else f"{row.ours:.2f}",
-        "interval": interval,
-        "seeds": ", ".join(map(str, row.seeds)),
-        "mark": row.verdict.split()[0],
-    }
+def of_run(path: Path) -> Report:
+    """The report of one run, finished or not.
+
+    Raises:
+        UserError: the folder is no run, or one of a study that etude does not have.
+    """
+    run = read_run(path)
+    try:
+        study = all_studies.load(run.record.study)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    summaries = {} if run.summary is None else {run.name: run.summary}
+    rows = compare(study.name, read_reference(study.folder / "reference.toml"), summaries)
+    rows = [row for row in rows if row.ours is not None]
+    readme = Readme(study.folder / "README.md")
+    part = _part(run, study, f"{study.name}-run", _BROAD)
+    return Report(f"{study.title}: {run.name}", [Section(study, readme, rows, [], [part])], one_run=True)
 
 
-def _run(study: Study, name: str, summary: dict[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
-    folder = next(place for place in (f / study.name / name for f in folders) if (place / "summary.json").exists())
-    about = folder / "environment.json"
-    return {
-        "name": name,
-        "summary": summary,
-        "environment": read_json(about) if about.exists() else None,
-        "pictures": _pictures([folder / "figures"]),
-    }
+def _section(study: Study, found: Sequence[Run], rows: list[Comparison], runs: Sequence[Path]) -> Section:
+    readme = Readme(study.folder / "README.md")
+    words = {committed() / name: alt for name, alt in readme.pictures().items() if (committed() / name).is_file()}
+    beside = [path for place in [committed(), *runs] for path in sorted((place / study.name).glob("*.png"))]
+    chosen = list(dict.fromkeys([*words, *beside]))
+    if not any(path.parent.name == "figures" for path in chosen):
+        # A README that shows none of a run's pictures: those of the first run that stands beside a published number.
+        counted = {name for row in rows[:1] for name in row.runs}
+        chosen += [path for run in found if run.name in counted for path in _figures(run)]
+    shown, notes = _pictures(chosen, study, _NARROW, words)
+    parts = [_part(run, study, f"{study.name}-{number}", _NARROW, set(chosen)) for number, run in enumerate(found, 1)]
+    return Section(study, readme, rows, shown, parts, notes)
 
 
-def _pictures(folders: Iterable[Path]) -> list[dict[str, str]]:
-    """The pictures of some folders by name; of two of one name the first."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for picture in sorted(folder.glob("*.png")):
-            found.setdefault(picture.stem, picture)
-    return [
-        {"name": name, "data": base64.b64encode(path.read_bytes()).decode()} for name, path in sorted(found.items())
+def _figures(run: Run) -> list[Path]:
+    """A run's pictures; its curves are drawn anew where there are metrics."""
+    paths = sorted((run.path / "figures").glob("*.png"))
+    return [path for path in paths if not (run.metrics and path.name == "curves.png")]
+
+
+def _pictures(
+    paths: Sequence[Path], study: Study, widest: int, words: Mapping[Path, str] | None = None
+) -> tuple[list[Picture], list[str]]:
+    """The pictures that can be read, and one line for each that cannot."""
+    found: list[Picture] = []
+    notes: list[str] = []
+    for path in paths:
+        try:
+            found.append(read_picture(path, study.name, widest, (words or {}).get(path, "")))
+        except UserError as error:
+            notes.append(f"{error}: left out")
+    return found, notes
+
+
+def _part(run: Run, study: Study, anchor: str, widest: int, above: Set[Path] = frozenset()) -> RunPart:
+    """A run's part of the page; its pictures that stand ``above``, with the study, are not repeated."""
+    figures = _figures(run)
+    pictures, unread = _pictures([path for path in figures if path not in above], study, widest)
+    repeated = [path.stem for path in figures if path in above]
+    drawn, others = svg.panels(run.metrics)
+    record, summary = run.record, run.summary
+    facts = [("Preset", f"{record.preset} of {study.name}"), ("Scale", record.scale), ("Seed", str(run.seed))]
+    cost = [("Training time", duration(max((row.get("seconds", 0.0) for row in run.metrics), default=0.0)))]
+    if summary is None:
+        facts.append(("Steps", _steps(run)))
+        cost += [("Peak memory", "told at the end of a run"), ("Parameters", "told at the end of a run")]
+    else:
+        of = summary["steps_trained"]
+        early = " (stopped early)" if summary.get("stopped_early") else ""
+        facts += [("Steps", f"{of:,}{early}"), ("Weights", f"of step {summary['step']:,}{_chosen(summary)}")]
+        counts = "; ".join(f"{name} {count:,}" for name, count in summary["parameters"].items())
+        cost = [("Training time", duration(float(summary["train_seconds"])))]
+        cost += [("Peak memory", f"{summary['peak_memory_mb']:,} MB"), ("Parameters", counts or "none")]
+    cost.append(("Energy", "not measured"))
+    environment, checksums = _surroundings(run.environment)
+    resume = shlex.join(["etude", "resume", str(run.path)]) if run.summary is None else ""
+    measures = [
+        (f"{where}/{panel.title}", *map(svg.short, (ys[0], ys[-1], min(ys), max(ys))))
+        for panel in drawn
+        for where, (_, ys) in panel.lines.items()
     ]
+    return RunPart(
+        run, anchor, _standing(run), facts, cost, environment, checksums,
+        [(name, _value(value)) for name, value in record.overrides.items()], resume,
+        [svg.draw(panel) for panel in drawn], measures, others, pictures, repeated, [*run.notes, *unread],
+    )  # fmt: skip
+
+
+def _steps(run: Run) -> str:
+    of = f" of {run.max_steps:,}" if run.max_steps is not None else ""
+    saved = "no checkpoint yet" if run.saved is None else f"newest checkpoint of step {run.saved:,}"
+    return f"{run.step:,}{of}; {saved}"
+
+
+def _standing(run: Run) -> str:
+    if run.status == "finished":
+        return "finished"
+    at = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps is not None else "")
+    return f"still going: {at} so far" if run.status == "still going" else f"interrupted at {at}"
+
+
+def _chosen(summary: Mapping[str, Any]) -> str:
+    about = summary.get("validation")
+    if not isinstance(about, dict) or not isinstance(about.get("best"), int | float):
+        return ", the last"
+    return f", chosen by validation: {about.get('metric')} {svg.short(about['best'])}"
+
+
+def _surroundings(environment: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """``environment.json`` as rows, and the data's checksums."""
+    plain = {name: value for name, value in environment.items() if not isinstance(value, dict) and value is not None}
+    rows = [(name.capitalize(), str(value)) for name, value in plain.items()]
+    versions, data = (environment.get(name) for name in ("versions", "data"))
+    if isinstance(versions, dict):
+        rows.append(("Versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    return rows, [(str(name), str(value)) for name, value in data.items()] if isinstance(data, dict) else []
+
+
+def _value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 95.0 s, 39 min, 1 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=autoescape, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.globals |= {
+        "version": __version__,
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "marks": _VERDICTS,
+        "ours": lambda row: "" if row.ours is None else f"{row.ours:.2f}",
+        "interval": lambda row: f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else "",
+        "value": _measured,
+        "yaml": to_yaml,
+    }
+    return made
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
+    return f"{row['value']:.2f}{width} {row.get('unit', '')}".strip()
+
+
+def _html(report: Report) -> str:
+    return _environment(autoescape=True).get_template("report.html.j2").render(report=report)
+
+
+def _markdown(report: Report, path: Path) -> str:
+    environment = _environment(autoescape=False)
+
+    def link(picture: Path) -> str:
+        """Where a picture lies, seen from the report's folder."""
+        return urllib.parse.quote(Path(os.path.relpath(picture.resolve(), path.parent.resolve())).as_posix())
+
+    environment.filters |= {"text": escaped, "code": code, "fence": fence, "link": link}
+    return environment.get_template("report.md.j2").render(report=report)

@@ -1,11 +1,23 @@
-"""Where finished runs are found, and their comparison with the published numbers."""
+"""Where runs are found, finished or not, and their comparison with the published numbers."""
 
-from collections.abc import Iterable, Sequence
+import fcntl
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from etude import studies
+from etude.core.errors import UserError
+from etude.core.files import read_json
+from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Study
-from etude.report.reference import Comparison, compare, read_reference, read_summaries
+from etude.report.reference import Comparison, broken_summaries, compare, read_reference, read_summaries, read_summary
+
+Status = Literal["finished", "still going", "interrupted"]
+# What a run writes: a folder that has one of these was meant to be a run.
+_SIGNS = ("config.yaml", "summary.json", "metrics.jsonl", "environment.json", "checkpoints")
 
 
 def committed() -> Path:
@@ -27,3 +39,200 @@ def comparisons(studies: Sequence[Study], runs: Sequence[Path]) -> list[Comparis
         for study in studies
         for row in compare(study.name, read_reference(study.folder / "reference.toml"), summaries(study, runs))
     ]
+
+
+def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:
+    """One line for each run that no comparison can count: a broken summary, or a study that etude does not have.
+
+    Strangers are named only where all studies are asked for.
+    """
+    lines = [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
+    return lines + (strangers(runs) if len(chosen) == len(studies.NAMES) else [])
+
+
+def strangers(runs: Sequence[Path]) -> list[str]:
+    """One line for each run below ``runs`` that is of no study that etude has."""
+    return [
+        f"{run} is of the study '{folder.name}', which this etude does not have: left out"
+        for place in runs
+        for folder in _folders(place)
+        if folder.name not in studies.NAMES
+        for run in _folders(folder)
+        if any((run / name).exists() for name in ("config.yaml", "summary.json"))
+    ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk, as much of it as can be read."""
+
+    record: RunRecord
+    """Its configuration is empty where only the summary was kept."""
+    path: Path
+    status: Status
+    summary: dict[str, Any] | None
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    saved: int | None
+    """The step of its newest checkpoint."""
+    notes: tuple[str, ...]
+    """What could not be read, one line each."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def command(self) -> str:
+        """What repeats it."""
+        return self.record.command if self.summary is None else self.summary["command"]
+
+    @property
+    def seed(self) -> int | None:
+        return _whole(self.record.config.get("seed")) if self.summary is None else self.summary["seed"]
+
+    @property
+    def step(self) -> int:
+        """The last step that is known of."""
+        known = [row["step"] for row in self.metrics]
+        if self.summary is not None:
+            known.append(self.summary["steps_trained"])
+        return max([*known, self.saved or 0])
+
+    @property
+    def max_steps(self) -> int | None:
+        loop = self.record.config.get("loop")
+        return _whole(loop.get("max_steps")) if isinstance(loop, dict) else None
+
+
+def find_runs(study: Study, runs: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs of a study, the committed ones first, and one line for each folder that was left out.
+
+    Of two runs of one name the first counts, as in a comparison.
+    """
+    found: dict[str, Run] = {}
+    left_out: list[str] = []
+    for place in [committed(), *runs]:
+        for folder in _folders(place / study.name):
+            if folder.name in found or not any((folder / name).exists() for name in _SIGNS):
+                continue
+            try:
+                found[folder.name] = read_run(folder, study.name)
+            except UserError as error:
+                left_out.append(f"{error}: left out")
+    return list(found.values()), left_out
+
+
+def read_run(path: Path, study: str | None = None) -> Run:
+    """A run's folder. A broken file in it becomes one of its notes.
+
+    Args:
+        path: the folder; only read.
+        study: the study it must be of; any where none is named.
+
+    Raises:
+        UserError: neither its configuration nor its summary can be read, or it is a run of another study.
+    """
+    notes: list[str] = []
+    summary: dict[str, Any] | None = None
+    record: RunRecord | None = None
+    try:
+        if (path / "summary.json").exists():
+            summary = read_summary(path / "summary.json")
+    except UserError as error:
+        notes.append(f"{error}: delete it, and `etude resume` writes it anew")
+    try:
+        record = RunFolder.open(path).record
+    except UserError as error:
+        if summary is None:
+            raise
+        # Of some committed runs only the summary was kept.
+        if (path / "config.yaml").exists():
+            notes.append(str(error))
+    if record is None:
+        assert summary is not None
+        record = RunRecord(summary["study"], summary["preset"], summary["scale"], summary["overrides"], {})
+    for of in (record.study, (summary or {}).get("study", record.study)):
+        if of != (study or record.study):
+            raise UserError(f"{path} lies among the runs of '{study or record.study}' and is of '{of}'")
+    metrics, broken = read_metrics(path / "metrics.jsonl")
+    environment: dict[str, Any] = {}
+    try:
+        if (path / "environment.json").exists():
+            environment = _mapping(read_json(path / "environment.json"), path / "environment.json")
+    except UserError as error:
+        notes.append(str(error))
+    return Run(
+        record, path, "finished" if summary is not None else "still going" if _in_use(path) else "interrupted",
+        summary, environment, metrics, max(RunFolder(path).checkpoints().steps(), default=None), (*notes, *broken),
+    )  # fmt: skip
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines of a metrics.jsonl that can be read, and what is to be said of the others.
+
+    A line is kept if it is an object with a whole ``step``; of its values the finite numbers are.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [f"{path} cannot be read ({error.strerror})"]
+    rows: list[dict[str, Any]] = []
+    bad: list[int] = []
+    infinite: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] < 2**53:
+            bad.append(number)
+            continue
+        numbers = {name: _number(value) for name, value in row.items() if type(value) in (int, float)}
+        infinite |= {name for name, value in numbers.items() if not math.isfinite(value)}
+        rows.append({name: value for name, value in numbers.items() if math.isfinite(value)} | {"step": row["step"]})
+    notes: list[str] = []
+    if bad == [len(lines)]:
+        notes.append("the last line of metrics.jsonl is cut short: left out")
+    elif bad:
+        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        notes.append(f"{len(bad)} of {len(lines)} lines of metrics.jsonl cannot be read (line {which}): left out")
+    if infinite:
+        notes.append(f"values that are no finite numbers are left out of {', '.join(sorted(infinite))}")
+    return rows, notes
+
+
+def _number(value: int | float) -> float:
+    """A number that can be drawn: the difference of two must be one, too."""
+    return float(value) if -1e300 < value < 1e300 else math.inf
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _mapping(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in sorted(place.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process on this machine trains it. The lock is let go at once: nobody waits for a reader."""
+    try:
+        with (path / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -1,0 +1,161 @@
+"""Curves as SVG inside the page: they take the page's colours, light or dark, and their text is text."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 340, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 42, 34
+# More points than this on a line are not told apart at that width.
+_POINTS = 160
+# Values that far apart are drawn on a logarithmic axis.
+_WIDE = 1000.0
+# Colours and dashes of the page's style sheet.
+_LINES = 6
+
+Curve = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one quantity, such as the loss in training and in validation."""
+
+    title: str
+    lines: Mapping[str, Curve]
+    """Steps and values by where they were measured: ``train``, ``val``, ..."""
+
+
+def panels(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], int]:
+    """The panels of a run's metrics, the loss first, and how many quantities are in none.
+
+    ``train/loss`` and ``val/loss`` share one. Names of more parts, such as the weights of every edge of a cell, are
+    hundreds of curves, and the studies have pictures for them.
+    """
+    found: dict[str, dict[str, Curve]] = {}
+    others: set[str] = set()
+    for row in metrics:
+        for name, value in row.items():
+            where, slash, what = name.partition("/")
+            if name in ("step", "seconds"):
+                continue
+            if not slash or "/" in what:
+                others.add(name)
+                continue
+            steps, values = found.setdefault(what, {}).setdefault(where, ([], []))
+            steps.append(row["step"])
+            values.append(value)
+    order = sorted(found, key=lambda what: (what != "loss", "val" not in found[what]))
+    return [Panel(what, found[what]) for what in order], len(others)
+
+
+def draw(panel: Panel) -> Markup:
+    """One panel as an ``<svg>`` with axes, ticks and a legend; a screen reader is told its ends in words."""
+    steps = [step for xs, _ in panel.lines.values() for step in xs]
+    values = [value for _, ys in panel.lines.values() for value in ys]
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high / low >= _WIDE
+    across = _Axis(float(min(steps)), float(max(steps)), float(_LEFT), float(WIDTH - _RIGHT), logarithmic=False)
+    up = _Axis(low, high, float(HEIGHT - _BOTTOM), float(_TOP), logarithmic=logarithmic)
+    parts = [
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(in_words(panel))}">',
+        f'<text class="head" x="4" y="14">{escape(_words(panel.title))}{" (log scale)" if logarithmic else ""}</text>',
+    ]
+    for value, y in up.ticks():
+        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
+    for value, x in across.ticks():
+        parts.append(f'<path class="axis" d="M{x} {HEIGHT - _BOTTOM}v4"/>')
+        parts.append(f'<text x="{x}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{value:,.0f}</text>')
+    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
+    parts.append(f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
+    legend = float(_LEFT)
+    for number, (name, (xs, ys)) in enumerate(panel.lines.items()):
+        kind = f"line l{number % _LINES}"
+        points = [(across.at(float(x)), up.at(y)) for x, y in _thinned(xs, ys)]
+        if len(points) == 1:
+            parts.append(f'<circle class="{kind}" cx="{points[0][0]}" cy="{points[0][1]}" r="2.5"/>')
+        else:
+            parts.append(f'<path class="{kind}" d="M{"L".join(f"{x} {y}" for x, y in points)}"/>')
+        parts.append(f'<path class="{kind}" d="M{legend:.0f} 28h18"/>')
+        parts.append(f'<text x="{legend + 22:.0f}" y="31.5">{escape(name)}</text>')
+        legend += 34 + 6.2 * len(name)
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def in_words(panel: Panel) -> str:
+    """What a panel shows, for those who do not see it."""
+    ends = [
+        f"{name} {short(ys[0])} at step {xs[0]:,}"
+        + (f" to {short(ys[-1])} at step {xs[-1]:,}, lowest {short(min(ys))}, highest {short(max(ys))}" * (len(xs) > 1))
+        for name, (xs, ys) in panel.lines.items()
+    ]
+    return f"Curve of {_words(panel.title)}: {'; '.join(ends)}"
+
+
+def short(value: float) -> str:
+    """A number in about four digits: 0.0123, 12.34, 12,340, 1.2e-07."""
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps ``low``..``high`` to the pixels ``start``..``end``."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def at(self, value: float) -> float:
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        # A constant lies in the middle.
+        share = 0.5 if high == low else (self._scaled(value) - low) / (high - low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self) -> list[tuple[float, float]]:
+        """Round values within the axis, with their places."""
+        # A span of almost nothing has no round parts.
+        if self.high - self.low < 1e-300:
+            return [(self.low, self.at(self.low))]
+        if self.logarithmic:
+            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+            every = max(1, math.ceil((last - first + 1) / 5))
+            values = [10.0**power for power in range(first, last + 1, every)]
+        else:
+            span = self.high - self.low
+            power = 10.0 ** math.floor(math.log10(span / 3))
+            step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 4.5)
+            values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [(value, self.at(value)) for value in values]
+
+
+def _thinned(xs: Sequence[int], ys: Sequence[float]) -> list[tuple[int, float]]:
+    """At most about `_POINTS` points of a line: of each stretch its lowest and its highest, in their order."""
+    size = math.ceil(2 * len(xs) / _POINTS)
+    if size <= 2:
+        return list(zip(xs, ys, strict=True))
+    kept: list[tuple[int, float]] = []
+    for start in range(0, len(xs), size):
+        stretch = range(start, min(start + size, len(xs)))
+        ends = {min(stretch, key=ys.__getitem__), max(stretch, key=ys.__getitem__)}
+        # The line ends where the run does.
+        ends |= {len(xs) - 1} if len(xs) - 1 in stretch else set()
+        kept += [(xs[place], ys[place]) for place in sorted(ends)]
+    return kept
