@@ -41,6 +41,10 @@ class Site:
     """The folder of run folders, ``STUDY/NAME``; it need not exist. Nothing outside it is read for a visitor."""
     choosers: dict[str, list[gr.Dropdown]] = field(default_factory=dict[str, list[gr.Dropdown]])
     """The menus of runs by study: `etude.web.app.build` fills them anew whenever the page is opened."""
+    fits: dict[str, Callable[[Mapping[str, Any]], bool]] = field(
+        default_factory=dict[str, Callable[[Mapping[str, Any]], bool]]
+    )
+    """Of a study some of whose runs a tab has no use for: which configurations it can use."""
     _models: OrderedDict[Any, tuple[Any, threading.Lock]] = field(
         default_factory=OrderedDict[Any, tuple[Any, threading.Lock]]
     )
@@ -59,7 +63,17 @@ class Site:
     def choices(self, study: str) -> list[str]:
         """What a visitor may choose of a study: the network that comes with the package, then finished runs."""
         shipped = [SHIPPED] if studies.load(study).shipped_weights else []
-        return [*shipped, *(name for name in self.finished(study) if name != SHIPPED)]
+        return [*shipped, *(name for name, path in self.finished(study).items() if self._fits(study, name, path))]
+
+    def _fits(self, study: str, name: str, path: Path) -> bool:
+        if name == SHIPPED:
+            return False
+        fits = self.fits.get(study)
+        try:
+            return fits is None or fits(RunFolder.open(path).record.config)
+        except UserError:
+            # Its fault is told when it is chosen.
+            return True
 
     def weights(self, study: str, choice: str) -> tuple[Path, Mapping[str, Any] | None]:
         """The weights file of a choice, and what the run's summary adds (None for the shipped one).

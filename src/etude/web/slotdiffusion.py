@@ -215,6 +215,7 @@ def draw(
 def tab(site: Site) -> None:
     gr.Markdown("The same slots, but a diffusion draws: noise becomes a latent step by step, with the slots as its "
                 "condition, and an autoencoder decodes it.")  # fmt: skip
+    site.fits[TITLE] = has_slots
     if not site.choices(TITLE):
         gr.Markdown(_NONE)
     work = desk(site, TITLE, look)
