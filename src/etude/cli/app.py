@@ -19,7 +19,7 @@ VERBS = {
     "eval": "evaluate a run again on the test split",
     "predict": "use a trained model on your own files",
     "compare": "our numbers beside the published ones",
-    "report": "one HTML file of runs, pictures and comparisons",
+    "report": "one HTML or Markdown file of all studies, one study or one run: numbers, curves, pictures",
     "serve": "the page: a tab a study, on this machine",
     "data": "list, get or verify the data sets; render one",
     "export": "write a run's weights as one small file",
