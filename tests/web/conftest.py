@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,48 @@ Visit = Callable[..., Any]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs folder of the server; a test that puts a run into it takes a name of its own."""
     return tmp_path_factory.mktemp("runs")
+
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """Writes a run folder: ``make_run(runs, "darts", "one", rows=[...])``.
+
+    ``like_shipped`` gives it the weights that come with the package, as a run that has ended; ``ended`` a summary
+    alone.
+    """
+    from etude import studies
+    from etude.core.checkpoint import read_weights
+    from etude.core.config import to_dict
+    from etude.core.run_folder import RunFolder, RunRecord
+
+    def made(
+        runs: Path, name: str, run: str, *, preset: str = "smoke", rows: Sequence[Mapping[str, Any]] = (),
+        like_shipped: bool = False, ended: bool = False,
+    ) -> Path:  # fmt: skip
+        study = studies.load(name)
+        config = to_dict(study.preset(preset).build())
+        extra: dict[str, Any] = {}
+        if like_shipped:
+            assert study.shipped_weights is not None
+            _, header = read_weights(study.shipped_weights)
+            config, extra = header.config, header.extra
+        folder = RunFolder.create(runs / name / run, RunRecord(name, preset, "smoke", {}, config))
+        for row in rows:
+            folder.append_metrics(row)
+        if like_shipped:
+            assert study.shipped_weights is not None
+            place = folder.checkpoints().path(1)
+            place.mkdir(parents=True)
+            shutil.copy(study.shipped_weights, place / "weights.safetensors")
+            folder.checkpoints().mark_best(1, "loss", 0.0)
+        if like_shipped or ended:
+            folder.write_summary({"extra": extra, "results": [], "stopped_early": False})
+        return folder.path
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +151,12 @@ def turn_to(page: Any, tab: str) -> None:
         return
     page.get_by_role("button", name="More tabs").click()
     page.locator(".overflow-dropdown").get_by_role("button", name=tab, exact=True).click()
+
+
+@pytest.fixture
+def turn() -> Callable[[Any, str], None]:
+    """Chooses another tab of an open page: ``turn(page, "darts")``."""
+    return turn_to
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def application(site: Site, host: str) -> FastAPI:
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],
         show_error=False, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, pwa=False,
-        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS + protonet.CSS,
+        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS + protonet.CSS + runs.CSS,
     )  # fmt: skip
     app.add_middleware(Guard, host=host)
     return app

@@ -10,7 +10,7 @@ import numpy as np
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.web.runs import metrics_of
-from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, read
+from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, read, samples
 
 TITLE = "darts"
 _SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
@@ -148,8 +148,8 @@ def _search(site: Site, here: Any) -> None:
     names = searches(site)
     told = gr.Markdown(_none_yet(names))
     with gr.Row():
-        run = gr.Dropdown(names, value=names[0] if names else None, label="Search", scale=2)
-        place = gr.Slider(1, 2, value=1, step=1, label="Evaluation", scale=3)
+        run = gr.Dropdown(names, value=names[0] if names else None, label="Search", scale=2, min_width=280)
+        place = gr.Slider(1, 2, value=1, step=1, label="Evaluation", scale=3, min_width=280)
     line = gr.Markdown()
     graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"],
                      interactive=False, alt_text="The normal and the reduction cell as graphs")  # fmt: skip
@@ -203,8 +203,7 @@ def _classifier(site: Site) -> None:
     with gr.Row():
         with gr.Column():
             photo = picture("Photograph", height=280)
-            gr.Examples([[str(path)] for path in sorted(_SAMPLES.glob("*.png"))], [photo], label="Or one of these",
-                        examples_per_page=10, cache_examples=False)  # fmt: skip
+            samples(sorted(_SAMPLES.glob("*.png")), photo)
             choice = gr.Dropdown(names, value=names[0] if names else None, label="Network")
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=5)

@@ -133,7 +133,7 @@ def tab(site: Site) -> None:
     def went(choice: str, digit: str, first: float, second: float) -> Any:
         frames = walked(site, choice, digit, (first, second), _FRAMES)
         chosen = np.linspace(0, _FRAMES - 1, _STEPS).round().astype(int)
-        return sheet(frames[chosen], _STEPS), film_html(moving(frames))
+        return sheet(frames[chosen], 6), film_html(moving(frames))
 
     digits, ends = [choice, digit, count, seed], [choice, digit, first, second]
     gr.on([order.click, digit.input, choice.input], ordered, digits, drawn, concurrency_id=TITLE)

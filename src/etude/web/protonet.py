@@ -42,10 +42,10 @@ CSS = """
 .distances .bar div.near { background: #0072B2; }
 """
 _LOOK = """
-.boards { display: flex; flex-wrap: wrap; gap: 14px; }
-.board { margin: 0; width: 150px; }
+.boards { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 14px; }
+.board { margin: 0; max-width: 160px; }
 .board figcaption { font-weight: 600; font-size: 0.9rem; }
-.board canvas { width: 150px; height: 150px; background: #fff; border: 1px solid #8a8a94; border-radius: 4px;
+.board canvas { width: 100%; aspect-ratio: 1; background: #fff; border: 1px solid #8a8a94; border-radius: 4px;
   touch-action: none; cursor: crosshair; display: block; }
 .board.query canvas { border: 3px solid #0072B2; }
 .board span { display: flex; gap: 6px; margin-top: 4px; }

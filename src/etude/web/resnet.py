@@ -11,7 +11,7 @@ import numpy as np
 
 from etude import studies
 from etude.report.results import summaries
-from etude.web.site import Site, answering, picture, read
+from etude.web.site import Site, answering, picture, read, samples
 
 TITLE = "resnet"
 _SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
@@ -114,8 +114,7 @@ def tab(site: Site) -> None:
     with gr.Row():
         with gr.Column():
             photo = picture("Photograph", height=300)
-            gr.Examples([[str(path)] for path in sorted(_SAMPLES.glob("*.png"))], [photo], label="Or one of these",
-                        examples_per_page=10, cache_examples=False)  # fmt: skip
+            samples(sorted(_SAMPLES.glob("*.png")), photo)
             choice = site.chooser(TITLE)
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=_TOP)

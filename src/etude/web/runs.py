@@ -1,5 +1,6 @@
 """The tab of the runs: what trains now, how far it is, its curves, last numbers and pictures."""
 
+import html
 import json
 import math
 import os
@@ -17,14 +18,35 @@ from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
 from etude.data.images import list_images, read_image
+from etude.web import show
 from etude.web.site import Site, answering, current_tab
 
 TITLE = "runs"
 _EVERY = 5.0
 """Seconds between two looks."""
-_POINTS = 300
-"""Of a curve on the page."""
+_MOST_PANELS = 15
 _MOST_PICTURES = 24
+CSS = """
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); gap: 0.8rem;
+  --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; }
+.plots.wide { grid-template-columns: minmax(0, 44rem); }
+svg.plot { width: 100%; height: auto; }
+svg.plot text { font-size: 11px; fill: var(--body-text-color); }
+svg.plot text.head { font-weight: 600; font-size: 12px; }
+svg.plot .grid { stroke: currentColor; stroke-opacity: 0.15; }
+svg.plot .axis { stroke: currentColor; stroke-opacity: 0.6; fill: none; }
+svg.plot path.line { fill: none; stroke-width: 1.7; stroke-linejoin: round; }
+svg.plot circle.line { stroke-width: 3; }
+svg.plot .l0 { stroke: var(--c0); }
+svg.plot .l1 { stroke: var(--c1); stroke-dasharray: 6 2; }
+svg.plot .l2 { stroke: var(--c2); stroke-dasharray: 2 2; }
+svg.plot .l3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
+svg.plot .l4 { stroke: var(--c4); stroke-dasharray: 10 3; }
+svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
+.whole-words .et-table th, .whole-words .et-table td { white-space: nowrap; overflow-wrap: normal; }
+.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0.8rem; }
+"""
+
 _FIRST = ("val/loss", "val/accuracy", "train/loss", "loss")
 """Metrics that are shown before any is chosen."""
 
@@ -147,10 +169,8 @@ def _is_number(value: object) -> bool:
 
 
 def curve(run: Run, metric: str) -> list[tuple[int, float]]:
-    """A metric over steps, at most some 300 points of it."""
-    rows = [(row["step"], float(row[metric])) for row in metrics_of(run.path) if _is_number(row.get(metric))]
-    places = np.unique(np.linspace(0, len(rows) - 1, min(_POINTS, len(rows))).round().astype(int)) if rows else []
-    return [rows[place] for place in places]
+    """A metric over steps."""
+    return [(row["step"], float(row[metric])) for row in metrics_of(run.path) if _is_number(row.get(metric))]
 
 
 def last_numbers(run: Run) -> list[list[str]]:
@@ -190,11 +210,12 @@ def pictures_of(run: Run, runs: Path) -> list[tuple[np.ndarray, str]]:
 
 def overview(runs: Sequence[Run]) -> list[list[str]]:
     """A line a run: name, preset, state, progress, time trained, last written."""
-    now = time.time()
-    return [
-        [run.name, run.preset, run.state, _progress(run), _span(run.seconds), f"{_span(now - run.written)} ago"]
-        for run in runs
-    ]
+    return [[run.name, run.preset, run.state, _progress(run), _span(run.seconds), _clock(run.written)] for run in runs]
+
+
+def _clock(written: float) -> str:
+    """Not how long ago, which would make the page another one at each look."""
+    return time.strftime("%d %b %H:%M", time.localtime(written))
 
 
 def _progress(run: Run) -> str:
@@ -210,68 +231,90 @@ def _span(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def tab(site: Site) -> None:
-    import pandas as pd
+def panels(run: Run) -> str:
+    """The curves of everything that a run measures, as HTML."""
+    from etude.report import svg
 
+    rows = [{name: value for name, value in row.items() if _is_number(value)} for row in metrics_of(run.path)]
+    found, _ = svg.panels(rows)
+    return f"<div class='plots'>{''.join(svg.draw(panel) for panel in found[:_MOST_PANELS])}</div>" if found else ""
+
+
+def beside(runs: Sequence[Run], metric: str | None) -> str:
+    """One metric of several runs in one panel, as HTML; the runs are numbered, for their names are long."""
+    from etude.report import svg
+
+    lines = {str(number): curve(run, metric or "") for number, run in enumerate(runs, start=1)}
+    key = "".join(
+        f"<li value='{number}'>{html.escape(run.name)}{'' if lines[str(number)] else ' (has none)'}</li>"
+        for number, run in enumerate(runs, start=1)
+    )
+    drawn = {name: ([x for x, _ in line], [y for _, y in line]) for name, line in lines.items() if line}
+    if not drawn:
+        return ""
+    return f"<div class='plots wide'>{svg.draw(svg.Panel(metric or '', drawn))}<ol>{key}</ol></div>"
+
+
+def numbers_of(run: Run) -> str:
+    """Last and final numbers, as HTML."""
+    final = results_of(run)
+    tables = show.table("Last numbers", ("metric", "last", "at step"), last_numbers(run))
+    tables += show.table("Final numbers", ("metric", "value", "split"), final) if final else ""
+    return f"<div class='numbers'>{tables}</div>"
+
+
+def tab(site: Site) -> None:
     gr.Markdown(f"What trains now, and what has ended, below `{site.runs}`.")
+    table = gr.HTML(elem_classes="whole-words")
     follow = gr.Checkbox(True, label=f"Look again every {_EVERY:.0f} seconds")
-    empty = gr.Markdown()
-    table = gr.Dataframe(headers=["run", "preset", "state", "step", "trained", "written"], interactive=False,
-                         label="Runs", max_height=320, wrap=True, buttons=[],
-                         column_widths=["36%", "9%", "12%", "20%", "11%", "12%"])  # fmt: skip
-    with gr.Row():
-        names = gr.Dropdown([], multiselect=True, label="Runs to draw", interactive=True, scale=3)
-        metric = gr.Dropdown([], label="Metric", interactive=True, scale=1)
-    plot = gr.LinePlot(x="step", y="value", color="run", label="Curves", height=400, buttons=[])
-    with gr.Row():
-        one = gr.Dropdown([], label="One run more closely", interactive=True)
-    with gr.Row():
-        numbers = gr.Dataframe(headers=["metric", "last", "at step"], interactive=False, label="Last numbers",
-                               max_height=340, buttons=[])  # fmt: skip
-        final = gr.Dataframe(headers=["metric", "value", "split"], interactive=False, label="Final numbers",
-                             max_height=340, buttons=[], visible=False)  # fmt: skip
-    gallery = gr.Gallery(label="Pictures", visible=False, columns=3, object_fit="contain", interactive=False,
-                         format="png", buttons=["fullscreen"])  # fmt: skip
+    one = gr.Dropdown([], label="Run", interactive=True)
+    plots = gr.HTML()
+    numbers = gr.HTML(elem_classes="whole-words")
+    gallery = gr.HTML()
+    with gr.Accordion("Runs beside each other", open=False):
+        with gr.Row():
+            several = gr.Dropdown([], multiselect=True, label="Runs", max_choices=6, interactive=True, scale=3,
+                                  min_width=280)  # fmt: skip
+            metric = gr.Dropdown([], label="Metric", interactive=True, min_width=200)
+        together = gr.HTML()
     timer = gr.Timer(_EVERY, active=False)
 
-    def curves(runs: Sequence[Run], metric: str | None) -> Any:
-        points = [(step, value, run.name) for run in runs for step, value in (curve(run, metric) if metric else [])]
-        return gr.update(value=pd.DataFrame(points, columns=["step", "value", "run"]), y_title=metric or "value")
-
     @answering
-    def looked(chosen: list[str] | None, metric: str | None, one: str | None) -> Any:
+    def looked(one: str | None, several: list[str] | None, metric: str | None) -> Any:
         runs = find(site.runs)
         known = [run.name for run in runs]
-        chosen = [name for name in chosen or [] if name in known] or _first(runs)
-        shown = [run for run in runs if run.name in chosen]
-        metrics = metric_names(shown)
+        one = one if one in known else _first(runs)
+        chosen = [run for run in runs if run.name in (several or [])]
+        metrics = metric_names(chosen)
         metric = metric if metric in metrics else metrics[0] if metrics else None
-        one = one if one in known else (chosen[0] if chosen else None)
-        closer = next((run for run in runs if run.name == one), None)
-        ended = results_of(closer) if closer else []
-        line = "" if runs else "No runs yet: `etude run resnet smoke` makes one in seconds."
+        run = next((run for run in runs if run.name == one), None)
+        heads = ("run", "preset", "state", "step", "trained", "written")
+        none = "<p>No runs yet: <code>etude run resnet smoke</code> makes one in seconds.</p>"
         return (
-            line, overview(runs), gr.update(choices=known, value=chosen), gr.update(choices=metrics, value=metric),
-            curves(shown, metric), gr.update(choices=known, value=one), last_numbers(closer) if closer else [],
-            gr.update(value=ended, visible=bool(ended)),
-        )  # fmt: skip
+            show.table("Runs", heads, overview(runs)) if runs else none,
+            gr.update(choices=known, value=one),
+            panels(run) if run else "",
+            numbers_of(run) if run else "",
+            gr.update(choices=known, value=[run.name for run in chosen]),
+            gr.update(choices=metrics, value=metric),
+            beside(chosen, metric),
+        )
 
     @answering
     def pictured(one: str | None) -> Any:
         run = next((run for run in find(site.runs) if run.name == one), None)
         found = pictures_of(run, site.runs) if run else []
-        return gr.update(value=found, visible=bool(found))
+        return show.tiles([show.Tile(image, name, f"{name} of {one}") for image, name in found], side=340)
 
-    parts = [empty, table, names, metric, plot, one, numbers, final]
-    asked = [names, metric, one]
-    gr.on([current_tab().select, timer.tick, names.input, metric.input, one.input], looked, asked, parts,
+    parts = [table, one, plots, numbers, several, metric, together]
+    here = current_tab()
+    gr.on([here.select, timer.tick, one.input, several.input, metric.input], looked, [one, several, metric], parts,
           concurrency_id=TITLE, show_progress="hidden", trigger_mode="always_last")  # fmt: skip
     one.change(pictured, one, gallery, concurrency_id=TITLE, show_progress="hidden")
     # Nobody looks before the tab is chosen.
-    current_tab().select(lambda on: gr.Timer(active=on), follow, timer, show_progress="hidden")
+    here.select(lambda on: gr.Timer(active=on), follow, timer, show_progress="hidden")
     follow.input(lambda on: gr.Timer(active=on), follow, timer, show_progress="hidden")
 
 
-def _first(runs: Sequence[Run]) -> list[str]:
-    going = [run.name for run in runs if run.state == "going"]
-    return going[:4] or [run.name for run in runs if run.step][:1]
+def _first(runs: Sequence[Run]) -> str | None:
+    return next((run.name for run in runs if run.step), runs[0].name if runs else None)

@@ -1,5 +1,6 @@
 """What every tab of the page shares: which runs there are, their networks in memory, and one line for each fault."""
 
+import base64
 import functools
 import html
 import inspect
@@ -28,6 +29,16 @@ MAX_UPLOAD = 20 * 2**20
 """Bytes of one file."""
 _KEPT = 8
 _DRAWING = threading.Lock()
+
+_SAMPLES = """
+.samples { display: flex; flex-wrap: wrap; gap: 6px; }
+.samples button { padding: 0; border: 1px solid #8a8a94; border-radius: 4px; overflow: hidden; cursor: pointer; }
+.samples img { width: 56px; height: 56px; object-fit: cover; display: block; margin: 0; }
+"""
+_CHOOSE = """
+element.querySelectorAll('button').forEach(button => button.addEventListener('click', () =>
+  trigger('click', {number: Number(button.dataset.number)})));
+"""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -155,11 +166,38 @@ def first_look(tab: Any, handler: Callable[..., Any], inputs: Sequence[Any], out
 
 def picture(label: str, **more: Any) -> gr.Image:
     """A place to drop a picture; a handler gets the path of the uploaded file, unread, for `read`."""
-    image = gr.Image(type="filepath", sources=["upload", "clipboard"], label=label, buttons=[], elem_classes="drop",
+    image = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], label=label, buttons=[], elem_classes="drop",
                      alt_text=label, **more)  # fmt: skip
     # Gradio's own reader decodes whatever Pillow knows, and says no word of what is wrong with a file.
     image.preprocess = lambda payload: payload.path if payload else None
     return image
+
+
+def samples(paths: Sequence[Path], into: gr.Image) -> None:
+    """A row of pictures as buttons that a screen reader can name; a click puts one into ``into``.
+
+    Args:
+        paths: PNG files, named for what they show.
+        into: where the chosen one goes, pixel for pixel.
+    """
+    buttons = "".join(
+        f"<button type='button' data-number='{number}' title='{html.escape(path.stem)}'>"
+        f"<img src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}' alt='{html.escape(path.stem)}'>"
+        "</button>"
+        for number, path in enumerate(paths)
+    )
+    row = gr.HTML(
+        html_template=f"<div class='samples' role='group' aria-label='Examples'>{buttons}</div>",
+        css_template=_SAMPLES, js_on_load=_CHOOSE,
+    )  # fmt: skip
+
+    def chosen(event: gr.EventData) -> np.ndarray:
+        number = getattr(event, "number", None)
+        if not isinstance(number, int) or not 0 <= number < len(paths):
+            raise UserError("no such example: choose one of the row")
+        return read_image(paths[number], "RGB")
+
+    row.click(answering(chosen), outputs=into, show_progress="hidden")
 
 
 def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> np.ndarray:
