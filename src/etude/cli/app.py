@@ -22,7 +22,8 @@ VERBS = {
     "report": "one HTML or Markdown file of all studies, one study or one run: numbers, curves, pictures",
     "serve": "the page: a tab a study, on this machine",
     "data": "list, get or verify the data sets; render one",
-    "export": "write a run's weights as one small file",
+    "export": "write trained weights as one file, as a folder for the hub, or as ONNX",
+    "load": "make a run of a folder that `etude export` wrote elsewhere",
 }
 
 

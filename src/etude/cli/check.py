@@ -11,17 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from etude.cli.flags import switch
 from etude.cli.table import show
 from etude.cli.training import Choice, choose, peak_memory_mb
-from etude.core import randomness
-from etude.core.checkpoint import WeightsHeader
 from etude.core.config import to_dict
-from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder, RunRecord
-from etude.core.runtime import Runtime
 
 HELP = """usage: etude check STUDY [PRESET] [--flags] [--json]
 
@@ -45,6 +39,13 @@ def main(args: list[str]) -> int:
 
 def check(choice: Choice) -> dict[str, Any]:
     """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails."""
+    import torch
+
+    from etude.core import randomness
+    from etude.core.checkpoint import WeightsHeader
+    from etude.core.loop import Loop
+    from etude.core.runtime import Runtime
+
     study, config = choice.study, choice.config
     runtime = Runtime(config.loop, config.seed)
     started = time.monotonic()

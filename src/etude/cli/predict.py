@@ -1,6 +1,7 @@
 """``etude predict RUN ...``: use a trained model on your own files.
 
-RUN is a run folder, a weights file, or a study's name for the weights that come with the package.
+RUN is a run folder, a weights file, a folder that `etude export` wrote, or a study's name for the weights that come
+with the package.
 """
 
 import dataclasses
@@ -12,15 +13,16 @@ from etude import studies
 from etude.cli.flags import parse, switch
 from etude.cli.table import show
 from etude.cli.training import chosen_weights
-from etude.core.checkpoint import read_weights
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
+from etude.report import hub
 
 HELP = """usage: etude predict [STUDY] RUN [INPUT ...] [--flags] [--json]
 
-RUN is a run folder, a weights file (.safetensors), or a study's name for the weights that come with it:
-`etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists a study's flags."""
+RUN is a run folder, a weights file (.safetensors), a folder that `etude export` wrote, or a study's name for the
+weights that come with it: `etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists
+a study's flags."""
 
 
 def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
@@ -33,11 +35,15 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
             raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
         return study, weights, None
     if os.path.isdir(path):  # noqa: PTH112 - takes a name too long for the system
+        if hub.is_folder(path):
+            return hub.read_folder(path).study, path / hub.WEIGHTS, None
         run = RunFolder.open(path)
         summary = run.summary
         extra = summary["extra"] if summary else None
         return studies.load(run.record.study), chosen_weights(run), extra
     if os.path.isfile(path):  # noqa: PTH113
+        from etude.core.checkpoint import read_weights
+
         _, header = read_weights(path)
         return studies.load(header.study), path, None
     raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")
@@ -46,7 +52,8 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
 def _holds_weights(word: str, study: str) -> bool:
     """Whether a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
     path = Path(word)
-    if not (os.path.isfile(path / "config.yaml") or (path.suffix == ".safetensors" and os.path.isfile(path))):  # noqa: PTH113
+    file = path.suffix == ".safetensors" and os.path.isfile(path)  # noqa: PTH113
+    if not file and not os.path.isfile(path / "config.yaml") and not hub.is_folder(path):  # noqa: PTH113
         return False
     found, _, _ = find_weights(word)
     if found.name != study:

@@ -8,7 +8,6 @@ from etude.cli.training import choose, default_name, run_to_end, say
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
-from etude.core.runtime import world_size
 
 HELP = """usage: etude run STUDY [PRESET] [--name NAME] [--runs FOLDER] [--flags]
 
@@ -22,6 +21,9 @@ def main(args: list[str]) -> int:
         return 0 if args else 2
     name, runs = take(args, "--name", ""), take(args, "--runs", "runs")
     chosen = choose(args, "etude run")
+    # After the words are understood: PyTorch takes seconds to import.
+    from etude.core.runtime import world_size
+
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     new = not path.exists()

@@ -5,20 +5,20 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from etude import studies
 from etude.cli.flags import parse
-from etude.core.checkpoint import WeightsHeader, load_weights, read_weights, refuse_other_network
 from etude.core.config import Scale, StudyConfig, differences, run_name
 from etude.core.errors import UserError
-from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder
-from etude.core.runtime import Runtime
 from etude.core.study import Study, Task
-from etude.report.card import write_card
+from etude.report import hub
+
+if TYPE_CHECKING:
+    from etude.core.loop import Loop
+
+# What needs PyTorch is imported where it is used: help, lists and wrong words do without it.
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
 
     Returns the summary. A run that has ended already is left as it is.
     """
+    from etude.core.checkpoint import WeightsHeader
+    from etude.core.loop import Loop
+    from etude.core.runtime import Runtime
+    from etude.report.card import write_card
+
     runtime = Runtime(config.loop, config.seed)
     if runtime.is_main:
         run.lock()
@@ -81,7 +86,7 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
         run.unlock()
 
 
-def _summary(run: RunFolder, task: Task, loop: Loop, step: int) -> dict[str, Any]:
+def _summary(run: RunFolder, task: Task, loop: "Loop", step: int) -> dict[str, Any]:
     record, state = run.record, loop.state
     extra = task.finish()
     return {
@@ -108,6 +113,8 @@ def _summary(run: RunFolder, task: Task, loop: Loop, step: int) -> dict[str, Any
 
 def peak_memory_mb() -> int:
     """The most memory this process has held: on the accelerator if there is one, else in RAM."""
+    import torch
+
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() // 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -116,6 +123,8 @@ def peak_memory_mb() -> int:
 
 def open_run(path: Path) -> tuple[Study, RunFolder, StudyConfig]:
     """A run folder with its study and configuration."""
+    if hub.is_folder(path):
+        raise UserError(f"{path} was exported: `etude load {path}` makes a run of it")
     run = RunFolder.open(path)
     study = studies.load(run.record.study)
     return study, run, run.config(study.config)
@@ -132,6 +141,9 @@ def chosen_weights(run: RunFolder) -> Path:
 
 def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
     """A finished run's summary, and its task with the chosen weights."""
+    from etude.core.checkpoint import load_weights, read_weights, refuse_other_network
+    from etude.core.runtime import Runtime
+
     study, run, config = open_run(path)
     summary = run.summary
     if summary is None:
@@ -140,7 +152,9 @@ def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
     weights = chosen_weights(run)
     tensors, header = read_weights(weights, study=study.name)
     refuse_other_network(header, run.record.config, weights)
-    load_weights(task.modules, tensors, weights)
+    # `etude load` brings what `etude export` wrote, which may lack the networks that only training needs.
+    whole = {name.partition(".")[0] for name in tensors} >= task.modules.keys()
+    load_weights(task.modules if whole else task.exported, tensors, weights)
     return study, run, summary, task
 
 

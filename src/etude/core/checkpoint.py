@@ -44,7 +44,7 @@ class WeightsHeader:
 
 
 def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHeader, *, half: bool = False) -> None:
-    """Write the parameters and buffers of named modules to one safetensors file.
+    """Write the parameters and buffers of named modules, see `tensors_of`, to one safetensors file.
 
     Args:
         path: the file; replaced only once the new one is whole.
@@ -52,15 +52,25 @@ def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHe
         header: kept in the file's metadata.
         half: store floating-point tensors as float16, for a file that ships.
     """
+    write_tensors(path, tensors_of(modules, half=half), header)
+
+
+def tensors_of(modules: Mapping[str, nn.Module], *, half: bool = False) -> dict[str, Tensor]:
+    """The parameters and buffers of named modules as ``name.key``, copied to the CPU."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             kind = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
             # A copy, for safetensors refuses two names of one tensor.
             tensors[f"{name}.{key}"] = tensor.detach().to("cpu", kind, copy=True).contiguous()
+    return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: WeightsHeader) -> None:
+    """`save_weights` of tensors by their names, no two of which share memory."""
     metadata = {"etude": json.dumps({"format": FORMAT} | vars(header))}
     # As bytes: safetensors' own writer answers a full disk with an error of its own.
-    write_atomic(path, _save_tensors(tensors, metadata=metadata))
+    write_atomic(path, _save_tensors(dict(tensors), metadata=metadata))
 
 
 def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Tensor], WeightsHeader]:
@@ -86,7 +96,9 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
     try:
         about = json.loads(metadata["etude"])
         number, header = int(about["format"]), WeightsHeader(about["study"], about["config"], about["extra"])
-    except (KeyError, TypeError, ValueError) as error:
+        if [type(value) for value in vars(header).values()] != [str, dict, dict]:
+            raise TypeError("a study's name and two mappings")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} was not written by etude: it has no header of ours") from error
     if number > FORMAT:
         raise UserError(

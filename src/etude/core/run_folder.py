@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import IO, TYPE_CHECKING, Any
 
 from etude import __version__
-from etude.core.checkpoint import Checkpoints
 from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, read_json, sweep, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from etude.core.checkpoint import Checkpoints
 
 FORMAT = 1
 
@@ -91,7 +91,10 @@ class RunFolder:
         """The run's configuration as its study's dataclass."""
         return from_dict(kind, self.record.config, origin=str(self.path / "config.yaml"))
 
-    def checkpoints(self, keep: int = 2) -> Checkpoints:
+    def checkpoints(self, keep: int = 2) -> "Checkpoints":
+        # With PyTorch, which the records of runs are read without.
+        from etude.core.checkpoint import Checkpoints
+
         return Checkpoints(self.path / "checkpoints", keep)
 
     @property
@@ -157,6 +160,8 @@ class RunFolder:
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and commit of this process."""
+    import torch
+
     # etude itself may run from source, uninstalled.
     versions = {"etude": __version__}
     for name in ("torch", "accelerate", "numpy", "safetensors", "pillow"):

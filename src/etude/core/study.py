@@ -4,14 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any, Literal
 
 from etude.core.config import Scale, StudyConfig
 from etude.core.errors import UserError, nearest
-from etude.core.runtime import Runtime
+
+if TYPE_CHECKING:
+    # PyTorch takes seconds to import, and `etude list` does without it.
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from etude.core.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,21 @@ class Task(ABC):
     evaluation) is built the same way.
     """
 
-    modules: dict[str, nn.Module]
+    modules: "dict[str, nn.Module]"
     """The networks whose weights make a checkpoint, by name."""
-    optimizers: dict[str, Optimizer]
+    optimizers: "dict[str, Optimizer]"
     monitor: tuple[str, Literal["max", "min"]] | None = None
     """The validation metric that chooses the best checkpoint; None: the last one is kept."""
     ended: bool = False
     """Whether the task has found what it was looking for: the run ends after the evaluation that sets this."""
 
     @property
-    def exported(self) -> Mapping[str, nn.Module]:
+    def exported(self) -> "Mapping[str, nn.Module]":
         """The networks that `etude export` writes."""
         return self.modules
 
     @abstractmethod
-    def train_step(self, step: int) -> Mapping[str, Tensor]:
+    def train_step(self, step: int) -> "Mapping[str, Tensor]":
         """One optimiser step, from 0. Returns scalars on the device, ``loss`` among them."""
 
     @abstractmethod
@@ -143,6 +146,9 @@ class Study:
     files."""
     load_show: Callable[[], Any] | None = None
     """Imports and returns the module with ``show(word, out)``, for `etude show STUDY WORD` of what is no preset."""
+    load_export: Callable[[], Any] | None = None
+    """Imports and returns the module with ``networks(config, tensors)``, which builds what an exported file holds, and,
+    where ONNX can say it, ``graphs(config, networks)``; else ``NO_GRAPHS`` says why."""
     example: Callable[[Path], Sequence[str]] | None = None
     """The words of an `etude predict` on what comes with the package; it writes into the folder that it is given."""
 
@@ -156,7 +162,7 @@ class Study:
             raise UserError(f"the study '{self.name}' has no experiment '{name}'{nearest(name, self.experiments)}")
         return self.experiments[name]
 
-    def task(self, config: StudyConfig, runtime: Runtime) -> Task:
+    def task(self, config: StudyConfig, runtime: "Runtime") -> Task:
         return self.load_task()(config, runtime)
 
     @property

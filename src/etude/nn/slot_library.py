@@ -120,6 +120,11 @@ def beside(weights: Path) -> Path | None:
     return next((file for file in (shipped, *of_run) if file.is_file()), None)
 
 
+def companions(weights: Path) -> dict[str, Path | None]:
+    """What an exported folder has beside its weights, by its place there."""
+    return {"figures/library.safetensors": beside(weights)}
+
+
 def load(path: Path, study: str, model: Mapping[str, int], card: Card) -> Library:
     """Read a library for a model.
 

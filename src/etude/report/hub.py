@@ -5,6 +5,7 @@ read may come from anywhere: nothing in it is run, and nothing in it says where 
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -191,8 +192,10 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is meant to be an exported one."""
-    return (path / WEIGHTS).is_file() or (path / CONFIG).is_file()
+    """Whether a path is a folder that `etude export` wrote, or is meant to be one; a run's is not."""
+    # Unlike Path.is_file, it takes a name too long for the system.
+    there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}  # noqa: PTH113
+    return (there[WEIGHTS] or there[CONFIG]) and not there["config.yaml"]
 
 
 def read_folder(path: Path, *, trust_code: bool = False) -> Exported:

@@ -218,6 +218,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").DCGANTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("mnist", "inception"),
     example=lambda out: ["dcgan", "--digit", "4", "--count", "64", "--output", str(out / "fours.png")],

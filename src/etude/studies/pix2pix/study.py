@@ -263,6 +263,7 @@ STUDY = Study(
     experiments={"losses": Experiment("L1, GAN, and both", _losses, "laptop", _compared)},
     load_task=lambda: _import("task").Pix2PixTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("pairs", "inception"),
 )

@@ -232,6 +232,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").ProtonetTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("omniglot",),
     example=_example,

@@ -298,6 +298,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").ResNetTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("cifar10",),
     example=_example,

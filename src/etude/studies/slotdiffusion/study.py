@@ -381,6 +381,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").make_task,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
 )

@@ -267,6 +267,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").SlotsTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
     example=lambda out: ["slots", str(SAMPLES / "0" / "CLEVRTEX_render_000003.png"), "--output", str(out / "slots")],

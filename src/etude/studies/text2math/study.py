@@ -291,6 +291,7 @@ STUDY = Study(
     },
     load_task=lambda: _import("task").Text2MathTask,
     load_predict=lambda: _import("predict"),
+    load_export=lambda: _import("export"),
     load_evaluate=lambda: _import("evaluate"),
     folder=Path(__file__).parent,
     reads_data=("mathqa",),

@@ -1,0 +1,39 @@
+"""What of this study leaves etude: the network of found cells, and its graph for ONNX."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from etude.core.errors import UserError
+from etude.nn.graph import Graph, classifier
+from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.study import DartsConfig
+from etude.studies.darts.supernet import SuperNetwork
+from etude.studies.darts.task import build_network
+
+HUB_TASK = "image-classification"
+
+
+def networks(config: DartsConfig, tensors: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """The network of an exported file, by the name its tensors have there."""
+    if config.phase == "retrain":
+        return {"model": build_network(config)}
+    model, options = config.model, config.search
+    mixed = SuperNetwork(
+        model.channels, model.layers, model.num_classes, model.nodes, partial=options.partial,
+        edge_norm=options.edge_norm, auxiliary=options.auxiliary_skip,
+    )  # fmt: skip
+    return {"model": mixed}
+
+
+def graphs(config: DartsConfig, modules: Mapping[str, nn.Module]) -> list[Graph]:
+    """Pictures to classes, of a retrained network.
+
+    Raises:
+        UserError: of a search, whose network is thrown away.
+    """
+    model = modules["model"]
+    if not isinstance(model, CellNetwork):
+        raise UserError("a search's network is thrown away: `etude run darts retrain --genotype RUN` trains its cell")
+    # Cells halve the side by pairs of convolutions that want it even, and look at every second pixel by its parity.
+    return [classifier(model, config.data.size, free_size=False)]
