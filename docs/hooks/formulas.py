@@ -4,11 +4,12 @@ import html
 import re
 import unicodedata
 from typing import Any
+from xml.etree import ElementTree
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>([.,:;?!)]*)', re.DOTALL)
 _STYLED = re.compile(r'<mi mathvariant="([a-z-]+)">([^<]+)</mi>')
 # Browsers know no mathvariant but normal (MathML Core): the letters themselves are of the style.
 _STYLES = {
@@ -18,6 +19,9 @@ _STYLES = {
     "bold-italic": "BOLD ITALIC",
     "fraktur": "FRAKTUR",
 }
+_AROUND = ("msub", "msup", "msubsup", "munder", "mover", "munderover")
+_LIMITS = ("max", "min", "lim", "sup", "inf")
+_THIN = "0.1667em"
 # Commands that the converter does not know.
 _WRITTEN_OUT = {r"\arg": r"\operatorname{arg}"}
 
@@ -26,7 +30,9 @@ def on_page_content(page_html: str, page: Any, **_: Any) -> str:
     def mathml(found: re.Match[str]) -> str:
         formula = html.unescape(found[3]).strip()
         try:
-            return to_mathml(formula, display=found[2] == "[")
+            written = to_mathml(formula, display=found[2] == "[")
+            # No line begins with the sign that follows a formula.
+            return f'<span class="formula">{written}{found[4]}</span>' if found[4] else written
         except PluginError as error:
             raise PluginError(f"{page.file.src_uri}: {error}") from error
 
@@ -47,7 +53,34 @@ def to_mathml(formula: str, *, display: bool) -> str:
         raise PluginError(f"the formula {formula} cannot be read: {type(error).__name__} {error}") from error
     if unknown := re.search(r"\\[a-zA-Z]+", html.unescape(re.sub(r"<[^>]*>", " ", written))):
         raise PluginError(f"the command {unknown[0]} in the formula {formula} is not known")
-    return _STYLED.sub(lambda found: _styled(found[1], html.unescape(found[2])), written)
+    return _spaced(_STYLED.sub(lambda found: _styled(found[1], html.unescape(found[2])), written))
+
+
+def _spaced(written: str) -> str:
+    """The space around names such as log as LaTeX has it: thin, and none before a bracket."""
+    # In a page of HTML the name of the language is superfluous, and would come back in front of every tag.
+    try:
+        root = ElementTree.fromstring(written.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "", 1))
+    except ElementTree.ParseError as error:
+        raise PluginError(f"MathML that is not well formed ({error}): {written}") from error
+    parents = {child: parent for parent in root.iter() for child in parent}
+    for name in root.iter():
+        if name.tag not in ("mo", "mi") or not re.fullmatch(r"[A-Za-z]{2,}", name.text or ""):
+            continue
+        if name.get("mathvariant") is not None:
+            continue
+        whole = name
+        while parents[whole].tag in _AROUND and parents[whole][0] is whole:
+            whole = parents[whole]
+            if whole.tag == "msub" and name.text in _LIMITS and root.get("display") == "block":
+                whole.tag = "munder"
+        siblings = list(parents[whole])
+        after = siblings[siblings.index(whole) + 1 :]
+        bracket = not after or "".join(after[0].itertext())[:1] in ("(", "[", ")", ",", "=")
+        name.tag = "mo"
+        name.set("lspace", _THIN if siblings[0] is not whole else "0")
+        name.set("rspace", "0" if bracket else _THIN)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _styled(variant: str, letters: str) -> str:

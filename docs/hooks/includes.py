@@ -2,9 +2,10 @@
 
 - ``<!-- file CHANGELOG.md -->``: a file of the checkout.
 - ``<!-- section src/etude/studies/dcgan/README.md: Deviations -->``: what stands below its heading that begins so.
-- ``<!-- help run -->``: what ``etude run --help`` prints.
+- ``<!-- help run -->``: what ``etude run --help`` prints; ``<!-- verbs -->``: of every verb, each with a heading.
 
-Links and pictures of included text lead to the pages of the site that stand for those files.
+Links and pictures of included text lead to the pages of the site that stand for those files; so does a target that a
+page itself writes as ``repo:results/...``.
 """
 
 import json
@@ -19,13 +20,14 @@ import checkout
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-_MARK = re.compile(r"^( *)<!-- (file|section|help) (.+?) -->$", re.MULTILINE)
+_MARK = re.compile(r"^( *)<!-- (file|section|help|verbs)(?: (.+?))? -->$", re.MULTILINE)
+_OWN_TARGET = re.compile(r"(!?\[[^\]]*\])\(repo:([^)\s#]+)()\)")
 _TARGET = re.compile(r"(!?\[[^\]]*\])\((?!https?://|src:|#)([^)\s#]+)(#[^)\s]*)?\)")
 _HELP = """
 import contextlib, io, json, sys
-from etude.cli import main
-texts = {}
-for words in json.load(sys.stdin):
+from etude.cli import VERBS, main
+texts = {"": VERBS}
+for words in [*VERBS, *json.load(sys.stdin)]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main([*words.split(), "--help"]) == 0, words
@@ -41,7 +43,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     for file in files.documentation_pages():
         if file.generated_by is None:
             words |= {found[3] for found in _MARK.finditer(file.content_string) if found[2] == "help"}
-    surroundings = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    surroundings = os.environ | {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     process = subprocess.Popen(
         [sys.executable, "-c", _HELP],
         stdin=subprocess.PIPE,
@@ -59,7 +61,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     return files
 
 
-def _help(words: str) -> str:
+def _help(words: str) -> Any:
     if "texts" not in _asked:
         written, _ = _asked["process"].communicate()
         if _asked["process"].returncode:
@@ -72,6 +74,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files, **_: A
     def fill(found: re.Match[str]) -> str:
         if found[2] == "help":
             text = f"```text\n{_help(found[3]).rstrip()}\n```"
+        elif found[2] == "verbs":
+            parts = [
+                f"## etude {verb}\n\n{_said(about)}\n\n```text\n{_help(verb).rstrip()}\n```"
+                for verb, about in _help("").items()
+            ]
+            text = "\n\n".join(parts)
         elif found[2] == "file":
             text = _linked((checkout.ROOT / found[3]).read_text(encoding="utf-8"), found[3], page, config, files)
         else:
@@ -79,7 +87,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files, **_: A
             text = _linked(section(file, heading), file, page, config, files)
         return "\n".join(f"{found[1]}{line}".rstrip() for line in text.splitlines())
 
-    return _MARK.sub(fill, markdown)
+    return _own(_MARK.sub(fill, markdown), page, config, files)
+
+
+def _own(text: str, page: Any, config: Any, files: Files) -> str:
+    return _OWN_TARGET.sub(lambda found: _link(found, found[2], page, config, files), text)
+
+
+def _said(about: str) -> str:
+    return f"{about[0].upper()}{about[1:]}."
 
 
 def section(file: str, heading: str) -> str:
@@ -104,9 +120,13 @@ def _linked(text: str, origin: str, page: Any, config: Any, files: Files) -> str
 
     def link(found: re.Match[str]) -> str:
         file = posixpath.normpath(posixpath.join(posixpath.dirname(origin), found[2]))
-        target = checkout.page_of(file)
-        if target.endswith(checkout.PICTURES) and files.get_file_from_path(target) is None:
-            files.append(File.generated(config, target, abs_src_path=str(checkout.ROOT / file)))
-        return f"{found[1]}({checkout.relative(target, page.file.src_uri)}{found[3] or ''})"
+        return _link(found, file, page, config, files)
 
     return _TARGET.sub(link, text)
+
+
+def _link(found: re.Match[str], file: str, page: Any, config: Any, files: Files) -> str:
+    target = checkout.page_of(file)
+    if target.endswith(checkout.PICTURES) and files.get_file_from_path(target) is None:
+        files.append(File.generated(config, target, abs_src_path=str(checkout.ROOT / file)))
+    return f"{found[1]}({checkout.relative(target, page.file.src_uri)}{found[3] or ''})"

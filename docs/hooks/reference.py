@@ -57,6 +57,6 @@ def _nav(place: Any) -> Any:
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     for page, module in _pages().items():
         short = module.removeprefix("etude.")
-        content = f"---\ntitle: {short}\n---\n# `{short}`\n\n::: {module}\n"
+        content = f"---\ntitle: {short}\nsearch:\n  boost: 0.5\n---\n# `{short}`\n\n::: {module}\n"
         files.append(File.generated(config, page, content=content))
     return files

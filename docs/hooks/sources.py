@@ -55,7 +55,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = checkout.relative(checkout.page_of_source(file), origin)
         block = [f'```python linenums="{line}"', *text.splitlines(), "```"]
         shown = "\n".join(f"{found[1]}{row}" for row in block)
-        return f"{found[1]}[{title}]({target}#L{line}){{ .code-from }}\n\n{shown}"
+        return f"{found[1]}[{title}]({target}#L{line}){{ .code-from }}\n\n{shown}\n"
 
     return _CODE.sub(code, _LINK.sub(link, markdown))
 
