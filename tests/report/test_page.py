@@ -131,6 +131,13 @@ def test_without_metrics_the_picture_of_curves_is_shown(runs: Path, tmp_path: Pa
     assert seen.all("svg") == []
 
 
+def test_an_index_has_more_decimals_than_a_per_cent(runs: Path, tmp_path: Path) -> None:
+    index = row("x", 0.03123, metric="ari", unit="", half_width=0.0021)
+    seen = of_run(finish(runs / "protonet" / "a", summary(index, row("y", 0.5), row("z", 7.0, unit=""))).path, tmp_path)
+    for text in ("0.0312 ± 0.0021", "0.50 ± 0.10 %", "7.00 ± 0.10"):
+        assert text in seen.said
+
+
 def test_a_verdict_is_said_in_words(runs: Path, tmp_path: Path) -> None:
     seen = of_run(finish(runs / "protonet" / "a", summary(row(value=90.0))).path, tmp_path)
     assert "▽ below" in seen.said

@@ -264,17 +264,30 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "version": __version__,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "marks": _VERDICTS,
-        "ours": lambda row: "" if row.ours is None else f"{row.ours:.2f}",
-        "interval": lambda row: f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else "",
+        "ours": lambda row: "" if row.ours is None else f"{row.ours:.{_places(row.ours, row.unit)}f}",
+        "interval": _interval,
         "value": _measured,
         "yaml": to_yaml,
     }
     return made
 
 
+def _places(value: float, unit: str) -> int:
+    """Decimals: of per cents and large numbers two tell enough, of an index between 0 and 1 they do not."""
+    return 2 if unit == "%" or abs(value) >= 1 else 4
+
+
+def _interval(row: Comparison) -> str:
+    if row.interval is None or row.ours is None:
+        return ""
+    return " to ".join(f"{end:.{_places(row.ours, row.unit)}f}" for end in row.interval)
+
+
 def _measured(row: Mapping[str, Any]) -> str:
-    width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
-    return f"{row['value']:.2f}{width} {row.get('unit', '')}".strip()
+    unit = row.get("unit", "")
+    places = _places(float(row["value"]), unit)
+    width = f" ± {row['half_width']:.{places}f}" if row["half_width"] is not None else ""
+    return f"{row['value']:.{places}f}{width} {unit}".strip()
 
 
 def _html(report: Report) -> str:
