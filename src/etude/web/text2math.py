@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 TITLE = "text2math"
 EXAMPLES = (
     "A train running at 120 km/hr crosses a pole in 18 seconds. What is its length in metres?",
-    "If 25 % of a number is 35, what is the number?",
-    "The ratio of two numbers is 3 : 5 and their sum is 64. What is the larger one?",
+    "A can do a piece of work in 10 days and B in 15 days. In how many days will they do it together?",
     "By selling 100 pens, a trader gains the cost of 30 pens. Find his gain percentage.",
+    "A man buys a book for 40 dollars and sells it for 50 dollars. What is his gain percent?",
     "Three workers paint a house in twelve days. In how many days do nine workers paint it?",
 )
 _MOST = 20
@@ -144,7 +144,7 @@ def layout(labels: Sequence[str], parents: Sequence[int], first: Sequence[int]) 
     widths = [0.0] * (max(depth, default=-1) + 1)
     for label, column in zip(labels, depth, strict=True):
         widths[column] = max(widths[column], _LETTER * len(label) + 12)
-    lefts = [10 + sum(widths[:column]) + _GAP * column for column in range(len(widths))]
+    lefts = [10.0 + sum(widths[:column]) + _GAP * column for column in range(len(widths))]
     rows: dict[int, int] = {}
     free = 0
     waiting = sorted(below.get(-1, []), key=lambda node: first[node], reverse=True)
@@ -155,7 +155,7 @@ def layout(labels: Sequence[str], parents: Sequence[int], first: Sequence[int]) 
         free += not children
         waiting += children
     return [
-        Drawn(lefts[depth[node]], 16 + _ROW * rows[node], _LETTER * len(label) + 12, label)
+        Drawn(lefts[depth[node]], 16.0 + _ROW * rows[node], _LETTER * len(label) + 12, label)
         for node, label in enumerate(labels)
     ]
 
@@ -255,8 +255,11 @@ def _box(at: Drawn, kind: tuple[str, str, str], told: str) -> str:
 
 
 def tab(site: Site) -> None:
-    gr.Markdown("A word problem becomes a program over its numbers (`n0` is the first, `#0` the first step's value), "
-                "found by beam search, and the program is run.")  # fmt: skip
+    gr.Markdown(
+        "A word problem becomes a program over its numbers (`n0` is the first, `#0` the first step's value), found by "
+        "beam search, and the program is run. The network that comes with etude knows the kinds of problems that MathQA "
+        "has, and takes others for one of them."
+    )
     with gr.Row():
         with gr.Column(scale=3):
             problem = gr.Textbox(label="Word problem", lines=3, max_lines=8, placeholder=EXAMPLES[0], submit_btn=False)
