@@ -20,6 +20,10 @@ lint:
 readme:
     uv run python -m etude.report.markdown README.md src/etude/studies/*/README.md
 
+# The site, in site/; `just docs serve` shows it and builds it anew when a page changes.
+docs verb="build":
+    uv run mkdocs {{verb}}
+
 # Accept changed presets, after reading the difference.
 golden:
     ETUDE_UPDATE_GOLDEN=1 uv run pytest tests/golden
