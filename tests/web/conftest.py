@@ -161,5 +161,6 @@ def turn() -> Callable[[Any, str], None]:
 
 @pytest.fixture
 def expect() -> Any:
-    """Playwright's assertions, which wait."""
+    """Playwright's assertions, which wait: long, for a busy machine is no fault."""
+    playwright.expect.set_options(timeout=40_000)
     return playwright.expect

@@ -29,7 +29,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
     return read_generator(weights)
 
 
-def draw(site: Site, choice: str, digit: str, count: float, seed: float) -> np.ndarray:
+def draw(site: Site, choice: str, digit: str, count: float | int, seed: float | int) -> np.ndarray:
     """What `etude predict dcgan` draws: uint8 ``[count, H, W]``.
 
     Args:
@@ -46,7 +46,7 @@ def draw(site: Site, choice: str, digit: str, count: float, seed: float) -> np.n
     return _pictures(generator, config, noises(config, seed)[:number], digit)
 
 
-def walked(site: Site, choice: str, digit: str, seeds: tuple[float, float], steps: int) -> np.ndarray:
+def walked(site: Site, choice: str, digit: str, seeds: tuple[float | int, float | int], steps: int) -> np.ndarray:
     """One digit on the arc between the first noises of two seeds: uint8 ``[steps, H, W]``."""
     from etude.studies.dcgan.predict import noises, walk
 
@@ -70,7 +70,7 @@ def _pictures(generator: Any, config: Any, noise_NZ: Any, digit: str) -> np.ndar
         return to_bytes(generator(noise_NZ, digits_N))[:, 0].numpy()
 
 
-def _whole(name: str, value: float | None, low: int, high: int) -> int:
+def _whole(name: str, value: float | int | None, low: int, high: int) -> int:
     if value is None or value != int(value) or not low <= value <= high:
         raise UserError(f"{name} must be a whole number from {low:,} to {high:,}")
     return int(value)

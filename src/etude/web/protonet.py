@@ -154,7 +154,7 @@ def examples(query: int = 0) -> str:
     support = [min(folder.glob("*.png")) for folder in sorted((_SAMPLES / "support").iterdir())][:CLASSES]
     strange = [*sorted((_SAMPLES / "queries").glob("*.png")), *sorted((_SAMPLES / "strangers").glob("*.png"))]
     # Each time another character.
-    asked = strange[(query * 4 + 2) % len(strange)]
+    asked = strange[(query * 5 + 2) % len(strange)]
     return json.dumps([_PREFIX + base64.b64encode(path.read_bytes()).decode() for path in [*support, asked]])
 
 

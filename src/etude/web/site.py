@@ -1,6 +1,5 @@
 """What every tab of the page shares: which runs there are, their networks in memory, and one line for each fault."""
 
-import base64
 import functools
 import html
 import inspect
@@ -23,6 +22,7 @@ from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
 from etude.data.images import Mode, read_image
+from etude.web import show
 
 SHIPPED = "shipped with etude"
 MAX_UPLOAD = 20 * 2**20
@@ -166,8 +166,8 @@ def first_look(tab: Any, handler: Callable[..., Any], inputs: Sequence[Any], out
 
 def picture(label: str, **more: Any) -> gr.Image:
     """A place to drop a picture; a handler gets the path of the uploaded file, unread, for `read`."""
-    image = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], label=label, buttons=[], elem_classes="drop",
-                     alt_text=label, **more)  # fmt: skip
+    image = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], label=label, buttons=[],
+                     elem_classes="drop", alt_text=label, **more)  # fmt: skip
     # Gradio's own reader decodes whatever Pillow knows, and says no word of what is wrong with a file.
     image.preprocess = lambda payload: payload.path if payload else None
     return image
@@ -177,13 +177,12 @@ def samples(paths: Sequence[Path], into: gr.Image) -> None:
     """A row of pictures as buttons that a screen reader can name; a click puts one into ``into``.
 
     Args:
-        paths: PNG files, named for what they show.
+        paths: of the pictures, named for what they show.
         into: where the chosen one goes, pixel for pixel.
     """
     buttons = "".join(
         f"<button type='button' data-number='{number}' title='{html.escape(path.stem)}'>"
-        f"<img src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}' alt='{html.escape(path.stem)}'>"
-        "</button>"
+        f"<img src='{show.png(read_image(path, 'RGB'))}' alt='{html.escape(path.stem)}'></button>"
         for number, path in enumerate(paths)
     )
     row = gr.HTML(
