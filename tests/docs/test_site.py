@@ -13,7 +13,6 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -85,28 +84,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class _Loaded(HTMLParser):
-    """What a browser loads of a page beside the page itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        if tag in {"script", "img", "iframe", "source", "video", "audio"}:
-            self.addresses += filter(None, [values.get("src"), values.get("srcset")])
-        if tag == "link" and values.get("rel") != "canonical":
-            self.addresses.append(values.get("href") or "")
-
-
 def test_no_page_asks_a_network(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > len(PAGES)
     for page in pages:
-        parser = _Loaded()
-        parser.feed(page.read_text(encoding="utf-8"))
-        assert not [address for address in parser.addresses if re.match(r"(https?:)?//", address)], page
+        loaded = re.findall(r"<(?:script|img|iframe|source|link)\b[^>]*", page.read_text(encoding="utf-8"))
+        assert loaded
+        assert not [tag for tag in loaded if re.search(r"\b(src|srcset|href)=[\"']?(https?:)?//", tag)], page
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
 
@@ -272,5 +256,7 @@ def test_the_new_study_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "softmax" / "first" / "model_card.md").is_file()
     claimed = next(block.text for block in blocks(page) if block.language == "text")
     _same(next(line for line in done.stdout.splitlines() + done.stderr.splitlines() if "shapes c4" in line), claimed)
-    comparison = done.stdout.split("chance")[-1]
-    assert "reproduced" in comparison
+    # The last command compares; numbers of smoke scale are never judged.
+    comparison = done.stdout.split("published")[-1]
+    assert "chance" in comparison
+    assert "not run at this scale" in comparison
