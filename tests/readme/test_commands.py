@@ -20,6 +20,7 @@ LONG += ("predict protonet --support characters/", "predict protonet --prototype
 LONG += ("run text2math laptop", "run text2math ours")
 LONG += ("run slots laptop", "predict slots photo.png", "predict slots a.png", "predict runs/slots/laptop")
 LONG += ("run slotdiffusion laptop", "run slotdiffusion vae-laptop", "predict runs/slotdiffusion/laptop")
+LONG += ("predict slotdiffusion photo.png", "predict slotdiffusion a.png", "predict slotdiffusion --compose")
 LONG += ("run darts laptop", "run darts retrain-laptop", "predict runs/darts/retrain-laptop")
 LONG += ("run resnet laptop", "run resnet birds", "predict resnet photograph.jpg", "predict resnet runs/")
 

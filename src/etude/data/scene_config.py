@@ -1,6 +1,7 @@
 """Which scenes a study reads; loads no PyTorch."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etude.core.config import require
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from etude.data.clevrtex import SceneSet
 
+SAMPLE = Path(__file__).parent / "samples" / "clevrtex" / "0" / "CLEVRTEX_render_000003.png"
+"""A rendered scene that comes with the package."""
 GENERATED = 10_000
 """Made-up scenes where no number is named."""
 

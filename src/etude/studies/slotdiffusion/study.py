@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.data.scene_config import SceneConfig
+from etude.data.scene_config import SAMPLE, SceneConfig
 from etude.nn.slot_config import SlotEncoderConfig
 
 UNTRAINED = "untrained"
@@ -384,6 +384,7 @@ STUDY = Study(
     load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
+    example=lambda out: ["slotdiffusion", str(SAMPLE), "--output", str(out / "slotdiffusion")],
 )
 
 

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.data.scene_config import SceneConfig
+from etude.data.scene_config import SAMPLE, SceneConfig
 from etude.nn.slot_config import SlotEncoderConfig
 
-SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "clevrtex"
 """Twelve scenes of `etude data render clevrtex --seed 7`, with masks."""
 
 
@@ -270,7 +269,7 @@ STUDY = Study(
     load_export=lambda: _import("export"),
     folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
-    example=lambda out: ["slots", str(SAMPLES / "0" / "CLEVRTEX_render_000003.png"), "--output", str(out / "slots")],
+    example=lambda out: ["slots", str(SAMPLE), "--output", str(out / "slots")],
 )
 
 
