@@ -71,7 +71,7 @@ def test_as_a_person_does(visit: Any, expect: Any, tmp_path: Path):
     expect(page.get_by_text("etude study resnet norms")).to_be_visible()
     wrong = tmp_path / "notes.png"
     wrong.write_text("no picture")
-    page.get_by_role("button", name="Clear").first.click()
+    page.get_by_role("button", name="Remove Image").click()
     page.locator("input[type=file]").first.set_input_files(wrong)
     expect(page.get_by_text("notes.png is not an image of a known format")).to_be_visible()
     assert "Traceback" not in page.content()

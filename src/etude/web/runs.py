@@ -1,5 +1,7 @@
 """The tab of the runs: what trains now, how far it is, its curves, last numbers and pictures."""
 
+import base64
+import functools
 import html
 import json
 import math
@@ -12,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
-from etude.data.images import list_images, read_image
 from etude.web import show
 from etude.web.site import Site, answering, current_tab
 
@@ -26,10 +26,11 @@ _EVERY = 5.0
 """Seconds between two looks."""
 _MOST_PANELS = 15
 _MOST_PICTURES = 24
+_LARGEST_PICTURE = 4 * 2**20
 CSS = """
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); gap: 0.8rem;
   --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; }
-.plots.wide { grid-template-columns: minmax(0, 44rem); }
+.plots.wide { grid-template-columns: minmax(0, 32rem); }
 svg.plot { width: 100%; height: auto; }
 svg.plot text { font-size: 11px; fill: var(--body-text-color); }
 svg.plot text.head { font-weight: 600; font-size: 12px; }
@@ -44,6 +45,10 @@ svg.plot .l3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
 svg.plot .l4 { stroke: var(--c4); stroke-dasharray: 10 3; }
 svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
 .whole-words .et-table th, .whole-words .et-table td { white-space: nowrap; overflow-wrap: normal; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 0.8rem; }
+.pictures figure { margin: 0; }
+.pictures img { width: 100%; border: 1px solid var(--border-color-primary); }
+.pictures figcaption { font-size: 0.85rem; text-align: center; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0.8rem; }
 """
 
@@ -108,18 +113,23 @@ def find(runs: Path) -> list[Run]:
 
 def _run(path: Path, root: Path) -> Run:
     rows = metrics_of(path)
-    preset, max_steps, name = "?", None, str(path.relative_to(root))
-    try:
-        record = RunFolder(path).record
-        preset = record.preset
-        max_steps = int(record.config["loop"]["max_steps"])
-    except (UserError, OSError, KeyError, TypeError, ValueError):
-        pass
+    name = str(path.relative_to(root))
+    preset, max_steps = _settings(path, _time(path / "config.yaml"))
     seconds = [float(row["seconds"]) for row in rows if isinstance(row.get("seconds"), int | float)]
     written = max((_time(path / file) for file in ("metrics.jsonl", "config.yaml", "checkpoints")), default=0.0)
     step = max((row["step"] for row in rows), default=0)
     state = _state(path, rows, seconds, written)
     return Run(name, path, preset, state, step, max_steps, seconds[-1] if seconds else 0.0, written)
+
+
+@functools.lru_cache(maxsize=1000)
+def _settings(path: Path, written: float) -> tuple[str, int | None]:
+    """A run's preset and steps; YAML is slow to read, and a run's does not change."""
+    try:
+        record = RunFolder(path).record
+        return record.preset, int(record.config["loop"]["max_steps"])
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return "?", None
 
 
 def _time(path: Path) -> float:
@@ -192,20 +202,22 @@ def results_of(run: Run) -> list[list[str]]:
         return []
 
 
-def pictures_of(run: Run, runs: Path) -> list[tuple[np.ndarray, str]]:
-    """The pictures of a run, as pixels, with their names."""
+def pictures_of(run: Run, runs: Path) -> str:
+    """The pictures of a run, as HTML that holds their files as they are."""
     root, found = runs.resolve(), []
-    try:
-        files = list_images(run.path / "figures")
-    except UserError:
-        return []
-    for file in files[:_MOST_PICTURES]:
+    for file in sorted((run.path / "figures").glob("*.png"))[:_MOST_PICTURES]:
         try:
-            if file.resolve().is_relative_to(root):
-                found.append((read_image(file, "RGB", max_pixels=30_000_000), file.stem))
-        except UserError:
+            if not file.resolve().is_relative_to(root) or file.stat().st_size > _LARGEST_PICTURE:
+                continue
+            body = file.read_bytes()
+        except OSError:
             continue
-    return found
+        if body.startswith(b"\x89PNG"):
+            name = html.escape(file.stem)
+            address = f"data:image/png;base64,{base64.b64encode(body).decode()}"
+            told = f"{name} of {html.escape(run.name)}"
+            found.append(f"<figure><img src='{address}' alt='{told}'><figcaption>{name}</figcaption></figure>")
+    return f"<div class='pictures'>{''.join(found)}</div>" if found else ""
 
 
 def overview(runs: Sequence[Run]) -> list[list[str]]:
@@ -283,37 +295,43 @@ def tab(site: Site) -> None:
     def looked(one: str | None, several: list[str] | None, metric: str | None) -> Any:
         runs = find(site.runs)
         known = [run.name for run in runs]
+        # A choice that holds is not sent back: the visitor may have made another meanwhile.
+        menu = _menu(known, one, _first(runs))
         one = one if one in known else _first(runs)
         chosen = [run for run in runs if run.name in (several or [])]
         metrics = metric_names(chosen)
+        measured = _menu(metrics, metric, metrics[0] if metrics else None)
         metric = metric if metric in metrics else metrics[0] if metrics else None
         run = next((run for run in runs if run.name == one), None)
         heads = ("run", "preset", "state", "step", "trained", "written")
         none = "<p>No runs yet: <code>etude run resnet smoke</code> makes one in seconds.</p>"
         return (
             show.table("Runs", heads, overview(runs)) if runs else none,
-            gr.update(choices=known, value=one),
+            menu,
             panels(run) if run else "",
             numbers_of(run) if run else "",
-            gr.update(choices=known, value=[run.name for run in chosen]),
-            gr.update(choices=metrics, value=metric),
+            gr.update(choices=known),
+            measured,
             beside(chosen, metric),
         )
 
     @answering
     def pictured(one: str | None) -> Any:
         run = next((run for run in find(site.runs) if run.name == one), None)
-        found = pictures_of(run, site.runs) if run else []
-        return show.tiles([show.Tile(image, name, f"{name} of {one}") for image, name in found], side=340)
+        return pictures_of(run, site.runs) if run else ""
 
     parts = [table, one, plots, numbers, several, metric, together]
     here = current_tab()
     gr.on([here.select, timer.tick, one.input, several.input, metric.input], looked, [one, several, metric], parts,
           concurrency_id=TITLE, show_progress="hidden", trigger_mode="always_last")  # fmt: skip
-    one.change(pictured, one, gallery, concurrency_id=TITLE, show_progress="hidden")
+    one.change(pictured, one, gallery, show_progress="hidden", trigger_mode="always_last")
     # Nobody looks before the tab is chosen.
     here.select(lambda on: gr.Timer(active=on), follow, timer, show_progress="hidden")
     follow.input(lambda on: gr.Timer(active=on), follow, timer, show_progress="hidden")
+
+
+def _menu(names: Sequence[str], chosen: str | None, other: str | None) -> Any:
+    return gr.update(choices=names) if chosen in names else gr.update(choices=names, value=other)
 
 
 def _first(runs: Sequence[Run]) -> str | None:
