@@ -63,6 +63,10 @@ def _spaced(written: str) -> str:
         root = ElementTree.fromstring(written.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "", 1))
     except ElementTree.ParseError as error:
         raise PluginError(f"MathML that is not well formed ({error}): {written}") from error
+    for bar in root.iter("mo"):
+        # Without \\left and \\right bars are of one height, whatever stands between.
+        if bar.text in ("\u2016", "|") and bar.get("stretchy") is None:
+            bar.set("stretchy", "false")
     parents = {child: parent for parent in root.iter() for child in parent}
     for name in root.iter():
         if name.tag not in ("mo", "mi") or not re.fullmatch(r"[A-Za-z]{2,}", name.text or ""):
