@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from etude import studies
 from etude.core.errors import UserError
-from etude.web.site import Site, answering
+from etude.web.site import Site, answering, picture, read
 
 if TYPE_CHECKING:
     from etude.studies.pix2pix.predict import Translator
@@ -46,13 +47,13 @@ def translate(site: Site, choice: str, image_HWC: np.ndarray | None, fit: str) -
     Args:
         site: has the networks.
         choice: one of `Site.choices`.
-        image_HWC: None, or of one colour where nothing was drawn.
+        image_HWC: None, or of one colour, where nothing was drawn.
         fit: ``tile`` or ``whole``, see `etude.studies.pix2pix.predict.Options`.
     """
     from etude.studies.pix2pix.predict import translated
 
     if image_HWC is None or (image_HWC == image_HWC[0, 0]).all():
-        raise UserError("no picture yet: drop one, draw one with the brush, or take a made-up town")
+        raise UserError("nothing to see yet: drop a picture, draw one with the brush, or take a made-up town")
     height, width = image_HWC.shape[:2]
     if height * width > MAX_PIXELS:
         raise UserError(
@@ -81,27 +82,39 @@ def town(number: int) -> np.ndarray:
     """A made-up town from above, uint8 ``[512, 512, 3]``; each number has another."""
     from etude.data.tiles import tiles
 
-    return tiles(1, _SIDE, number)[0][0].numpy()
+    # Half as large, and enlarged: the network shrinks it again.
+    small = Image.fromarray(tiles(1, _SIDE // 2, number)[0][0].numpy())
+    return np.array(small.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+
+
+def meadow() -> np.ndarray:
+    """What a drawing begins with, uint8 ``[512, 512, 3]``: bare ground, for the network knows no white."""
+    colour = bytes.fromhex(_COLOURS["meadow"][1:])
+    return np.full((_SIDE, _SIDE, 3), list(colour), np.uint8)
 
 
 def tab(site: Site) -> None:
     gr.Markdown(
         "A generator turns one kind of picture into another. The one that comes with etude learned from 38 pairs to "
-        "turn an aerial photograph into a map; the brush has the colours of what it knows: "
-        "meadow, roofs, trees, asphalt, water. Drop a picture, paste one, or draw."
+        "turn an aerial photograph into a map."
     )
     number = gr.State(1)
     with gr.Row():
         with gr.Column():
-            canvas = gr.ImageEditor(
-                label="Picture", image_mode="RGB", sources=["upload", "clipboard"],
-                canvas_size=(_SIDE, _SIDE), layers=False, transforms=("crop",), buttons=[], height=440,
-                brush=gr.Brush(default_size=28, colors=list(_COLOURS.values()), color_mode="fixed"),
-                eraser=gr.Eraser(default_size=28),
-            )  # fmt: skip
-            with gr.Row():
-                another = gr.Button("Take a made-up town", min_width=140)
-                ask = gr.Button("Translate", variant="primary", min_width=140)
+            with gr.Tabs():
+                with gr.Tab("Drop a picture", id="dropped"):
+                    photo = picture("Picture", height=400)
+                    another = gr.Button("Take a made-up town")
+                with gr.Tab("Draw one", id="drawn"):
+                    gr.Markdown(f"The brush has the colours of {', '.join(_COLOURS)}.")
+                    canvas = gr.ImageEditor(
+                        meadow(), label="Drawing", image_mode="RGB", sources=[], transforms=(), layers=False,
+                        buttons=[], canvas_size=(_SIDE, _SIDE), fixed_canvas=True, height=400, format="png",
+                        brush=gr.Brush(default_size=28, colors=list(_COLOURS.values()), color_mode="fixed",
+                                       default_color=_COLOURS["asphalt"]),
+                        eraser=gr.Eraser(default_size=28),
+                    )  # fmt: skip
+                    ask = gr.Button("Translate the drawing", variant="primary")
             choice = site.chooser(TITLE)
             fit = gr.Radio([("In tiles, at the scale it was trained at", "tile"), ("Squeezed into one tile", "whole")],
                            value="tile", label="Pictures larger than the network's size")  # fmt: skip
@@ -110,20 +123,22 @@ def tab(site: Site) -> None:
                              interactive=False, buttons=["download", "fullscreen"], format="png")  # fmt: skip
             line = gr.Markdown()
 
-    @answering
-    def answered(choice: str, drawn: Mapping[str, Any] | None, fit: str) -> Any:
-        made = translate(site, choice, drawn["composite"] if drawn else None, fit)
+    def made_of(choice: str, image: np.ndarray | None, fit: str) -> Any:
+        made = translate(site, choice, image, fit)
         return made.image_HWC, told(made)
 
     @answering
-    def placed(number: int) -> Any:
-        image = town(number)
-        return {"background": image, "layers": [], "composite": image}, number + 1
+    def dropped(choice: str, path: str | None, fit: str) -> Any:
+        return made_of(choice, read(path), fit) if path else (None, "")
 
-    given = [choice, canvas, fit]
-    ask.click(answered, given, [shown, line], concurrency_id=TITLE)
-    # The composite is the editor's own, which has the town a moment after it was placed.
-    another.click(placed, number, [canvas, number], concurrency_id=TITLE)
+    @answering
+    def drawn(choice: str, sketch: Mapping[str, Any] | None, fit: str) -> Any:
+        return made_of(choice, sketch["composite"] if sketch else None, fit)
+
+    gr.on([photo.change, choice.change, fit.change], dropped, [choice, photo, fit], [shown, line],
+          concurrency_id=TITLE)  # fmt: skip
+    ask.click(drawn, [choice, canvas, fit], [shown, line], concurrency_id=TITLE)
+    another.click(lambda number: (town(number), number + 1), number, [photo, number], concurrency_id=TITLE)
 
 
 def warm(site: Site) -> None:

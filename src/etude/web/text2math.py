@@ -257,8 +257,8 @@ def _box(at: Drawn, kind: tuple[str, str, str], told: str) -> str:
 def tab(site: Site) -> None:
     gr.Markdown(
         "A word problem becomes a program over its numbers (`n0` is the first, `#0` the first step's value), found by "
-        "beam search, and the program is run. The network that comes with etude knows the kinds of problems that MathQA "
-        "has, and takes others for one of them."
+        "beam search, and the program is run. The network that comes with etude knows the kinds of problems that "
+        "MathQA has, and takes others for one of them."
     )
     with gr.Row():
         with gr.Column(scale=3):
