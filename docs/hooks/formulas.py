@@ -64,7 +64,7 @@ def _spaced(written: str) -> str:
     except ElementTree.ParseError as error:
         raise PluginError(f"MathML that is not well formed ({error}): {written}") from error
     for bar in root.iter("mo"):
-        # Without \\left and \\right bars are of one height, whatever stands between.
+        # Without left and right before them bars are of one height, whatever stands between.
         if bar.text in ("\u2016", "|") and bar.get("stretchy") is None:
             bar.set("stretchy", "false")
     parents = {child: parent for parent in root.iter() for child in parent}
