@@ -38,11 +38,11 @@ def page_of_source(file: str) -> str:
     return f"source/{file.removeprefix(PACKAGE + '/')}.md"
 
 
-def page_of(file: str) -> str:
-    """The page or picture of the site that stands for a file of the checkout.
+def page_of(file: str) -> str | None:
+    """The page or picture of the site that stands for a file of the checkout; None where there is none.
 
     Raises:
-        PluginError: the site has none, or there is no such file.
+        PluginError: there is no such file.
     """
     if not (ROOT / file).exists():
         raise PluginError(f"{file} is linked to, and is not in the checkout")
@@ -54,7 +54,7 @@ def page_of(file: str) -> str:
         return page_of_source(file)
     if file.endswith(PICTURES):
         return file
-    raise PluginError(f"{file} is linked to, and has no place in the site")
+    return None
 
 
 def relative(page: str, origin: str) -> str:

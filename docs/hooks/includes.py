@@ -127,6 +127,9 @@ def _linked(text: str, origin: str, page: Any, config: Any, files: Files) -> str
 
 def _link(found: re.Match[str], file: str, page: Any, config: Any, files: Files) -> str:
     target = checkout.page_of(file)
+    if target is None:
+        # The site has no page for it: the file is named.
+        return f"{found[1][1:-1]} (`{file}`)"
     if target.endswith(checkout.PICTURES) and files.get_file_from_path(target) is None:
         files.append(File.generated(config, target, abs_src_path=str(checkout.ROOT / file)))
     return f"{found[1]}({checkout.relative(target, page.file.src_uri)}{found[3] or ''})"
