@@ -24,6 +24,10 @@ readme:
 docs verb="build":
     uv run mkdocs {{verb}}
 
+# The notebooks in a browser; their test is `uv run pytest tests/notebooks`.
+notebooks:
+    uv run --with jupyterlab jupyter lab notebooks
+
 # Accept changed presets, after reading the difference.
 golden:
     ETUDE_UPDATE_GOLDEN=1 uv run pytest tests/golden
