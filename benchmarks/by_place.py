@@ -1,0 +1,54 @@
+"""What the metrics of slots give a partition that looks at no picture: the bar that slots must clear.
+
+``uv run python benchmarks/by_place.py --data.source folder --data.folder scenes --size 64`` cuts every scene into K cells
+by place alone (K-means of the pixels' coordinates) and scores them as `slots` and `slotdiffusion` score theirs.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from sklearn.cluster import KMeans
+
+from etude.cli.flags import parse
+from etude.core.errors import UserError
+from etude.data.scene_config import SceneConfig, load_scenes
+from etude.metrics.slots import score
+
+
+@dataclass(frozen=True)
+class Options:
+    data: SceneConfig = field(default_factory=SceneConfig)
+    """The scenes."""
+    size: int = 64
+    """Pixels a side."""
+    cells: tuple[int, ...] = (7, 11, 15)
+    """K, as many as the slots that it stands beside."""
+
+
+def by_place(count: int, size: int) -> torch.Tensor:
+    """A cell's number a pixel: int64 ``[size, size]``."""
+    places = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float32)] * 2)
+    return torch.from_numpy(KMeans(count, n_init=3, random_state=0).fit_predict(places.numpy())).view(size, size).long()
+
+
+def main(args: list[str]) -> int:
+    options = parse(Options, args, prog="by_place.py", description=__doc__ or "")
+    scenes = load_scenes(options.data, options.size)
+    print(f"{scenes.about}\n\n| split | cells | ARI | FG-ARI | mIoU | mBO |\n|---|---|---|---|---|---|")
+    for split in ("val", "test"):
+        masks = scenes.splits[split].masks_NHW
+        for count in options.cells:
+            cells = by_place(count, masks.shape[-1]).expand(len(masks), -1, -1)
+            found = score(cells, masks, None, None, count).means()
+            told = " | ".join(f"{found[name]:.3f}" for name in ("ari", "fg_ari", "miou", "mbo"))
+            print(f"| {split} | {count} | {told} |")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"by_place.py: {error}", file=sys.stderr)
+        sys.exit(2)
