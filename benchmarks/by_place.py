@@ -1,7 +1,7 @@
 """What the metrics of slots give a partition that looks at no picture: the bar that slots must clear.
 
-``uv run python benchmarks/by_place.py --data.source folder --data.folder scenes --size 64`` cuts every scene into K cells
-by place alone (K-means of the pixels' coordinates) and scores them as `slots` and `slotdiffusion` score theirs.
+``uv run python benchmarks/by_place.py --data.source folder --data.folder scenes --size 64`` cuts every scene into K
+cells by place alone (K-means of the pixels' coordinates) and scores them as `slots` and `slotdiffusion` score theirs.
 """
 
 import sys
