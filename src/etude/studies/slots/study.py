@@ -10,8 +10,6 @@ from etude.core.study import Experiment, Job, Preset, Study
 from etude.data.scene_config import SAMPLE, SceneConfig
 from etude.nn.slot_config import SlotEncoderConfig
 
-"""Twelve scenes of `etude data render clevrtex --seed 7`, with masks."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(SlotEncoderConfig):
