@@ -546,7 +546,10 @@ class SlotDiffusionTask(_Scenes):
         # By all processes together; the pictures are drawn by one.
         assert self.library
         if config.metric.inception != "none":
-            rows += self._distances(protocol, variant)
+            samplers = {"": (config.sample.sampler, config.sample.steps)}
+            if config.sample.ancestral:
+                samplers["_ancestral"] = ("ancestral", config.sample.ancestral)
+            rows += self.distances(samplers, protocol, variant)
         return rows
 
     def reconstruct(self, scenes: Scenes, split: str) -> Tensor:
@@ -560,19 +563,22 @@ class SlotDiffusionTask(_Scenes):
         slots_NKS = self.library.draw(count, self.runtime.generator(stream, 0))
         return self.paint(slots_NKS, f"{stream}/paint", "compositions", **changes)
 
-    def _distances(self, protocol: str, variant: str) -> list[Result]:
-        """FID and KID of compositions by the fast and by the ancestral sampler, with the time of each."""
+    def distances(self, samplers: Mapping[str, tuple[str, int]], protocol: str, variant: str) -> list[Result]:
+        """FID and KID of compositions by some samplers, the same slots for each, with the time of each.
+
+        Args:
+            samplers: a sampler and its steps by what their numbers' names end with.
+            protocol: of the run.
+            variant: likewise.
+        """
         config = self.config
         real_NHWC = _first(self.scenes.splits["val"], config.metric.composed).images_NHWC.cpu()
         count = len(real_NHWC)
         network = fid.Inception(fid.weights_of(config.metric.inception), self.runtime.device)
         real_NF = network.cached_features(real_NHWC)
-        samplers: list[tuple[str, int, str]] = [(config.sample.sampler, config.sample.steps, "")]
-        if config.sample.ancestral:
-            samplers.append(("ancestral", config.sample.ancestral, "_ancestral"))
         table, cell = config.table, config.model.cell
         rows: list[Result] = []
-        for sampler, steps, ending in samplers:
+        for ending, (sampler, steps) in samplers.items():
             started = time.perf_counter()
             composed_NHWC = self.compose(count, "val/compose", sampler=sampler, steps=steps)
             seconds = time.perf_counter() - started
