@@ -12,8 +12,8 @@ from etude.report import markdown
 
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", *sorted((ROOT / "src" / "etude" / "studies").glob("*/README.md"))]
-# Too long for a test, or in need of a network: their words are checked.
-LONG = ("demo", "study", "data get", "run protonet laptop", "check protonet laptop")
+# Too long for a test, without an end, or in need of a network: their words are checked.
+LONG = ("demo", "serve", "study", "data get", "run protonet laptop", "check protonet laptop")
 LONG += ("run dcgan course", "run dcgan conditional")
 LONG += ("run pix2pix laptop", "run pix2pix paper", "predict pix2pix")
 LONG += ("predict protonet --support characters/", "predict protonet --prototypes")

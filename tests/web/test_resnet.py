@@ -39,6 +39,7 @@ def test_another_class_another_map(tmp_path: Path):
 
 def test_norms_beside_each_other(tmp_path: Path, make_run: Any):
     make_run(tmp_path, "resnet", "mine", like_shipped=True)
+    make_run(tmp_path, "resnet", "without-weights", ended=True)
     rows = resnet.by_norm(Site(tmp_path), str(FROG))
     assert [row[:3] for row in rows] == [["bn", "mine", "frog"], ["bn", SHIPPED, "frog"]]
     heads, *lines = resnet.published_norms()

@@ -5,6 +5,7 @@ visitor's request cannot make the server fetch anything.
 """
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -70,7 +71,7 @@ def build(site: Site) -> gr.Blocks:
 
 
 def application(site: Site, host: str) -> FastAPI:
-    """The web application of a site that listens at ``host``."""
+    """The web application of a site that listens at ``host``, an IP address."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     theme = Default(primary_hue="blue", font=_FONTS, font_mono=_MONO)
     gr.mount_gradio_app(
@@ -101,7 +102,9 @@ def serve(site: Site, host: str, port: int, *, opened: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with listening, own_folder():
         server = uvicorn.Server(
-            uvicorn.Config(application(site, host), log_level="critical", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                application(site, listening.getsockname()[0]), log_level="critical", timeout_graceful_shutdown=1
+            )
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
@@ -175,7 +178,7 @@ class Guard:
 
     def __init__(self, app: Any, host: str) -> None:
         self.app = app
-        self.names = {*_LOOPBACK, host.strip("[]")} if host.strip("[]") in _LOOPBACK else None
+        self.names = {*_LOOPBACK, host} if ipaddress.ip_address(host).is_loopback else None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from etude import studies
+from etude.core.errors import UserError
 from etude.report.results import summaries
 from etude.web.site import Site, answering, picture, read, samples
 
@@ -81,9 +82,14 @@ def by_norm(site: Site, path: str | None) -> list[list[str]]:
     """What the finished runs of each norm take the picture for: norm, run, class, probability."""
     rows = []
     for choice in site.choices(TITLE):
-        with site.using(TITLE, choice, _load) as network:
-            label, probability = next(iter(_classify(network, path).probabilities.items()))
-        rows.append([network.config.model.norm, choice, label, f"{100 * probability:.1f} %"])
+        try:
+            with site.using(TITLE, choice, _load) as network:
+                norm = network.config.model.norm
+        except UserError:
+            # A run that cannot be read keeps the others from nothing.
+            continue
+        label, probability = next(iter(classify(site, choice, path).probabilities.items()))
+        rows.append([norm, choice, label, f"{100 * probability:.1f} %"])
     return sorted(rows)
 
 
