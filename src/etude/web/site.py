@@ -32,7 +32,8 @@ _DRAWING = threading.Lock()
 
 _SAMPLES = """
 .samples { display: flex; flex-wrap: wrap; gap: 6px; }
-.samples button { padding: 0; margin: 0; line-height: 0; border: 1px solid #8a8a94; border-radius: 4px; overflow: hidden; cursor: pointer; }
+.samples button { padding: 0; margin: 0; line-height: 0; border: 1px solid #8a8a94; border-radius: 4px;
+  overflow: hidden; cursor: pointer; }
 .samples img { width: 56px; height: 56px; object-fit: cover; display: block; margin: 0 !important; }
 """
 _CHOOSE = """
