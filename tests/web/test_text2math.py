@@ -113,6 +113,7 @@ def test_with_the_keyboard_alone(visit: Any, expect: Any):
         page.keyboard.press("Tab")
         if problem.evaluate("field => field === document.activeElement"):
             break
+    page.keyboard.press("Control+A")
     page.keyboard.type("A car covers 240 km in 4 hours. What is its speed?")
     solve_it = page.get_by_role("button", name="Solve", exact=True)
     for _ in range(20):
@@ -133,6 +134,8 @@ def test_with_the_keyboard_alone(visit: Any, expect: Any):
 
 def test_an_example_is_solved_by_a_click_and_nothing_gets_one_line(visit: Any, expect: Any):
     page = visit("text2math", width=390)
+    expect(page.locator("#t2m-answer").get_by_role("status")).to_have_text("Answer: 600", timeout=30_000)
+    page.get_by_label("Word problem").fill("")
     page.get_by_role("button", name="Solve", exact=True).click()
     expect(page.get_by_test_id("toast-body")).to_contain_text("it is empty: write a word problem", timeout=30_000)
     page.get_by_role("button", name="Three workers paint").click()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from etude import studies
 from etude.core.errors import UserError
-from etude.web.site import Site, answering, picture, read
+from etude.web.site import Site, answering, current_tab, first_look, picture, read
 
 if TYPE_CHECKING:
     from etude.studies.pix2pix.predict import Translator
@@ -98,7 +98,7 @@ def tab(site: Site) -> None:
         "A generator turns one kind of picture into another. The one that comes with etude learned from 38 pairs to "
         "turn an aerial photograph into a map."
     )
-    number = gr.State(1)
+    here, number = current_tab(), gr.State(1)
     with gr.Row():
         with gr.Column():
             with gr.Tabs():
@@ -138,6 +138,7 @@ def tab(site: Site) -> None:
     gr.on([photo.change, choice.change, fit.change], dropped, [choice, photo, fit], [shown, line],
           concurrency_id=TITLE)  # fmt: skip
     ask.click(drawn, [choice, canvas, fit], [shown, line], concurrency_id=TITLE)
+    first_look(here, lambda: town(0), [], [photo])
     another.click(lambda number: (town(number), number + 1), number, [photo, number], concurrency_id=TITLE)
 
 

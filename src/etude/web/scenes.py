@@ -9,8 +9,9 @@ import gradio as gr
 import numpy as np
 
 from etude.core.errors import UserError
+from etude.data.images import read_image
 from etude.web.show import Tile, box, percent, tiles
-from etude.web.site import Site, answering, picture, read
+from etude.web.site import Site, answering, current_tab, first_look, picture, read, samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,6 +134,11 @@ def _menu(scene: Scene | None) -> Any:
 # --- the tab ---
 
 
+def sample(number: int) -> Path:
+    """A scene that comes with the package."""
+    return SAMPLES / f"CLEVRTEX_render_{number:06d}.png"
+
+
 @dataclass(frozen=True)
 class Desk:
     """The parts of a tab that a study's own work needs."""
@@ -150,13 +156,13 @@ class Desk:
 
 def desk(site: Site, study: str, look: Look, **chooser: Any) -> Desk:
     """Two pictures, what is found in them, and a list of changes to make."""
+    here = current_tab()
     boxes: list[gr.Image] = []
     with gr.Row():
         for label, numbers in zip(("First picture", "Second picture, if slots are to move"), _EXAMPLES, strict=True):
             with gr.Column(min_width=260):
                 boxes.append(picture(label, height=220))
-                paths = [[str(SAMPLES / f"CLEVRTEX_render_{number:06d}.png")] for number in numbers]
-                gr.Examples(paths, boxes[-1:], label="Or one of these", cache_examples=False)
+                samples([sample(number) for number in numbers], boxes[-1])
     first, second = boxes
     choice = site.chooser(study, **chooser)
     found = box(f"{study}-found")
@@ -196,4 +202,6 @@ def desk(site: Site, study: str, look: Look, **chooser: Any) -> Desk:
         undo.click(lambda words: (words[:-1], told(words[:-1])), edits, [edits, listed], show_progress="hidden"),
         clear.click(lambda: ([], told([])), None, [edits, listed], show_progress="hidden"),
     ]
+    if site.choices(study):
+        first_look(here, lambda: read_image(sample(_EXAMPLES[0][0]), "RGB"), [], [first])
     return Desk(choice, first, second, edits, settled, emptied)

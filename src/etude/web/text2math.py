@@ -11,7 +11,7 @@ import gradio as gr
 
 from etude import studies
 from etude.web.show import box, note, percent, scrolled, table
-from etude.web.site import Site, answering
+from etude.web.site import Site, answering, current_tab, first_look
 
 if TYPE_CHECKING:
     from etude.studies.text2math.predict import Solver, Workings
@@ -260,9 +260,10 @@ def tab(site: Site) -> None:
         "beam search, and the program is run. The network that comes with etude knows the kinds of problems that "
         "MathQA has, and takes others for one of them."
     )
+    here = current_tab()
     with gr.Row():
         with gr.Column(scale=3):
-            problem = gr.Textbox(label="Word problem", lines=3, max_lines=8, placeholder=EXAMPLES[0], submit_btn=False)
+            problem = gr.Textbox(label="Word problem", lines=3, max_lines=8, value=EXAMPLES[0])
         with gr.Column(scale=2):
             choice = site.chooser(TITLE)
             beam = gr.Slider(1, _MOST, value=4, step=1, label="Beam: hypotheses kept at each step")
@@ -283,6 +284,7 @@ def tab(site: Site) -> None:
         return answered(choice, text, beam) if (text or "").strip() else ("", "", "")
 
     given = [choice, problem, beam]
+    first_look(here, again, given, shown)
     gr.on([ask.click, problem.submit], answered, given, shown, concurrency_id=TITLE)
     examples.load_input_event.then(answered, given, shown, concurrency_id=TITLE)
     gr.on([choice.change, beam.release], again, given, shown, concurrency_id=TITLE)
