@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"no verb '{verb}'{nearest(verb, VERBS)}")
         return importlib.import_module(f"etude.cli.{verb}").main(rest) or 0
     except UserError as error:
-        print(f"etude: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(str(error).split())
+        # A word from a file may hold what would move a terminal's cursor.
+        print(f"etude: {''.join(sign if sign.isprintable() else '?' for sign in line)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"etude: {stop}", file=sys.stderr)

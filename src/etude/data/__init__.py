@@ -2,9 +2,13 @@
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from etude.core.errors import UserError, nearest
-from etude.data.fetch import Source
+
+if TYPE_CHECKING:
+    # What downloads is slow to import, and every study has a data set's configuration.
+    from etude.data.fetch import Source
 
 NAMES = ("omniglot", "cifar10", "mathqa", "mnist", "pairs", "clevrtex", "inception")
 
@@ -18,7 +22,7 @@ class Dataset:
     licence: str
     home: str
     """Its own page."""
-    sources: tuple[Source, ...]
+    sources: "tuple[Source, ...]"
 
 
 def load(name: str) -> Dataset:

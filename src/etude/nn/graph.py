@@ -33,7 +33,8 @@ class Graph:
     """A network with what prepares its inputs and finishes its outputs."""
 
     module: nn.Module
-    """In evaluation mode; takes the inputs in their order and returns a tuple of the outputs."""
+    """In evaluation mode; takes the inputs in their order and returns a tuple of the outputs. ``len`` of a tensor would
+    make its first dimension a constant."""
     inputs: Mapping[str, Tensor]
     """Examples to check with."""
     outputs: tuple[str, ...]

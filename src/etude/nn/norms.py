@@ -59,8 +59,8 @@ def _pool_groups_compiled(table_NC: Tensor, size: int) -> Tensor:
     return (table_NC.double() @ same_CC).to(table_NC.dtype)
 
 
-def pool_count(shape: torch.Size, pool: Pool, groups: int) -> int:
-    """How many values share a mean."""
+def pool_count(shape: torch.Size, pool: Pool, groups: int) -> Any:
+    """How many values share a mean: an int, or its symbol while a graph is exported."""
     num_images, channels, height, width = shape
     maps = {"batch": num_images, "instance": 1, "layer": channels, "group": channels // max(groups, 1)}
     return maps[pool] * height * width

@@ -141,7 +141,7 @@ class SlotAttention(nn.Module):
             for weight_SD in self.to_keys_and_values.weight.chunk(2):
                 nn.init.xavier_uniform_(weight_SD)
 
-    def first(self, count: int, noise_BKS: Tensor | None = None, spread: float = 1.0) -> Tensor:
+    def first(self, count: int | torch.SymInt, noise_BKS: Tensor | None = None, spread: float = 1.0) -> Tensor:
         """The slots before the first iteration.
 
         Args:
@@ -183,7 +183,8 @@ class SlotAttention(nn.Module):
         rounds = self.iterations if iterations is None else iterations
         assert rounds >= 1, "at least one iteration"
         inputs_BND = self.norm_inputs(inputs_BND)
-        first_BKS = slots_BKS = _exact(self.first(len(inputs_BND), noise_BKS, spread))
+        # Not len, by which an exported graph would take the batch for a constant.
+        first_BKS = slots_BKS = _exact(self.first(inputs_BND.shape[0], noise_BKS, spread))
         seen: list[Tensor] = []
         for place in range(rounds):
             last = place == rounds - 1

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import yaml
 
 from etude import __version__, studies
@@ -146,6 +145,8 @@ def write_hub_card(folder: Path, name: str, given: Exported, precision: str, gra
         precision: that they are stored in.
         graphs: of each ONNX file ``file``, ``opset``, ``difference`` and ``about``.
     """
+    import jinja2
+
     front = yaml.safe_dump(_front_matter(name, given, onnx=bool(graphs)), sort_keys=False, allow_unicode=True)
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     body = environment.from_string(_TEMPLATE).render(
@@ -221,12 +222,12 @@ def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
     if number > FORMAT:
         newer = f"a newer etude (format {number}, this one reads {FORMAT})"
         raise UserError(f"{path} was written by {newer}: upgrade etude")
-    study = studies.load(str(about.get("study")))
+    study = studies.load(f"{about.get('study')!s:.60}")
     tensors, header = read_weights(path / WEIGHTS, study=study.name)
     for name in ("config", "extra"):
         if about.get(name) != getattr(header, name):
             raise UserError(f"{path / CONFIG} and {WEIGHTS} have another `{name}`: export it again, or copy it again")
-    preset = str(about.get("preset"))
+    preset = f"{about.get('preset')!s:.60}"
     study.preset(preset)
     if not isinstance(step, int) or not 0 <= step < 10**12:
         raise UserError(f"{path / CONFIG}: step must be a whole number from 0, not {step!r:.40}")

@@ -72,7 +72,7 @@ class Finds(nn.Module):
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         encoder, config = self.model.encoder, self.model.config
-        noise_BKS = self.noise_1KS.expand(len(pictures_BHWC), -1, -1)
+        noise_BKS = self.noise_1KS.expand(pictures_BHWC.shape[0], -1, -1)
         found = encoder(prepare(pictures_BHWC), noise_BKS, spread=0.0, iterations=config.eval_iterations)
         return found.slots_BKS.float(), attention_masks(found.attention_BTKN, encoder.places, config.size)
 

@@ -41,7 +41,7 @@ class Finds(nn.Module):
         self.register_buffer("noise_1KS", torch.randn(1, config.num_slots, config.slot_size, generator=draw))
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        noise_BKS = self.noise_1KS.expand(len(pictures_BHWC), -1, -1)
+        noise_BKS = self.noise_1KS.expand(pictures_BHWC.shape[0], -1, -1)
         iterations = self.model.config.eval_iterations
         made_BCHW, named = self.model(prepare(pictures_BHWC), noise_BKS, spread=0.0, iterations=iterations)
         return named["slots"], named["masks"], to_bytes(made_BCHW)
