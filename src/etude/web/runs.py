@@ -45,6 +45,7 @@ svg.plot .l3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
 svg.plot .l4 { stroke: var(--c4); stroke-dasharray: 10 3; }
 svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
 .whole-words .et-table th, .whole-words .et-table td { white-space: nowrap; overflow-wrap: normal; }
+.whole-words .et-table td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 0.8rem; }
 .pictures figure { margin: 0; }
 .pictures img { width: 100%; border: 1px solid var(--border-color-primary); }
