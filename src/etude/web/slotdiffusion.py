@@ -1,5 +1,6 @@
 """The tab of `slotdiffusion`: the objects of a picture, and a diffusion that draws it again, changed, step by step."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _SHOWN = 10
 """Earlier moments that stay on the page, at most."""
 _PAUSE = 0.1
 """Seconds between two pictures of the way: each costs a pass of the decoder."""
+_LONGEST = 60.0
+"""Seconds that a step may take before a visitor who cancels is told that it stopped."""
 _NONE = (
     "No network of slotdiffusion is here yet: `etude run slotdiffusion smoke` trains a tiny one in a minute, and "
     "`etude run slotdiffusion vae-laptop`, then `etude run slotdiffusion laptop --vae.weights "
@@ -230,16 +233,32 @@ def tab(site: Site) -> None:
     progress = box("slotdiffusion-progress")
     shown = box("slotdiffusion-drawn")
 
+    # By visitor, what is set when his drawing has ended.
+    ended: dict[str | None, threading.Event] = {}
+
     @answering
-    def drawn(*given: Any) -> Iterator[Any]:
-        yield from draw(site, *given)
+    def drawn(request: gr.Request, *given: Any) -> Iterator[Any]:
+        over = ended[request.session_hash] = threading.Event()
+        try:
+            yield from draw(site, *given)
+        finally:
+            over.set()
+
+    @answering
+    def stopped(request: gr.Request) -> str:
+        over = ended.pop(request.session_hash, None)
+        if over is not None:
+            # What it told last may still be on its way, and would stand over this line.
+            over.wait(_LONGEST)
+        return '<p role="status">Stopped: nothing is being drawn.</p>'
 
     running = start.click(
         drawn, [work.choice, work.first, work.second, work.edits, sampler, steps, seed], [progress, shown],
         concurrency_id=f"{TITLE}-draw", show_progress="hidden",
     )  # fmt: skip
-    stop.click(lambda: "<p>Stopped: nothing is being drawn.</p>", None, progress, cancels=running,
-               show_progress="hidden")  # fmt: skip
+    # The first of the two is sent first; together, gradio would cancel only when `stopped` has answered.
+    stop.click(None, cancels=running)
+    stop.click(stopped, None, progress, show_progress="hidden")
     work.emptied.then(lambda: ("", ""), None, [progress, shown], show_progress="hidden")
 
 
