@@ -18,6 +18,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a trained run, a server or a built site runs in one process; else each file may have another."""
+    for item in items:
+        parts = item.path.relative_to(ROOT / "tests").parts
+        together = {"studies": 2, "web": 1, "docs": 1}.get(parts[0], len(parts))
+        item.add_marker(pytest.mark.xdist_group("/".join(parts[:together])))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """The networks are small: two threads that wait for each other on a busy machine take many times as long."""

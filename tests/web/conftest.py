@@ -1,4 +1,4 @@
-"""One server and one browser for all tests of the page.
+"""One server for all tests of the page, and a browser for each file of them.
 
 The server is a process of its own, as `etude serve` starts it. A test opens a page with `visit("resnet")`; it is closed
 when the test ends, and the test fails if a request of it left this machine or a script of it failed.
@@ -102,9 +102,9 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise AssertionError(f"no page after two minutes: {log.read_text()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window."""
+    """Chromium without a window. Its event loop would be in the way of tests elsewhere, so it does not outlive a file."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no chromium on this machine: install it to test the page")
