@@ -19,7 +19,10 @@ CSS = """
 .et-tiles img.et-small { image-rendering: pixelated; }
 @media (max-width: 640px) { .et-tiles { gap: .5rem; } .et-tiles figure { width: calc(var(--narrow) - .4rem); } }
 .et-tiles figcaption { font-size: .85rem; text-align: center; overflow-wrap: anywhere; }
-.et-bar { width: 100%; height: 1rem; accent-color: #0072B2; }
+.et-bar { width: 100%; height: 1rem; }
+.et-bar::-webkit-progress-bar { background: #d8d8de; }
+.et-bar::-webkit-progress-value { background: #0072B2; }
+.et-bar::-moz-progress-bar { background: #0072B2; }
 .et-scroll { overflow: auto; max-height: 34rem; background: #fff; color: #111; padding: .5rem; margin: .3rem 0;
   contain: inline-size; border: 1px solid var(--border-color-primary); }
 .et-table { border-collapse: collapse; width: 100%; font-size: .92rem; color: #111; border: 0 !important; }
@@ -27,7 +30,6 @@ CSS = """
 .et-table caption { text-align: left; font-weight: 600; padding: 0 0 .3rem; }
 .et-table th, .et-table td { text-align: left; padding: .2rem .5rem; color: #111; border: 0 !important;
   border-bottom: 1px solid #ddd !important; }
-.et-table td:nth-child(2) { overflow-wrap: anywhere; }
 """
 
 
@@ -71,12 +73,17 @@ def png(image: np.ndarray) -> str:
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows of text under their headings."""
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return scrolled(
         f'<table class="et-table"><caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table>",
         caption,
     )
+
+
+def _cell(text: str) -> str:
+    # A program has no spaces: it may go on in the next line where a step or an argument ends.
+    return escape(text).replace("|", "|<wbr>").replace(",", ",<wbr>")
 
 
 def scrolled(html: str, name: str) -> str:
@@ -85,7 +92,7 @@ def scrolled(html: str, name: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def note(text: str) -> str:
