@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 install_import_hook("etude", "beartype.beartype")
 
@@ -18,12 +20,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 ROOT = Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class _Together(LoadScopeScheduling):
     """What shares a trained run, a server or a built site runs in one process; else each file may have another."""
-    for item in items:
-        parts = item.path.relative_to(ROOT / "tests").parts
-        together = {"studies": 2, "web": 1, "docs": 1}.get(parts[0], len(parts))
-        item.add_marker(pytest.mark.xdist_group("/".join(parts[:together])))
+
+    def _split_scope(self, nodeid: str) -> str:
+        parts = Path(nodeid.partition("::")[0]).parts[1:]
+        return "/".join(parts[: {"studies": 2, "web": 1, "docs": 1}.get(parts[0], len(parts))])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
