@@ -43,6 +43,7 @@ bench:
     uv run --extra bench python benchmarks/slots.py
     uv run --extra bench python benchmarks/slotdiffusion.py
     uv run python benchmarks/darts.py
+    uv run python benchmarks/startup.py
 
 demo:
     uv run etude demo

@@ -17,7 +17,7 @@ import tyro
 
 from etude.cli.flags import parse
 from etude.cli.training import say
-from etude.core.config import StudyConfig, differences, from_dict, to_dict
+from etude.core.config import StudyConfig, differences, from_dict, override, to_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, umask, write_atomic
 from etude.core.run_folder import RunFolder, RunRecord
@@ -75,6 +75,7 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
         raise UserError(f"{path} is there already: choose another --name")
     loop = dataclasses.replace(given.config.loop, **_HERE)
     config: StudyConfig = from_dict(study.config, to_dict(given.config) | {"loop": to_dict(loop)})
+    config = override(config, getattr(hub.export_module(study), "ALONE", {}))
     preset = study.preset(given.preset)
     record = RunRecord(study.name, given.preset, preset.scale, differences(preset.build(), config), to_dict(config))
     with one_line_faults(path):

@@ -35,7 +35,8 @@ class Translates(nn.Module):
             self.register_buffer(f"mask{layer}", mask)
 
     def forward(self, pictures_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-        noise = [self.get_buffer(f"mask{layer}").expand(pictures_NHWC.shape[0], -1, -1, -1) for layer in range(self.noisy)]
+        masks = [self.get_buffer(f"mask{layer}") for layer in range(self.noisy)]
+        noise = [mask.expand(pictures_NHWC.shape[0], -1, -1, -1) for mask in masks]
         made_NCHW = self.generator(prepare(pictures_NHWC), noise)
         return to_bytes(made_NCHW), made_NCHW
 

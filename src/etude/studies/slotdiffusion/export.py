@@ -13,12 +13,14 @@ from etude.nn import slot_library
 from etude.nn.graph import Graph
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, build_vae
-from etude.studies.slotdiffusion.study import SlotDiffusionConfig
+from etude.studies.slotdiffusion.study import UNTRAINED, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
 
 HUB_TASK = "image-to-image"
 TOLERANCE = 1e-3
 """Of slots: every iteration enlarges the rounding of the one before it."""
+ALONE = {"vae.weights": UNTRAINED}
+"""Settings of a run that only has what was exported: the autoencoder's weights lie among its own."""
 companions = slot_library.companions
 
 
