@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -133,6 +134,15 @@ def test_the_samplers_are_those_of_the_study_and_no_file_is_run(site: Site, tmp_
 def test_without_a_network_the_tab_says_what_to_run(site: Site):
     with pytest.raises(UserError, match="'etude run slotdiffusion smoke' trains a tiny one"):
         look(site, "", FIRST)
+
+
+@pytest.mark.parametrize("found", [[], ["one"]])
+def test_the_tab_says_so_before_anything_is_asked(site: Site, monkeypatch: pytest.MonkeyPatch, found: list[str]):
+    monkeypatch.setattr(Site, "choices", lambda *_: found)
+    with gr.Blocks() as page, gr.Tab("slotdiffusion"):
+        slotdiffusion.tab(Site(site.runs))
+    told = [block.value for block in page.blocks.values() if isinstance(block, gr.Markdown)]
+    assert any("No network of slotdiffusion is here yet" in str(text) for text in told) == (not found)
 
 
 def test_an_autoencoder_alone_is_not_offered(tmp_path: Path):
