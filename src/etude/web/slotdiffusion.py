@@ -52,6 +52,11 @@ def _networks(site: Site, choice: str | None) -> "Networks":
     return site.loaded(TITLE, choice, _load)
 
 
+def missing(site: Site) -> str:
+    """What to run where there is nothing to draw with; else nothing."""
+    return "" if site.choices(TITLE) else _NONE
+
+
 def has_slots(config: Mapping[str, Any]) -> bool:
     """Whether a run has slots; an autoencoder's alone has none."""
     return config.get("phase") != "vae"
@@ -219,8 +224,8 @@ def tab(site: Site) -> None:
     gr.Markdown("The same slots, but a diffusion draws: noise becomes a latent step by step, with the slots as its "
                 "condition, and an autoencoder decodes it.")  # fmt: skip
     site.fits[TITLE] = has_slots
-    if not site.choices(TITLE):
-        gr.Markdown(_NONE)
+    if line := missing(site):
+        gr.Markdown(line)
     work = desk(site, TITLE, look)
     gr.Markdown("### Draw it")
     with gr.Row(equal_height=True):
