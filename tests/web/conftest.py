@@ -104,7 +104,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window. Its event loop would be in the way of tests elsewhere, so it does not outlive a file."""
+    """Chromium without a window. It ends with the file, for its event loop would be in the way of tests elsewhere."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no chromium on this machine: install it to test the page")
