@@ -242,6 +242,6 @@ def test_a_network_of_found_cells(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["bn", "in", "bin", "ln", "gn", "none", "bn-torch"])
 def test_every_norm(norm: str, tmp_path: Path) -> None:
-    module, networks, config = small("resnet", "smoke", model__norm=norm)
+    module, networks, config = small("resnet", "smoke", model__norm=norm, model__groups=4)
     (graph,) = module.graphs(config, networks)
     write_graph(tmp_path / "norm.onnx", graph, {})
