@@ -220,6 +220,13 @@ def draw(
 # --- the tab ---
 
 
+class _Drawing:
+    """What a visitor has drawn now: whether it is to stop, and whether it has ended."""
+
+    def __init__(self) -> None:
+        self.unwanted, self.over = threading.Event(), threading.Event()
+
+
 def tab(site: Site) -> None:
     gr.Markdown("The same slots, but a diffusion draws: noise becomes a latent step by step, with the slots as its "
                 "condition, and an autoencoder decodes it.")  # fmt: skip
@@ -238,32 +245,35 @@ def tab(site: Site) -> None:
     progress = box("slotdiffusion-progress")
     shown = box("slotdiffusion-drawn")
 
-    # By visitor, what is set when his drawing has ended.
-    ended: dict[str | None, threading.Event] = {}
+    drawings: dict[str | None, _Drawing] = {}
 
     @answering
     def drawn(request: gr.Request, *given: Any) -> Iterator[Any]:
-        over = ended[request.session_hash] = threading.Event()
+        mine = drawings[request.session_hash] = _Drawing()
         try:
-            yield from draw(site, *given)
+            for moment in draw(site, *given):
+                if mine.unwanted.is_set():
+                    return
+                yield moment
         finally:
-            over.set()
+            mine.over.set()
 
     @answering
     def stopped(request: gr.Request) -> str:
-        over = ended.pop(request.session_hash, None)
-        if over is not None:
+        drawing = drawings.pop(request.session_hash, None)
+        if drawing is not None:
+            drawing.unwanted.set()
             # What it told last may still be on its way, and would stand over this line.
-            over.wait(_LONGEST)
+            drawing.over.wait(_LONGEST)
         return '<p role="status">Stopped: nothing is being drawn.</p>'
 
     running = start.click(
         drawn, [work.choice, work.first, work.second, work.edits, sampler, steps, seed], [progress, shown],
         concurrency_id=f"{TITLE}-draw", show_progress="hidden",
     )  # fmt: skip
-    # The first of the two is sent first; together, gradio would cancel only when `stopped` has answered.
-    stop.click(None, cancels=running)
-    stop.click(stopped, None, progress, show_progress="hidden")
+    # What runs ends by itself, between two steps: cut off by gradio, it may be shown as an error. What still waits for
+    # its turn only gradio can drop.
+    stop.click(stopped, None, progress, show_progress="hidden").then(None, cancels=running)
     work.emptied.then(lambda: ("", ""), None, [progress, shown], show_progress="hidden")
 
 
