@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -178,12 +179,12 @@ def test_code_in_a_resume_file_is_not_run(checkpoints: Checkpoints, zipped: bool
 
 def reseal(checkpoints: Checkpoints, step: int, **changes: Any) -> None:
     """Make a manifest that fits the files as they are."""
-    from etude.core.files import sha256
+    from etude.core.files import sha256, write_json
 
     folder = checkpoints.path(step)
     digests = {name: sha256(folder / name) for name in ("weights.safetensors", "resume.pt")}
     manifest = {"format": FORMAT, "step": step, "sha256": digests} | changes
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_json(folder / "manifest.json", manifest)
 
 
 def test_every_truncation_of_weights_is_one_line(tmp_path: Path):
@@ -337,6 +338,28 @@ def test_a_broken_checkpoint_is_passed_over_with_a_warning(checkpoints: Checkpoi
     with pytest.warns(RuntimeWarning, match=said) as caught:
         assert checkpoints.newest() == 20
     assert [str(w.message) for w in caught] == [f"{checkpoints.path(30)} is not used: {checkpoints.fault(30)}"]
+
+
+def test_any_byte_of_a_checkpoint(checkpoints: Checkpoints):
+    """Every byte of the manifest, and a hundred of each of the others, made another: the one before is used."""
+    draw = random.Random(0)
+    for name in ("manifest.json", "weights.safetensors", "resume.pt"):
+        path = checkpoints.path(30) / name
+        whole = path.read_bytes()
+        places = range(len(whole)) if name == "manifest.json" else draw.choices(range(len(whole)), k=100)
+        for place in places:
+            data = bytearray(whole)
+            data[place] ^= draw.randint(1, 255)
+            # A whole number in the place of the format is a newer etude's, which is refused.
+            if name == "manifest.json" and whole[:place].endswith(b'"format": ') and chr(data[place]) in "23456789":
+                continue
+            path.write_bytes(data)
+            with pytest.warns(RuntimeWarning, match="is not used"):
+                assert checkpoints.newest() == 20, (name, place, data[place])
+            with pytest.raises(UserError, match=r"is broken: .* put a copy of it back"):
+                checkpoints.weights(30)
+        path.write_bytes(whole)
+    assert checkpoints.newest() == 30
 
 
 def test_a_newer_checkpoint_is_refused_not_passed_over(checkpoints: Checkpoints):

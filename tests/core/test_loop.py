@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.core import toy
+from tests.core.test_checkpoint import reseal
 
 from etude.core import randomness
 from etude.core.checkpoint import read_weights
@@ -363,7 +364,10 @@ def test_reload_refuses_weights_that_score_otherwise(tmp_path: Path, bits: bytes
     else:
         data = data[:-2] + bytes(a ^ b for a, b in zip(data[-2:], bits, strict=True))
     path.write_bytes(data)
-    read_weights(path)
+    with pytest.raises(UserError, match="does not match its checksum"):
+        loop.reload()
+    # As if they had been saved so.
+    reseal(loop.checkpoints, best)
     with pytest.raises(RuntimeError, match=f"loss of step {best} was .* after a reload"):
         loop.reload()
 

@@ -136,7 +136,7 @@ def chosen_weights(run: RunFolder) -> Path:
     step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
     if step is None:
         raise UserError(f"{run.path} has no checkpoint yet: `etude resume {run.path}` trains it")
-    return checkpoints.path(step) / "weights.safetensors"
+    return checkpoints.weights(step)
 
 
 def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
-from etude.core.files import one_line_faults, read_json, sha256, sweep, sync, umask, write_atomic, write_json
+from etude.core.files import as_json, one_line_faults, read_json, sha256, sweep, sync, umask, write_atomic, write_json
 
 # Their annotations are partial.
 _save_tensors = cast(Any, safetensors.torch).save
@@ -176,7 +176,7 @@ class Checkpoints:
                 save_weights(temporary / _WEIGHTS, modules, header)
                 write_atomic(temporary / _RESUME, lambda to: _save_resume(dict(resume), to))
                 digests = {name: sha256(temporary / name) for name in (_WEIGHTS, _RESUME)}
-                write_json(temporary / _MANIFEST, {"format": FORMAT, "step": step, "sha256": digests})
+                write_json(temporary / _MANIFEST, _manifest(step, digests))
                 temporary.chmod(0o777 & ~umask())
                 # A broken one that a resume passed over may stand there.
                 shutil.rmtree(final, ignore_errors=True)
@@ -206,6 +206,8 @@ class Checkpoints:
                     return f"{name} is missing"
                 if sha256(path / name) != manifest["sha256"][name]:
                     return f"{name} does not match its checksum"
+            if (path / _MANIFEST).read_text(encoding="utf-8") != as_json(_manifest(step, manifest["sha256"])):
+                return f"{_MANIFEST} is not as it was written"
         except (KeyError, TypeError, AttributeError, OSError) as error:
             return f"its manifest is broken ({error!r})"
         except UserError as error:
@@ -223,9 +225,17 @@ class Checkpoints:
             warnings.warn(f"{self.path(step)} is not used: {fault}", RuntimeWarning, stacklevel=2)
         return None
 
+    def weights(self, step: int) -> Path:
+        """The weights file of a step, its checksum tried; `UserError` where the checkpoint is broken."""
+        # Weights that `etude load` brought stand alone.
+        fault = self.fault(step) if (self.path(step) / _MANIFEST).exists() else None
+        if fault is not None:
+            raise UserError(f"{self.path(step)} is broken: {fault}: put a copy of it back, or train a new run")
+        return self.path(step) / _WEIGHTS
+
     def load_weights(self, step: int, modules: Mapping[str, nn.Module], study: str) -> WeightsHeader:
         """Copy the weights of a step into named modules."""
-        path = self.path(step) / _WEIGHTS
+        path = self.weights(step)
         tensors, header = read_weights(path, study=study)
         load_weights(modules, tensors, path)
         return header
@@ -233,6 +243,10 @@ class Checkpoints:
     def load_resume(self, step: int) -> dict[str, Any]:
         """The resume state of a step, on the CPU. Code in it is never run."""
         return read_resume(self.path(step) / _RESUME)
+
+
+def _manifest(step: int, digests: Mapping[str, str]) -> dict[str, Any]:
+    return {"format": FORMAT, "step": step, "sha256": {name: digests[name] for name in (_WEIGHTS, _RESUME)}}
 
 
 def _save_resume(state: dict[str, Any], to: Path) -> None:

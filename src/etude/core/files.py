@@ -95,8 +95,13 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` for a JSON value, indented, ending in a newline."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """`write_atomic` for a JSON value, as `as_json` puts it."""
+    write_atomic(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """A JSON value as text, indented, ending in a newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

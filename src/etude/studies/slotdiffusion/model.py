@@ -113,7 +113,7 @@ def read_vae(vae: VAE, given: str) -> None:
         step = checkpoints.best_step or checkpoints.newest()
         if step is None:
             raise UserError(f"{path} has no checkpoint: train it to its end first")
-        path = checkpoints.path(step)
+        path = checkpoints.weights(step)
     if path.is_dir() and (path / "weights.safetensors").is_file():
         path = path / "weights.safetensors"
     tensors = _ours(path) if path.suffix == ".safetensors" else None

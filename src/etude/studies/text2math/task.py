@@ -209,7 +209,7 @@ class Text2MathTask(Task):
         step = checkpoints.best_step
         if step is None:
             raise UserError(f"{path} has no best checkpoint to start from: choose a run that validated")
-        tensors, _ = read_weights(checkpoints.path(step) / "weights.safetensors", study="text2math")
+        tensors, _ = read_weights(checkpoints.weights(step), study="text2math")
         mine = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         shared = [name for name in tensors if name in mine and mine[name].shape == tensors[name].shape]
         frozen = "model.encoder.weights_sha256"
