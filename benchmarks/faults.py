@@ -259,7 +259,7 @@ def kills(trial: Trial, count: int) -> str:
         life = trial.life(path)
         if number == count - 1:
             life.until(lambda: newest(path) == STEPS)
-            time.sleep(trial.draw.uniform(0, 0.8 * trial.tail))
+            time.sleep(trial.draw.uniform(0, 0.3 * trial.tail))
         elif trial.draw.random() < 0.1:
             time.sleep(trial.draw.uniform(0, 0.3))
         elif trial.draw.random() < 0.4:

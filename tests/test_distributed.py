@@ -1,6 +1,7 @@
 """Two processes end as one does, and take up what one began."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -125,6 +126,45 @@ def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str],
     end(begin(2, "resume", str(path)))
     assert json.loads((path / "environment.json").read_text())["processes"] == 2
     assert_same_run(path, whole)
+
+
+def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path, flags: list[str], whole: Path):
+    """Within a minute, with one line of the process that is left; one process alone then ends the run."""
+    path = tmp_path / "protonet" / "cut"
+    child = begin(2, "run", "protonet", "smoke", "--name", "cut", "--runs", str(tmp_path), *flags)
+    deadline = time.monotonic() + PATIENCE
+    while not (path / "checkpoints" / "step-00000004").exists():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    ranks = {rank_of(pid): pid for pid in children(child.pid)}
+    assert set(ranks) == {0, 1}
+    os.kill(ranks[1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, said = child.communicate(timeout=PATIENCE)
+    assert time.monotonic() - killed < 60
+    assert child.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+    ours = [line for line in said.splitlines() if line.startswith("etude: ")]
+    assert ours == [
+        f"etude: process 0 of 2 lost another one, which ended or cannot be reached: `etude resume {path}`, in as many "
+        "processes as you like, goes on from the last checkpoint"
+    ]
+    assert "[rank0]: Traceback" not in said
+    end(begin(1, "resume", str(path)))
+    assert_same_run(path, whole)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]
+
+
+def rank_of(pid: int) -> int:
+    words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(int(word[5:]) for word in words if word.startswith(b"RANK="))
 
 
 def test_two_processes_write_programs_as_one(tmp_path: Path):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from etude.cli.flags import take
+from etude.cli.launch import launch
 from etude.cli.training import choose, default_name, run_to_end, say
 from etude.core.config import to_dict
 from etude.core.errors import UserError
@@ -12,7 +13,8 @@ from etude.core.run_folder import RunFolder, RunRecord
 HELP = """usage: etude run STUDY [PRESET] [--name NAME] [--runs FOLDER] [--flags]
 
 Trains a preset (laptop where none is named) in runs/STUDY/NAME. `etude run STUDY PRESET --help` lists the
-flags; `etude show STUDY` lists the presets. On several processes: torchrun --nproc_per_node 2 -m etude run ..."""
+flags; `etude show STUDY` lists the presets. On several processes: torchrun --nproc_per_node 2 -m etude run ...
+--print-launch torchrun|slurm [--nodes N] [--per-node N] trains nothing: it prints the line or the script that does."""
 
 
 def main(args: list[str]) -> int:
@@ -20,7 +22,15 @@ def main(args: list[str]) -> int:
         print(HELP)
         return 0 if args else 2
     name, runs = take(args, "--name", ""), take(args, "--runs", "runs")
+    form, nodes, per_node = take(args, "--print-launch", ""), take(args, "--nodes", ""), take(args, "--per-node", "")
+    if (nodes or per_node) and not form:
+        raise UserError("--nodes and --per-node are of --print-launch: torchrun starts the processes of a run")
     chosen = choose(args, "etude run")
+    if form:
+        where = f"{runs}/{chosen.study.name}/{name or default_name(chosen)}"
+        words = ["run", *args, "--name", name or default_name(chosen), *(["--runs", runs] if runs != "runs" else [])]
+        print(launch(form, words, config=chosen.config, run=where, nodes=nodes or "1", per_node=per_node))
+        return 0
     # After the words are understood: PyTorch takes seconds to import.
     from etude.core.runtime import world_size
 

@@ -70,7 +70,15 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             if sys.stderr.isatty():
                 start = f", from step {resumed_at}" if resumed_at else ""
                 say(f"{study.name} {run.record.preset} in {run.path}{start}")
-        loop.train()
+        try:
+            loop.train()
+        except RuntimeError as error:
+            if runtime.world > 1 and lost_process(error):
+                raise UserError(
+                    f"process {runtime.rank} of {runtime.world} lost another one, which ended or cannot be reached: "
+                    f"`etude resume {run.path}`, in as many processes as you like, goes on from the last checkpoint"
+                ) from error
+            raise
         step = loop.reload()
         summary = _summary(run, task, loop, step)
         if runtime.is_main:
@@ -84,6 +92,14 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
         return summary
     finally:
         run.unlock()
+
+
+def lost_process(error: RuntimeError) -> bool:
+    """Whether a failure of a collective says that another process is gone."""
+    import torch.distributed
+
+    # Gloo has no error class of its own.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _summary(run: RunFolder, task: Task, loop: "Loop", step: int) -> dict[str, Any]:
