@@ -11,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.flags import switch
+from etude.cli import memory
+from etude.cli.flags import switch, take
 from etude.cli.table import show
 from etude.cli.training import Choice, choose, peak_memory_mb
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
 
-HELP = """usage: etude check STUDY [PRESET] [--flags] [--json]
+HELP = """usage: etude check STUDY [PRESET] [--flags] [--memory MB] [--training-only] [--json]
 
 Runs one batch of training, evaluation, saving and reloading, and prints parameters, time a step, memory and
-the estimated time of the whole run. The flags are those of `etude run`."""
+the estimated time of the whole run. The flags are those of `etude run`.
+
+--memory MB: also find the fewest parts (--batch.parts) of a step's batch that keep training within so much.
+--training-only: leave evaluation, saving and reloading out."""
 _STEPS = 4
 
 
@@ -28,8 +32,14 @@ def main(args: list[str]) -> int:
     if not args or args[0] in {"-h", "--help"}:
         print(HELP)
         return 0 if args else 2
-    as_json = switch(args, "--json")
-    facts = check(choose(args, "etude check"))
+    as_json, short = switch(args, "--json"), switch(args, "--training-only")
+    word = take(args, "--memory", "")
+    most = memory.limit(word) if word else 0
+    chosen = choose(args, "etude check")
+    facts = check(chosen, training_only=short)
+    if most:
+        number, took = memory.fit(args, chosen.config, most)
+        facts["parts_within_limit"] = {"limit_mb": most, "parts": number, "training_mb": took}
     if as_json:
         show([facts], as_json=True)
     else:
@@ -37,8 +47,13 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def check(choice: Choice) -> dict[str, Any]:
-    """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails."""
+def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
+    """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails.
+
+    Args:
+        choice: the preset with its flags.
+        training_only: neither evaluate nor save.
+    """
     import torch
 
     from etude.core import randomness
@@ -58,11 +73,28 @@ def check(choice: Choice) -> dict[str, Any]:
         metrics = task.train_step(step)
     loss = metrics["loss"].item()
     step_s = (time.monotonic() - started) / _STEPS
+    held = {"training": peak_memory_mb()}
     if not math.isfinite(loss):
         raise RuntimeError(f"the loss is {loss} after {_STEPS + 1} steps")
+    facts: dict[str, Any] = {
+        "study": study.name,
+        "preset": choice.preset,
+        "device": str(runtime.device),
+        "processes": runtime.world,
+        "threads": torch.get_num_threads(),
+        "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
+        "loss_after_steps": loss,
+        "seconds_to_first_step": prepare_s,
+        "seconds_per_step": step_s,
+        "batch_in_parts": memory.about_parts(task),
+    }
+    if training_only:
+        return facts | {"memory_mb": held}
+    memory.reset_peak()
     started = time.monotonic()
     validation = task.evaluate()
     eval_s = time.monotonic() - started
+    held["evaluation"] = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         record = RunRecord(study.name, choice.preset, choice.scale, choice.overrides, to_dict(config))
@@ -82,21 +114,13 @@ def check(choice: Choice) -> dict[str, Any]:
     steps, every = config.loop.max_steps, config.loop.eval_every
     evaluations = max(1, steps // every if every else 1)
     total_s = prepare_s + steps * step_s + evaluations * eval_s + steps / (config.loop.save_every or steps) * save_s
-    return {
-        "study": study.name,
-        "preset": choice.preset,
-        "device": str(runtime.device),
-        "processes": runtime.world,
-        "threads": torch.get_num_threads(),
-        "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
-        "loss_after_steps": loss,
+    return facts | {
         "validation": validation,
-        "seconds_to_first_step": prepare_s,
-        "seconds_per_step": step_s,
         "seconds_per_evaluation": eval_s,
         "seconds_per_checkpoint": save_s,
         "checkpoint_mb": size_mb,
-        "peak_memory_mb": peak_memory_mb(),
+        "memory_mb": held,
+        "peak_memory_mb": max(held.values()),
         "steps": steps,
         "estimated_seconds": total_s,
         "reload": "equal",

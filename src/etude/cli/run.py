@@ -5,6 +5,7 @@ from pathlib import Path
 
 from etude.cli.flags import take
 from etude.cli.launch import launch
+from etude.cli.memory import fit, limit
 from etude.cli.training import choose, default_name, run_to_end, say
 from etude.core.config import to_dict
 from etude.core.errors import UserError
@@ -14,6 +15,7 @@ HELP = """usage: etude run STUDY [PRESET] [--name NAME] [--runs FOLDER] [--flags
 
 Trains a preset (laptop where none is named) in runs/STUDY/NAME. `etude run STUDY PRESET --help` lists the
 flags; `etude show STUDY` lists the presets. On several processes: torchrun --nproc_per_node 2 -m etude run ...
+--memory MB cuts a step's batch into as many parts as keep training within so much; `etude check` says what changes.
 --print-launch torchrun|slurm [--nodes N] [--per-node N] trains nothing: it prints the line or the script that does."""
 
 
@@ -25,7 +27,13 @@ def main(args: list[str]) -> int:
     form, nodes, per_node = take(args, "--print-launch", ""), take(args, "--nodes", ""), take(args, "--per-node", "")
     if (nodes or per_node) and not form:
         raise UserError("--nodes and --per-node are of --print-launch: torchrun starts the processes of a run")
+    most = take(args, "--memory", "")
     chosen = choose(args, "etude run")
+    if most:
+        number, took = fit(args, chosen.config, limit(most))
+        say(f"--batch.parts {number}: a step takes {took:,} MB")
+        args = [*args, "--batch.parts", str(number)]
+        chosen = choose(args, "etude run")
     if form:
         where = f"{runs}/{chosen.study.name}/{name or default_name(chosen)}"
         words = ["run", *args, "--name", name or default_name(chosen), *(["--runs", runs] if runs != "runs" else [])]

@@ -259,15 +259,19 @@ class Text2MathTask(Task):
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
+        tokens = (train.targets_NS[rows] != PAD).sum()
         for part in self.runtime.parts(parts, self.shared_model):
-            # An epoch's last batch may have fewer problems than parts: some are then taken twice.
+            # An epoch's last batch may have fewer problems than parts: some are then taken twice, and count once.
             mine = rows[part % len(rows) :: parts]
             targets_NS = train.targets(mine)
+            share = (targets_NS != PAD).sum() / tokens if part < len(rows) else 0.0
             forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
             logits_NSV, _ = self.shared_model(train.batch(mine), targets_NS, forced_S)
             mean = loss(logits_NSV.float(), targets_NS, config.optim.smoothing)
-            self.runtime.backward(mean, parts)
-            total += mean.detach()
+            # A part with more tokens weighs more, as in one batch.
+            weighted = mean * share * parts
+            self.runtime.backward(weighted, parts)
+            total += weighted.detach()
         if config.optim.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
         self.shared_optimizer.step()
