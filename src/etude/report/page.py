@@ -264,6 +264,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "version": __version__,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "marks": _VERDICTS,
+        "plot_style": Markup(svg.STYLE),
         "ours": lambda row: "" if row.ours is None else f"{row.ours:.{_places(row.ours, row.unit)}f}",
         "interval": _interval,
         "value": _measured,
