@@ -44,13 +44,7 @@ etude predict FOLDER INPUT...    # this folder
 etude load FOLDER                # makes a run of it, for `etude eval` and `etude serve`
 ```
 {% if summary and summary.results %}
-| number | value | split | protocol |
-|---|---|---|---|
-{% for r in summary.results -%}
-| {{ r.experiment }} {{ r.cell }} {{ r.metric }} | {{ "%.2f"|format(r.value) }}\
-{% if r.half_width is not none %} ± {{ "%.2f"|format(r.half_width) }}{% endif %} {{ r.unit }} | {{ r.split }} | {{ r.protocol }} |
-{% endfor %}
-The interval is of this run's own measurement (95 %), not over seeds. Repeat it: `{{ summary.command }}`
+{% include "results" %} Repeat it: `{{ summary.command }}`
 {% else %}
 No number was measured with these weights.
 {% endif %}
@@ -145,13 +139,13 @@ def write_hub_card(folder: Path, name: str, given: Exported, precision: str, gra
         precision: that they are stored in.
         graphs: of each ONNX file ``file``, ``opset``, ``difference`` and ``about``.
     """
-    import jinja2
+    # Its templates are slow to import, and only writing needs them.
+    from etude.report.card import filled
 
     front = yaml.safe_dump(_front_matter(name, given, onnx=bool(graphs)), sort_keys=False, allow_unicode=True)
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    body = environment.from_string(_TEMPLATE).render(
-        study=given.study, name=name, preset=given.preset, summary=given.summary, precision=precision, graphs=graphs,
-        version=__version__,
+    body = filled(
+        _TEMPLATE, study=given.study, name=name, preset=given.preset, summary=given.summary, precision=precision,
+        graphs=graphs, version=__version__,
     )  # fmt: skip
     write_atomic(folder / CARD, f"---\n{front}---\n\n{body.rstrip()}\n")
 
