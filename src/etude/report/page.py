@@ -285,7 +285,7 @@ def _interval(row: Comparison) -> str:
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    unit = row.get("unit", "")
+    unit = row["unit"]
     places = _places(float(row["value"]), unit)
     width = f" ± {row['half_width']:.{places}f}" if row["half_width"] is not None else ""
     return f"{row['value']:.{places}f}{width} {unit}".strip()
