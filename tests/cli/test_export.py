@@ -183,7 +183,6 @@ def test_slots_of_a_scene(here: Path, root: Path) -> None:
 def small(name: str, preset: str, **settings: Any) -> tuple[Any, dict[str, Any], Any]:
     """A study's export module, fresh networks and their configuration."""
     study = studies.load(name)
-    assert study.load_export is not None
     config = override(study.preset(preset).build(), {key.replace("__", "."): v for key, v in settings.items()})
     module = study.load_export()
     torch.manual_seed(0)

@@ -189,7 +189,7 @@ def test_a_summary_is_read_whole_and_again_when_it_changed(tmp_path: Path):
     path.write_text(json.dumps(body | {"seed": 12}))
     assert read_summary(path)["seed"] == 12
     path.unlink()
-    with pytest.raises(UserError, match="summary.json cannot be read"):
+    with pytest.raises(UserError, match=r"summary\.json cannot be read"):
         read_summary(path)
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -72,13 +71,6 @@ class Exported:
     """Of the run that they are from, where it is known."""
     step: int = 0
     """Of the training, that they are from."""
-
-
-def export_module(study: Study) -> Any:
-    """What a study says of its export, see `Study.load_export`; of one that says nothing, that."""
-    if study.load_export is not None:
-        return study.load_export()
-    return SimpleNamespace(networks=lambda *_: None, HUB_TASK="other", NO_GRAPHS="its study.py names no load_export")
 
 
 # --- writing ---
@@ -155,7 +147,7 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
     study = given.study
     # A card's results are read as evaluations, which the training split is none for.
     rows = [row for row in (given.summary or {}).get("results", []) if row["split"] != "train"]
-    task = export_module(study).HUB_TASK
+    task = study.load_export().HUB_TASK
     source = str(getattr(getattr(given.config, "data", None), "source", ""))
     data = next((known for known in study.reads_data if source.startswith(known)), "")
     tags = [study.name, "pytorch", *(["onnx"] if onnx else [])]
@@ -188,8 +180,7 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder that `etude export` wrote, or is meant to be one; a run's is not."""
-    # Unlike Path.is_file, it takes a name too long for the system.
-    there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}  # noqa: PTH113
+    there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}
     return (there[WEIGHTS] or there[CONFIG]) and not there["config.yaml"]
 
 
@@ -270,15 +261,13 @@ def require_fit(given: Exported, origin: Path) -> None:
 
     try:
         with torch.device("meta"):
-            modules = export_module(given.study).networks(given.config, given.tensors)
+            modules = given.study.load_export().networks(given.config, given.tensors)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
     # A network that cannot be, as of sizes that multiply beyond what a tensor may have.
     except (RuntimeError, ValueError, OverflowError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{origin}: its configuration makes no network ({reason}): export it again") from error
-    if modules is None:
-        return
     wanted = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for name, value in wanted.items():
         if name not in given.tensors:

@@ -9,11 +9,12 @@ import numpy as np
 
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
+from etude.data import SAMPLES
 from etude.web.runs import metrics_of
 from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, read, samples
 
 TITLE = "darts"
-_SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
+_SAMPLES = SAMPLES / "cifar10"
 
 
 def searches(site: Site) -> list[str]:

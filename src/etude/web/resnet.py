@@ -11,11 +11,12 @@ import numpy as np
 
 from etude import studies
 from etude.core.errors import UserError
+from etude.data import SAMPLES
 from etude.report.results import summaries
 from etude.web.site import Site, answering, picture, read, samples
 
 TITLE = "resnet"
-_SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
+_SAMPLES = SAMPLES / "cifar10"
 _SIDE = 320
 _TOP = 5
 
