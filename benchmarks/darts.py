@@ -8,21 +8,17 @@ does. Both sides see the same augmented pictures, from the same weights. The pla
 depthwise convolutions and layout.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 import side_by_side
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.data.picture_config import PictureConfig
@@ -155,10 +151,7 @@ def sides(config: DartsConfig, calls: int) -> Mapping[str, Side[Block]]:
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if the forms do not agree."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    torch.set_num_threads(options.threads)
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings()
+    repeats, console, about = side_by_side.begun(options)
     console.print(f"{side_by_side.machine(about)}, etude at {about['commit']}; interleaved repeats: {repeats}")
     tables: dict[str, Mapping[str, Sequence[Block]]] = {}
     bars: dict[str, Bar] = {}
@@ -182,7 +175,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/darts.py: {error}")
+    side_by_side.run(main, Options, __doc__, "darts")

@@ -5,7 +5,6 @@ Command: ``uv run python benchmarks/norms.py``. The protocol is in benchmarks/RE
 
 import dataclasses
 import statistics
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -312,4 +310,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options, description=__doc__)))
+    side_by_side.run(main, Options, __doc__, "norms")

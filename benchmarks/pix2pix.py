@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 import side_by_side
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.nn.pixels import prepare
 from etude.studies.pix2pix import study
@@ -176,10 +173,7 @@ def difference(config: Pix2PixConfig) -> float:
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if the two forms' losses are not the same."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    torch.set_num_threads(options.threads)
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings("torchvision")
+    repeats, console, about = side_by_side.begun(options, "torchvision")
     loop = LoopConfig(max_steps=10**9, device="cpu")
     config = replace(study.smoke() if options.quick else getattr(study, options.preset)(), loop=loop)
     if options.preset == "paper" and not options.quick:
@@ -236,7 +230,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/pix2pix.py: {error}")
+    side_by_side.run(main, Options, __doc__, "pix2pix")

@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 import side_by_side
 from etude.core.config import LoopConfig, override
-from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.data import folders
@@ -202,12 +199,9 @@ def cam_sides(task: ResNetTask, count: int, batch: int) -> tuple[dict[str, Side[
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if the two sides' maps are not the same."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    torch.set_num_threads(options.threads)
     # The package asks PyTorch's zip reader nothing; its imports warn of their own.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings("torchvision", "grad-cam")
+    repeats, console, about = side_by_side.begun(options, "torchvision", "grad-cam")
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpacked(options, Path(temporary) / "photographs")
         classes = sum(entry.is_dir() for entry in folder.iterdir())
@@ -264,7 +258,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/resnet.py: {error}")
+    side_by_side.run(main, Options, __doc__, "resnet")

@@ -8,21 +8,25 @@ benchmark makes its sides (`timed`), runs them (`interleave`), prints `speed_tab
 import itertools
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 
+from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.run_folder import environment
 
 ETUDE = "etude"
+Opts = TypeVar("Opts")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,17 @@ def lead(ours: Sequence[Block], theirs: Sequence[Block]) -> float:
 
 
 # The report
+
+
+def begun(options: Any, *packages: str) -> tuple[int, Console, dict[str, Any]]:
+    """How often each side is timed, where to print, and `surroundings`; sets the number of threads.
+
+    Args:
+        options: a benchmark's, with ``repeats``, ``quick`` and ``threads``.
+        packages: the peers'.
+    """
+    torch.set_num_threads(options.threads)
+    return options.repeats or (1 if options.quick else 5), Console(soft_wrap=True), surroundings(*packages)
 
 
 def surroundings(*packages: str) -> dict[str, Any]:
@@ -214,3 +229,11 @@ def conclude(
         written = report(benchmark, {"training": blocks}, unit, bars, about=about, repeats=repeats, quick=quick)
         write_json(json, written | {"agreement": {"difference": apart, "holds": agree}})
     return 0 if agree else 1
+
+
+def run(main: Callable[[Opts], int], options: type[Opts], about: str | None, name: str) -> NoReturn:
+    """Leave with what a benchmark's ``main`` returns for the command line's options; a user's fault is one line."""
+    try:
+        sys.exit(main(tyro.cli(options, description=about)))
+    except UserError as error:
+        sys.exit(f"benchmarks/{name}.py: {error}")

@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 import side_by_side
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.studies.slotdiffusion.diffusion import Schedule
@@ -199,13 +196,10 @@ def sampler_sides(case: Case, *, fast: int, steps: int) -> dict[str, Side[Block]
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if a kept context changes a prediction, or networks differ in size."""
-    repeats = options.repeats or (1 if options.quick else 5)
     # Trainings keep freed memory; so does every side here.
     Runtime(LoopConfig(max_steps=1, device="cpu"), 0)
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings("diffusers")
+    repeats, console, about = side_by_side.begun(options, "diffusers")
     console.print(
         f"{side_by_side.machine(about)}, diffusers {about['diffusers']}, etude at {about['commit']}; "
         f"interleaved repeats: {repeats}"
@@ -256,7 +250,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/slotdiffusion.py: {error}")
+    side_by_side.run(main, Options, __doc__, "slotdiffusion")

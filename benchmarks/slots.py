@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 import side_by_side
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.data.scene_config import SceneConfig
@@ -203,11 +200,8 @@ def step_sides(config: SlotsConfig, calls: int, *, compiled: bool) -> dict[str, 
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if the forms do not agree."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings("slot-attention")
+    repeats, console, about = side_by_side.begun(options, "slot-attention")
     console.print(
         f"{side_by_side.machine(about)}, slot-attention {about['slot-attention']}, etude at {about['commit']}; "
         f"interleaved repeats: {repeats}"
@@ -243,7 +237,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/slots.py: {error}")
+    side_by_side.run(main, Options, __doc__, "slots")

@@ -29,15 +29,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import side_by_side
 from etude.core.config import LoopConfig
-from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches
@@ -403,13 +400,10 @@ def weights(model: nn.Module) -> int:
 
 def main(options: Options) -> int:
     """Measure, print, and return 1 if two sides do not compute the same."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    torch.set_num_threads(options.threads)
     # For all sides, and before there are threads: they take it over. etude's runtime sets it too.
     torch.set_flush_denormal(True)
     transformers.logging.set_verbosity_error()
-    console = Console(soft_wrap=True)
-    about = side_by_side.surroundings("transformers")
+    repeats, console, about = side_by_side.begun(options, "transformers")
     problems = chosen(options)
     with tempfile.TemporaryDirectory() as temporary:
         task = task_on(problems, Path(temporary), quick=options.quick)
@@ -464,7 +458,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except UserError as error:
-        sys.exit(f"benchmarks/text2math.py: {error}")
+    side_by_side.run(main, Options, __doc__, "text2math")

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from tests.cli.faults import fault
 
 from etude import studies
 from etude.cli import main
@@ -25,21 +26,6 @@ from etude.nn.graph import write_graph
 from etude.studies.dcgan.classifier import classify
 from etude.studies.protonet.predict import prepare
 from etude.studies.slotdiffusion.vae import VAE
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def fault(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line that a wrong call prints."""
-    capsys.readouterr()
-    assert main(list(words)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -183,7 +169,6 @@ def test_slots_of_a_scene(here: Path, root: Path) -> None:
 def small(name: str, preset: str, **settings: Any) -> tuple[Any, dict[str, Any], Any]:
     """A study's export module, fresh networks and their configuration."""
     study = studies.load(name)
-    assert study.load_export is not None
     config = override(study.preset(preset).build(), {key.replace("__", "."): v for key, v in settings.items()})
     module = study.load_export()
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.cli.faults import fault
 
 from etude import studies
 from etude.cli import main
@@ -25,22 +26,6 @@ from etude.report import hub
 
 SHIPPED = [name for name in studies.NAMES if studies.load(name).shipped_weights is not None]
 FILES = {"model.safetensors", "config.json", "README.md"}
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def fault(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line that a wrong call prints."""
-    capsys.readouterr()
-    assert main(list(words)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("etude: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

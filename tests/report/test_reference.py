@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from etude.core.errors import UserError
-from etude.report.reference import Comparison, Published, compare, read_reference, read_summaries
+from etude.report.reference import Comparison, Published, compare, read_reference, read_summaries, read_summary
 
 NUMBER = Published("fewshot", "w5s1", "accuracy", "test", 98.0, "Snell 2017", "600 episodes", "%")
 
@@ -175,6 +175,22 @@ def test_summaries_of_finished_runs(tmp_path: Path):
     (tmp_path / "runs" / "protonet" / "begun").mkdir()
     found = read_summaries([tmp_path / "results", tmp_path / "runs", tmp_path / "none"], "protonet")
     assert {name: body["more"] for name, body in found.items()} == {"a": 1, "b": 3}
+
+
+def test_a_summary_is_read_whole_and_again_when_it_changed(tmp_path: Path):
+    body = summary(97.0) | {"study": "protonet", "command": "", "step": 1, "steps_trained": 1}
+    body |= {"parameters": {}, "train_seconds": 1.0, "peak_memory_mb": 1}
+    for name in ("half_width", "unit", "variant"):
+        del body["results"][0][name]
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(body))
+    (row,) = read_summary(path)["results"]
+    assert (row["value"], row["half_width"], row["unit"], row["variant"]) == (97.0, None, "", "")
+    path.write_text(json.dumps(body | {"seed": 12}))
+    assert read_summary(path)["seed"] == 12
+    path.unlink()
+    with pytest.raises(UserError, match=r"summary\.json cannot be read"):
+        read_summary(path)
 
 
 GOOD = """

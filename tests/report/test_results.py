@@ -42,7 +42,12 @@ def test_a_finished_run(runs: Path) -> None:
     assert [line["step"] for line in run.metrics] == [100, 200, 300]
 
 
-def test_a_run_is_going_while_its_lock_is_held(runs: Path) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_run_is_going_while_its_lock_is_held(runs: Path, monkeypatch: pytest.MonkeyPatch, listed: bool) -> None:
+    if listed and not Path("/proc/locks").exists():
+        pytest.skip("this system does not list its locks")
+    if not listed:
+        monkeypatch.setattr(results, "_LOCKS", runs / "none")
     path = begin(runs / "protonet" / "a").path
     assert results.read_run(path).status == "interrupted", "no lock yet"
     with (path / ".lock").open("w") as file:

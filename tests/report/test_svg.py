@@ -104,3 +104,10 @@ def test_any_numbers_make_a_picture_within_its_frame(values: list[float]) -> Non
 def test_short_numbers(value: float, text: str) -> None:
     assert svg.short(value) == text
     assert re.fullmatch(r"[-\d.,e]+", text)
+
+
+def test_the_style_sheet_has_a_rule_for_all_that_is_drawn() -> None:
+    many = Panel("loss", {str(number): ([1, 2], [1.0, 2.0]) for number in range(9)} | {"one": ([1], [1.0])})
+    classes = {name for element in parsed(many).iter() for name in element.attrib.get("class", "").split()}
+    assert classes >= {"plot", "head", "grid", "axis", "line", "l0", "l5"}
+    assert [name for name in sorted(classes) if not re.search(rf"\.{name}\b", svg.STYLE)] == []

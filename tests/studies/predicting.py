@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from etude.cli.app import main
 
@@ -31,6 +32,14 @@ def refused(capsys: pytest.CaptureFixture[str], where: Path, *words: str | Path 
     for part in says:
         assert part in said, said
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def six(folder: Path, images_NHWC: Tensor) -> Path:
+    """Six pictures, as files of a folder whose names are not in their order."""
+    folder.mkdir(exist_ok=True)
+    for letter, image in zip("fedcba", images_NHWC.numpy(), strict=True):
+        Image.fromarray(image).save(folder / f"{letter}.png")
+    return folder
 
 
 def files(folder: str) -> dict[str, bytes]:

@@ -53,7 +53,7 @@ def local_runs(named: Path | None) -> list[Path]:
     Raises:
         UserError: the one that was named is no folder.
     """
-    if named is not None and not os.path.isdir(named):  # noqa: PTH112 - it takes a name too long for the system
+    if named is not None and not os.path.isdir(named):
         raise UserError(f"--runs {named} is no folder: `etude run` puts runs in runs/, or where its --runs says")
     return [named or Path("runs")]
 

@@ -72,7 +72,7 @@ def _given(options: Options) -> tuple[hub.Exported, Path, str]:
 
     from etude.core.checkpoint import WeightsHeader, read_weights, tensors_of
 
-    run_folder = os.path.isdir(options.run) and not hub.is_folder(Path(options.run))  # noqa: PTH112
+    run_folder = os.path.isdir(options.run) and not hub.is_folder(Path(options.run))
     if options.run not in studies.NAMES and run_folder:
         study, run, summary, task = load_trained(Path(options.run))
         tensors = tensors_of(task.exported, half=not options.fp32)
@@ -130,7 +130,7 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
 
 
 def _companions(study: Study, weights: Path) -> Mapping[str, Path | None]:
-    module = hub.export_module(study)
+    module = study.load_export()
     return module.companions(weights) if hasattr(module, "companions") else {}
 
 
@@ -145,7 +145,7 @@ def _graphs(given: hub.Exported) -> list["Graph"]:
     from etude.nn.graph import require_onnx
 
     study = given.study
-    module = hub.export_module(study)
+    module = study.load_export()
     if not hasattr(module, "graphs"):
         raise UserError(f"the study '{study.name}' has no ONNX form ({module.NO_GRAPHS}): export it without --onnx")
     require_onnx()

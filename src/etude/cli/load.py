@@ -43,8 +43,7 @@ class Options:
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude load", description=__doc__ or "")
     folder = options.folder
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    if not os.path.isdir(folder):  # noqa: PTH112
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder: name one that `etude export RUN --out FOLDER` wrote")
     if (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is a run already: `etude predict {folder}`, `etude eval {folder}`")
@@ -75,7 +74,7 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
         raise UserError(f"{path} is there already: choose another --name")
     loop = dataclasses.replace(given.config.loop, **_HERE)
     config: StudyConfig = from_dict(study.config, to_dict(given.config) | {"loop": to_dict(loop)})
-    config = override(config, getattr(hub.export_module(study), "ALONE", {}))
+    config = override(config, getattr(study.load_export(), "ALONE", {}))
     preset = study.preset(given.preset)
     record = RunRecord(study.name, given.preset, preset.scale, differences(preset.build(), config), to_dict(config))
     with one_line_faults(path):
@@ -100,7 +99,7 @@ def _copy_companions(given: hub.Exported, folder: Path, run: Path) -> None:
     card = folder / hub.CARD
     if card.is_file() and card.stat().st_size <= _MOST_CARD:
         write_atomic(run / "model_card.md", card.read_bytes())
-    module = hub.export_module(given.study)
+    module = given.study.load_export()
     for place in module.companions(folder / hub.WEIGHTS) if hasattr(module, "companions") else ():
         if (folder / place).is_file():
             write_atomic(run / place, (folder / place).read_bytes())

@@ -34,14 +34,14 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
         if weights is None:
             raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
         return study, weights, None
-    if os.path.isdir(path):  # noqa: PTH112 - takes a name too long for the system
+    if os.path.isdir(path):
         if hub.is_folder(path):
             return hub.read_folder(path).study, path / hub.WEIGHTS, None
         run = RunFolder.open(path)
         summary = run.summary
         extra = summary["extra"] if summary else None
         return studies.load(run.record.study), chosen_weights(run), extra
-    if os.path.isfile(path):  # noqa: PTH113
+    if os.path.isfile(path):
         from etude.core.checkpoint import read_weights
 
         _, header = read_weights(path)
@@ -52,8 +52,8 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
 def _holds_weights(word: str, study: str) -> bool:
     """Whether a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
     path = Path(word)
-    file = path.suffix == ".safetensors" and os.path.isfile(path)  # noqa: PTH113
-    if not file and not os.path.isfile(path / "config.yaml") and not hub.is_folder(path):  # noqa: PTH113
+    file = path.suffix == ".safetensors" and os.path.isfile(path)
+    if not file and not os.path.isfile(path / "config.yaml") and not hub.is_folder(path):
         return False
     found, _, _ = find_weights(word)
     if found.name != study:

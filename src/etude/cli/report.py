@@ -35,14 +35,13 @@ def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude report", description=__doc__ or "")
     kind: Format = options.format or ("markdown" if options.out and options.out.suffix in _ENDINGS else "html")
     out = options.out or _place(options.what, kind)
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    if os.path.isdir(out):  # noqa: PTH112
+    if os.path.isdir(out):
         raise UserError(f"{out} is a folder: name a file in it, such as --out {out / f'report{_suffix(kind)}'}")
     runs = local_runs(options.runs)
     if options.what in ("", *studies.NAMES):
         names = (options.what,) if options.what else studies.NAMES
         report = of_studies([studies.load(name) for name in names], runs)
-    elif os.path.isdir(options.what):  # noqa: PTH112
+    elif os.path.isdir(options.what):
         report = of_run(Path(options.what))
     else:
         raise UserError(f"'{options.what}' is no study and no run's folder{nearest(options.what, studies.NAMES)}")

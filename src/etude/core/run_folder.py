@@ -66,8 +66,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open an existing run's folder."""
-        # Unlike Path.exists, it takes a name too long for the system.
-        if not os.path.exists(path / "config.yaml"):  # noqa: PTH110
+        if not os.path.exists(path / "config.yaml"):
             raise UserError(f"{path} is not a run folder (it has no config.yaml): `etude run` makes one below runs/")
         run = cls(path)
         _ = run.record

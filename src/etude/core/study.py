@@ -137,6 +137,9 @@ class Study:
     """Imports and returns the `Task` class."""
     load_predict: Callable[[], Any]
     """Imports and returns the module with ``Options`` (flags) and ``predict(options)``."""
+    load_export: Callable[[], Any]
+    """Imports and returns the module with ``networks(config, tensors)``, which builds what an exported file holds, and,
+    where ONNX can say it, ``graphs(config, networks)``; else ``NO_GRAPHS`` says why."""
     folder: Path
     """Where ``reference.toml``, ``README.md`` and shipped weights lie."""
     reads_data: tuple[str, ...] = ()
@@ -146,9 +149,6 @@ class Study:
     files."""
     load_show: Callable[[], Any] | None = None
     """Imports and returns the module with ``show(word, out)``, for `etude show STUDY WORD` of what is no preset."""
-    load_export: Callable[[], Any] | None = None
-    """Imports and returns the module with ``networks(config, tensors)``, which builds what an exported file holds, and,
-    where ONNX can say it, ``graphs(config, networks)``; else ``NO_GRAPHS`` says why."""
     example: Callable[[Path], Sequence[str]] | None = None
     """The words of an `etude predict` on what comes with the package; it writes into the folder that it is given."""
 

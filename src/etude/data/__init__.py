@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etude.core.errors import UserError, nearest
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from etude.data.fetch import Source
 
 NAMES = ("omniglot", "cifar10", "mathqa", "mnist", "pairs", "clevrtex", "inception")
+SAMPLES = Path(__file__).parent / "samples"
+"""What comes with the package, a folder a data set."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etude.core.errors import UserError
 from etude.core.files import sha256
-from etude.data import Dataset
+from etude.data import SAMPLES, Dataset
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
 from etude.data.folders import find
@@ -175,4 +175,4 @@ def _decode_jpegs(path: Path, jpegs: list[bytes], labels_N: np.ndarray, to_NHWC:
 
 def sample_folder() -> Path:
     """Ten test pictures that come with the package, the first of each class, from the lossy copies."""
-    return Path(__file__).parent / "samples" / "cifar10"
+    return SAMPLES / "cifar10"

@@ -1,14 +1,16 @@
 """What every prediction of classes reads and writes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.data.folders import fitted
@@ -16,6 +18,19 @@ from etude.data.images import picture_files, read_image
 from etude.data.picture_config import PictureConfig
 
 _BATCH = 64
+
+
+M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Network(Generic[M, C]):
+    """A trained network, ready to classify."""
+
+    model: M
+    config: C
+    classes: list[str]
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,29 @@ def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> It
         batch = list(paths[start : start + _BATCH])
         images = [fitted(read_image(path, "RGB", max_pixels, min_side=size), size, config.fit) for path in batch]
         yield batch, torch.from_numpy(np.stack(images))
+
+
+def read_network(
+    study: str, kind: type[C], build: Callable[[C], M], weights: Path, extra: Mapping[str, Any] | None
+) -> Network[M, C]:
+    """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names.
+
+    Args:
+        study: that the weights must be of.
+        kind: its configuration, with ``model.num_classes``.
+        build: makes the network of one.
+        weights: the file.
+        extra: what the run's summary adds where the file is a checkpoint.
+
+    Raises:
+        UserError: weights that cannot be read, or are another study's.
+    """
+    tensors, header = read_weights(weights, study=study)
+    config: Any = from_dict(kind, header.config, origin=str(weights))
+    model = build(config)
+    load_weights({"model": model}, tensors, weights)
+    model.eval().to(memory_format=torch.channels_last)
+    return Network(model, config, class_names(header.extra or extra or {}, config.model.num_classes, weights))
 
 
 def class_names(about: Mapping[str, Any], count: int, weights: Path) -> list[str]:

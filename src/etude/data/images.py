@@ -123,8 +123,7 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a folder without an image.
     """
-    # Unlike Path.is_dir, it takes a name too long for the system.
-    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]  # noqa: PTH112
+    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
 
 
 def class_folders(folder: Path | str) -> dict[str, list[Path]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
-from etude.data import Dataset
+from etude.data import SAMPLES, Dataset
 from etude.data.cache import digest
 from etude.data.fetch import Source, cache_faults, cache_folder, fetch, locked, status
 
@@ -85,7 +85,7 @@ def _at_hand(source: Source) -> bool:
 
 def sample_folder() -> Path:
     """200 problems that come with the package, in three files of the course's form."""
-    return Path(__file__).parent / "samples" / "mathqa"
+    return SAMPLES / "mathqa"
 
 
 def official_rows(split: Split) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ serves the files; PyTorch's copy of them has the published digests.
 
 import gzip
 import zlib
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from etude.core.errors import UserError
-from etude.data import Dataset
+from etude.data import SAMPLES, Dataset
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
 from etude.data.images import read_image
@@ -84,7 +83,7 @@ def sample(split: Split) -> tuple[Tensor, Tensor]:
         uint8 ``[N, 28, 28]`` and int64 ``[N]``: 0 to 9 in turn.
     """
     # A sheet: a row a class.
-    sheet_HW = read_image(Path(__file__).parent / "samples" / "mnist" / f"{split}.png", "L")
+    sheet_HW = read_image(SAMPLES / "mnist" / f"{split}.png", "L")
     rows = torch.from_numpy(sheet_HW.reshape(len(CLASSES), SIZE, -1, SIZE))
     images_KCHW = rows.permute(2, 0, 1, 3).contiguous()
     labels_N = torch.arange(len(CLASSES)).repeat(len(images_KCHW))

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from etude.core.errors import UserError
-from etude.data import Dataset
+from etude.data import SAMPLES, Dataset
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
 from etude.data.strokes import strokes
@@ -194,4 +194,4 @@ def _resized(picture: Image.Image, size: int, resize: Resize) -> np.ndarray:
 
 def sample_folder() -> Path:
     """A few real drawings of test characters that come with the package, one folder a class."""
-    return Path(__file__).parent / "samples" / "omniglot"
+    return SAMPLES / "omniglot"

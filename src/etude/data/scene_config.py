@@ -1,18 +1,18 @@
 """Which scenes a study reads; loads no PyTorch."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etude.core.config import require
 from etude.core.errors import UserError
+from etude.data import SAMPLES
 
 if TYPE_CHECKING:
     import torch
 
     from etude.data.clevrtex import SceneSet
 
-SAMPLE = Path(__file__).parent / "samples" / "clevrtex" / "0" / "CLEVRTEX_render_000003.png"
+SAMPLE = SAMPLES / "clevrtex" / "0" / "CLEVRTEX_render_000003.png"
 """A rendered scene that comes with the package."""
 GENERATED = 10_000
 """Made-up scenes where no number is named."""

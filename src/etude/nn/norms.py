@@ -61,6 +61,7 @@ def _pool_groups_compiled(table_NC: Tensor, size: int) -> Tensor:
 
 def pool_count(shape: torch.Size, pool: Pool, groups: int) -> Any:
     """How many values share a mean: an int, or its symbol while a graph is exported."""
+    # Any, for PyTorch's types say of a tensor divided by such a symbol that it is a symbol.
     num_images, channels, height, width = shape
     maps = {"batch": num_images, "instance": 1, "layer": channels, "group": channels // max(groups, 1)}
     return maps[pool] * height * width

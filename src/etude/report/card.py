@@ -10,6 +10,14 @@ from etude.core.files import write_atomic
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
 
+_RESULTS = """\
+| number | value | split | protocol |
+|---|---|---|---|
+{% for r in summary.results -%}
+| {{ r.experiment }} {{ r.cell }} {{ r.metric }} | {{ "%.2f"|format(r.value) }}\
+{% if r.half_width is not none %} ± {{ "%.2f"|format(r.half_width) }}{% endif %} {{ r.unit }} | {{ r.split }} | {{ r.protocol }} |
+{% endfor %}
+The interval is of this run's own measurement (95 %), not over seeds."""  # noqa: E501
 _TEMPLATE = """\
 # {{ study.title }}: {{ record.preset }}, seed {{ summary.seed }}
 
@@ -17,13 +25,7 @@ _TEMPLATE = """\
 
 Repeat it: `{{ record.command }}`
 
-| number | value | split | protocol |
-|---|---|---|---|
-{% for r in summary.results -%}
-| {{ r.experiment }} {{ r.cell }} {{ r.metric }} | {{ "%.2f"|format(r.value) }}\
-{% if r.half_width is not none %} ± {{ "%.2f"|format(r.half_width) }}{% endif %} {{ r.unit }} | {{ r.split }} | {{ r.protocol }} |
-{% endfor %}
-The interval is of this run's own measurement (95 %), not over seeds.
+{% include "results" %}
 
 - weights: step {{ summary.step }} of {{ summary.steps_trained }}\
 {% if summary.validation %}, chosen by validation {{ summary.validation.metric }} = {{ "%.4f"|format(summary.validation.best) }}{% endif %}
@@ -35,8 +37,16 @@ The interval is of this run's own measurement (95 %), not over seeds.
 
 def write_card(study: Study, run: RunFolder, summary: Mapping[str, Any]) -> Path:
     """Write ``model_card.md`` of a run that ends with ``summary``."""
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    text = environment.from_string(_TEMPLATE).render(study=study, record=run.record, summary=summary)
+    text = filled(_TEMPLATE, study=study, record=run.record, summary=summary)
     path = run.path / "model_card.md"
     write_atomic(path, text)
     return path
+
+
+def filled(template: str, **values: Any) -> str:
+    """A card; ``{% include "results" %}`` in its template is the table of ``summary.results``."""
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"results": _RESULTS}), autoescape=False, undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.from_string(template).render(values)

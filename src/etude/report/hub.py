@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -44,13 +43,7 @@ etude predict FOLDER INPUT...    # this folder
 etude load FOLDER                # makes a run of it, for `etude eval` and `etude serve`
 ```
 {% if summary and summary.results %}
-| number | value | split | protocol |
-|---|---|---|---|
-{% for r in summary.results -%}
-| {{ r.experiment }} {{ r.cell }} {{ r.metric }} | {{ "%.2f"|format(r.value) }}\
-{% if r.half_width is not none %} ± {{ "%.2f"|format(r.half_width) }}{% endif %} {{ r.unit }} | {{ r.split }} | {{ r.protocol }} |
-{% endfor %}
-The interval is of this run's own measurement (95 %), not over seeds. Repeat it: `{{ summary.command }}`
+{% include "results" %} Repeat it: `{{ summary.command }}`
 {% else %}
 No number was measured with these weights.
 {% endif %}
@@ -78,13 +71,6 @@ class Exported:
     """Of the run that they are from, where it is known."""
     step: int = 0
     """Of the training, that they are from."""
-
-
-def export_module(study: Study) -> Any:
-    """What a study says of its export, see `Study.load_export`; of one that says nothing, that."""
-    if study.load_export is not None:
-        return study.load_export()
-    return SimpleNamespace(networks=lambda *_: None, HUB_TASK="other", NO_GRAPHS="its study.py names no load_export")
 
 
 # --- writing ---
@@ -145,13 +131,13 @@ def write_hub_card(folder: Path, name: str, given: Exported, precision: str, gra
         precision: that they are stored in.
         graphs: of each ONNX file ``file``, ``opset``, ``difference`` and ``about``.
     """
-    import jinja2
+    # Its templates are slow to import, and only writing needs them.
+    from etude.report.card import filled
 
     front = yaml.safe_dump(_front_matter(name, given, onnx=bool(graphs)), sort_keys=False, allow_unicode=True)
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    body = environment.from_string(_TEMPLATE).render(
-        study=given.study, name=name, preset=given.preset, summary=given.summary, precision=precision, graphs=graphs,
-        version=__version__,
+    body = filled(
+        _TEMPLATE, study=given.study, name=name, preset=given.preset, summary=given.summary, precision=precision,
+        graphs=graphs, version=__version__,
     )  # fmt: skip
     write_atomic(folder / CARD, f"---\n{front}---\n\n{body.rstrip()}\n")
 
@@ -161,7 +147,7 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
     study = given.study
     # A card's results are read as evaluations, which the training split is none for.
     rows = [row for row in (given.summary or {}).get("results", []) if row["split"] != "train"]
-    task = export_module(study).HUB_TASK
+    task = study.load_export().HUB_TASK
     source = str(getattr(getattr(given.config, "data", None), "source", ""))
     data = next((known for known in study.reads_data if source.startswith(known)), "")
     tags = [study.name, "pytorch", *(["onnx"] if onnx else [])]
@@ -194,8 +180,7 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder that `etude export` wrote, or is meant to be one; a run's is not."""
-    # Unlike Path.is_file, it takes a name too long for the system.
-    there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}  # noqa: PTH113
+    there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}
     return (there[WEIGHTS] or there[CONFIG]) and not there["config.yaml"]
 
 
@@ -276,15 +261,13 @@ def require_fit(given: Exported, origin: Path) -> None:
 
     try:
         with torch.device("meta"):
-            modules = export_module(given.study).networks(given.config, given.tensors)
+            modules = given.study.load_export().networks(given.config, given.tensors)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
     # A network that cannot be, as of sizes that multiply beyond what a tensor may have.
     except (RuntimeError, ValueError, OverflowError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{origin}: its configuration makes no network ({reason}): export it again") from error
-    if modules is None:
-        return
     wanted = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for name, value in wanted.items():
         if name not in given.tensors:

@@ -264,6 +264,7 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
         "version": __version__,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "marks": _VERDICTS,
+        "plot_style": Markup(svg.STYLE),
         "ours": lambda row: "" if row.ours is None else f"{row.ours:.{_places(row.ours, row.unit)}f}",
         "interval": _interval,
         "value": _measured,
@@ -284,7 +285,7 @@ def _interval(row: Comparison) -> str:
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    unit = row.get("unit", "")
+    unit = row["unit"]
     places = _places(float(row["value"]), unit)
     width = f" ± {row['half_width']:.{places}f}" if row["half_width"] is not None else ""
     return f"{row['value']:.{places}f}{width} {unit}".strip()

@@ -1,5 +1,6 @@
 """Published numbers beside ours."""
 
+import functools
 import json
 import math
 import statistics
@@ -14,6 +15,7 @@ import pydantic
 from etude.core.config import Scale, from_dict, substance
 from etude.core.errors import UserError
 from etude.core.files import read_json
+from etude.core.study import Result
 
 Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
@@ -82,21 +84,6 @@ def read_reference(path: Path) -> list[Published]:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What a comparison reads of a row of a summary."""
-
-    experiment: str
-    cell: str
-    metric: str
-    split: str
-    value: float
-    protocol: str
-    half_width: float | None
-    unit: str = ""
-    variant: str = ""
-
-
-@dataclass(frozen=True)
 class _Summary:
     """What a comparison and the report read of ``summary.json``; it may hold more."""
 
@@ -108,7 +95,7 @@ class _Summary:
     command: str
     step: int
     steps_trained: int
-    results: list[_Measured]
+    results: list[Result]
     parameters: dict[str, int]
     train_seconds: float
     peak_memory_mb: float
@@ -118,16 +105,31 @@ _SUMMARY = pydantic.TypeAdapter(_Summary)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A run's ``summary.json``; `UserError` where it is no such thing."""
+    """A run's ``summary.json``, each of its results with all that a `Result` has.
+
+    It is read again only when it changed, for a comparison and a report ask for it more than once.
+
+    Raises:
+        UserError: it is no such thing.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    return _read_summary(path, (about.st_ino, about.st_mtime_ns, about.st_size))
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_summary(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
     body = read_json(path)
     try:
         # From text, as only there a dataclass is read strictly.
-        _SUMMARY.validate_json(json.dumps(body), strict=True)
+        known = _SUMMARY.validate_json(json.dumps(body), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path} is no summary of a run ({place + ': ' if place else ''}{first['msg']})") from error
-    return body
+    return body | {"results": [row.to_dict() for row in known.results]}
 
 
 def _read(folders: Iterable[Path], study: str) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
@@ -175,7 +177,7 @@ def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str,
     for name, summary in summaries.items():
         for row in summary["results"]:
             same = all(row[key] == getattr(number, key) for key in ("experiment", "cell", "metric", "split"))
-            if same and number.variant in ("", row.get("variant", "")):
+            if same and number.variant in ("", row["variant"]):
                 group = groups.setdefault(measurement(summary), [])
                 # A seed that ran twice says nothing new, and would make the interval narrow.
                 if all(summary["seed"] != other["seed"] for _, other, _ in group):

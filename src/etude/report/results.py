@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from etude.report.reference import Comparison, broken_summaries, compare, read_r
 Status = Literal["finished", "still going", "interrupted"]
 # What a run writes: a folder that has one of these was meant to be a run.
 _SIGNS = ("config.yaml", "summary.json", "metrics.jsonl", "environment.json", "checkpoints")
+_LOCKS = Path("/proc/locks")
 
 
 def committed() -> Path:
@@ -163,7 +165,7 @@ def read_run(path: Path, study: str | None = None) -> Run:
     except UserError as error:
         notes.append(str(error))
     return Run(
-        record, path, "finished" if summary is not None else "still going" if _in_use(path) else "interrupted",
+        record, path, "finished" if summary is not None else "still going" if in_use(path) else "interrupted",
         summary, environment, metrics, max(RunFolder(path).checkpoints().steps(), default=None), (*notes, *broken),
     )  # fmt: skip
 
@@ -226,10 +228,18 @@ def _folders(place: Path) -> Iterator[Path]:
         return
 
 
-def _in_use(path: Path) -> bool:
-    """Whether a process on this machine trains it. The lock is let go at once: nobody waits for a reader."""
+def in_use(path: Path) -> bool:
+    """Whether a process on this machine trains a run, as its lock tells.
+
+    Linux lists the locks that are held. Elsewhere a shared one is tried and let go at once, which could refuse a run
+    that begins at that very moment.
+    """
     try:
         with (path / ".lock").open() as file:
+            if _LOCKS.exists():
+                # The device is not compared: btrfs lists another than it tells of the file.
+                held, inode = _LOCKS.read_text().splitlines(), os.fstat(file.fileno()).st_ino
+                return any(" FLOCK " in line and f":{inode} " in line for line in held)
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

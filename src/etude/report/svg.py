@@ -13,8 +13,25 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 42, 34
 _POINTS = 160
 # Values that far apart are drawn on a logarithmic axis.
 _WIDE = 1000.0
-# Colours and dashes of the page's style sheet.
+# Colours and dashes of `STYLE`.
 _LINES = 6
+STYLE = """\
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
+svg.plot { width: 100%; height: auto; max-width: 32rem; }
+svg.plot text { font-size: 11px; fill: currentColor; }
+svg.plot .head { font-size: 12px; font-weight: 600; }
+svg.plot .grid { stroke: currentColor; stroke-opacity: 0.17; }
+svg.plot .axis { stroke: currentColor; stroke-opacity: 0.65; fill: none; }
+svg.plot .line { fill: none; stroke-width: 1.7; stroke-linejoin: round; }
+svg.plot circle.line { stroke-width: 3; }
+svg.plot .l0 { stroke: var(--c0); }
+svg.plot .l1 { stroke: var(--c1); stroke-dasharray: 6 2; }
+svg.plot .l2 { stroke: var(--c2); stroke-dasharray: 2 2; }
+svg.plot .l3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
+svg.plot .l4 { stroke: var(--c4); stroke-dasharray: 10 3; }
+svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
+"""
+"""The style sheet of the plots; a page gives the colours ``--c0`` to ``--c5``."""
 
 Curve = tuple[list[int], list[float]]
 

@@ -28,6 +28,7 @@ from gradio.themes.default import Default
 from gradio.themes.utils.fonts import Font
 
 from etude.core.errors import UserError
+from etude.report import svg
 from etude.web import darts, dcgan, pix2pix, protonet, resnet, runs, show, slotdiffusion, slots, text2math
 from etude.web.site import MAX_UPLOAD, Site
 
@@ -78,7 +79,7 @@ def application(site: Site, host: str) -> FastAPI:
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],
         show_error=False, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, pwa=False,
-        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS + protonet.CSS + runs.CSS,
+        mcp_server=False, theme=theme, css=_CSS + show.CSS + text2math.CSS + protonet.CSS + svg.STYLE + runs.CSS,
     )  # fmt: skip
     app.add_middleware(Guard, host=host)
     return app

@@ -9,11 +9,11 @@ import numpy as np
 
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
+from etude.web.classes import PHOTOS, seen
 from etude.web.runs import metrics_of
-from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, read, samples
+from etude.web.site import Site, answering, current_tab, drawn, first_look, picture, samples
 
 TITLE = "darts"
-_SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
 
 
 def searches(site: Site) -> list[str]:
@@ -112,17 +112,8 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
 
 def classify(site: Site, choice: str | None, path: str | None) -> dict[str, float]:
     """The probability of each class, by a trained network of cells."""
-    import torch
-
-    from etude.data.classify import predictions
-    from etude.data.folders import fitted
-
     with site.using(TITLE, choice or "", _load) as network:
-        size, fit = network.config.data.size, network.config.data.fit
-        image_HWC = fitted(read(path, min_side=size), size, fit)
-        with torch.no_grad():
-            logits_1R = network.model(network.model.prepare(torch.from_numpy(image_HWC)[None]))[0]
-        return predictions([Path(str(path))], logits_1R, network.classes)[0].probabilities
+        return seen(network, path).probabilities
 
 
 def published_cells() -> list[str]:
@@ -203,7 +194,7 @@ def _classifier(site: Site) -> None:
     with gr.Row():
         with gr.Column():
             photo = picture("Photograph", height=280)
-            samples(sorted(_SAMPLES.glob("*.png")), photo)
+            samples(sorted(PHOTOS.glob("*.png")), photo)
             choice = gr.Dropdown(names, value=names[0] if names else None, label="Network")
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=5)

@@ -12,12 +12,13 @@ import gradio as gr
 import numpy as np
 
 from etude.core.errors import UserError
+from etude.data import SAMPLES
 from etude.data.images import read_image
 from etude.web.site import Site, answering, current_tab, first_look
 
 TITLE = "protonet"
 CLASSES = 5
-_SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "omniglot"
+_SAMPLES = SAMPLES / "omniglot"
 _PREFIX = "data:image/png;base64,"
 _LONGEST = 400_000
 """Characters of one drawing as text; 105 x 105 pixels take at most some 60,000."""

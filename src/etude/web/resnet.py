@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,12 @@ import numpy as np
 from etude import studies
 from etude.core.errors import UserError
 from etude.report.results import summaries
-from etude.web.site import Site, answering, picture, read, samples
+from etude.web.classes import PHOTOS, Seen, seen
+from etude.web.site import Site, answering, picture, samples
 
 TITLE = "resnet"
-_SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "cifar10"
 _SIDE = 320
 _TOP = 5
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a network took a picture for."""
-
-    probabilities: dict[str, float]
-    """Of all classes, the likeliest first."""
-    image_HWC: np.ndarray
-    """The picture as the network got it."""
 
 
 def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
@@ -39,22 +28,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
 def classify(site: Site, choice: str, path: str | None) -> Seen:
     """What the network of a choice takes a picture for."""
     with site.using(TITLE, choice, _load) as network:
-        return _classify(network, path)
-
-
-def _classify(network: Any, path: str | None) -> Seen:
-    import torch
-
-    from etude.data.classify import predictions
-    from etude.data.folders import fitted
-
-    size, fit = network.config.data.size, network.config.data.fit
-    image_HWC = fitted(read(path, min_side=size), size, fit)
-    with torch.no_grad():
-        logits_1R = network.model(network.model.prepare(torch.from_numpy(image_HWC)[None]))[0]
-    [found] = predictions([Path(str(path))], logits_1R, network.classes)
-    ranked = sorted(found.probabilities.items(), key=lambda row: -row[1])
-    return Seen(dict(ranked), image_HWC)
+        return seen(network, path)
 
 
 def look(site: Site, choice: str, path: str | None, name: str) -> np.ndarray:
@@ -64,7 +38,7 @@ def look(site: Site, choice: str, path: str | None, name: str) -> np.ndarray:
     from etude.studies.resnet.cam import batched_cam, overlay
 
     with site.using(TITLE, choice, _load) as network:
-        image_HWC = _classify(network, path).image_HWC
+        image_HWC = seen(network, path).image_HWC
         # The menu may still list another network's classes.
         index = network.classes.index(name) if name in network.classes else 0
         x_1CHW = network.model.prepare(torch.from_numpy(image_HWC)[None])
@@ -120,7 +94,7 @@ def tab(site: Site) -> None:
     with gr.Row():
         with gr.Column():
             photo = picture("Photograph", height=300)
-            samples(sorted(_SAMPLES.glob("*.png")), photo)
+            samples(sorted(PHOTOS.glob("*.png")), photo)
             choice = site.chooser(TITLE)
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=_TOP)
@@ -140,9 +114,9 @@ def tab(site: Site) -> None:
     def answered(choice: str, path: str | None) -> Any:
         if path is None:
             return None, gr.update(choices=[], value=None), None
-        seen = classify(site, choice, path)
-        names = list(seen.probabilities)
-        return seen.probabilities, gr.update(choices=names, value=names[0]), look(site, choice, path, names[0])
+        found = classify(site, choice, path)
+        names = list(found.probabilities)
+        return found.probabilities, gr.update(choices=names, value=names[0]), look(site, choice, path, names[0])
 
     @answering
     def looked(choice: str, path: str | None, name: str | None) -> Any:
@@ -168,4 +142,4 @@ def warm(site: Site) -> None:
 
     study = studies.load(TITLE)
     if study.shipped_weights:
-        classify(site, site.choices(TITLE)[0], str(next(_SAMPLES.glob("*.png"))))
+        classify(site, site.choices(TITLE)[0], str(next(PHOTOS.glob("*.png"))))

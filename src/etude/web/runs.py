@@ -3,9 +3,6 @@
 import base64
 import functools
 import html
-import json
-import math
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +15,7 @@ import gradio as gr
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
+from etude.report.results import in_use, read_metrics
 from etude.web import show
 from etude.web.site import Site, answering, current_tab
 
@@ -28,22 +26,8 @@ _MOST_PANELS = 15
 _MOST_PICTURES = 24
 _LARGEST_PICTURE = 4 * 2**20
 CSS = """
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); gap: 0.8rem;
-  --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; }
+.plots { --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; }
 .plots.wide { grid-template-columns: minmax(0, 32rem); }
-svg.plot { width: 100%; height: auto; }
-svg.plot text { font-size: 11px; fill: var(--body-text-color); }
-svg.plot text.head { font-weight: 600; font-size: 12px; }
-svg.plot .grid { stroke: currentColor; stroke-opacity: 0.15; }
-svg.plot .axis { stroke: currentColor; stroke-opacity: 0.6; fill: none; }
-svg.plot path.line { fill: none; stroke-width: 1.7; stroke-linejoin: round; }
-svg.plot circle.line { stroke-width: 3; }
-svg.plot .l0 { stroke: var(--c0); }
-svg.plot .l1 { stroke: var(--c1); stroke-dasharray: 6 2; }
-svg.plot .l2 { stroke: var(--c2); stroke-dasharray: 2 2; }
-svg.plot .l3 { stroke: var(--c3); stroke-dasharray: 8 2 2 2; }
-svg.plot .l4 { stroke: var(--c4); stroke-dasharray: 10 3; }
-svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
 .whole-words .et-table th, .whole-words .et-table td { white-space: nowrap; overflow-wrap: normal; }
 .whole-words .et-table td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 0.8rem; }
@@ -79,7 +63,7 @@ class Run:
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl with a step; a broken line is passed over. Read again only when it changed."""
+    """What can be read of a run's metrics.jsonl. Read again only when it changed."""
     file = path / "metrics.jsonl"
     try:
         about = file.stat()
@@ -88,17 +72,9 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
             known = _read.get(path)
         if known is not None and known[0] == stamp:
             return known[1]
-        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    rows: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
+    rows, _ = read_metrics(file)
     with _reading:
         _read[path] = stamp, rows
     return rows
@@ -116,7 +92,7 @@ def _run(path: Path, root: Path) -> Run:
     rows = metrics_of(path)
     name = str(path.relative_to(root))
     preset, max_steps = _settings(path, _time(path / "config.yaml"))
-    seconds = [float(row["seconds"]) for row in rows if isinstance(row.get("seconds"), int | float)]
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
     written = max((_time(path / file) for file in ("metrics.jsonl", "config.yaml", "checkpoints")), default=0.0)
     step = max((row["step"] for row in rows), default=0)
     state = _state(path, rows, seconds, written)
@@ -148,19 +124,9 @@ def _state(path: Path, rows: Sequence[Mapping[str, Any]], seconds: Sequence[floa
             return "ended"
     # Evaluations and checkpoints take their time between two lines, and a busy machine stretches all.
     gaps = [after - before for before, after in zip(seconds[-20:], seconds[-19:], strict=False)]
-    if _held(path / ".lock") or time.time() - written < max(60.0, 4 * max(gaps, default=0.0)):
+    if in_use(path) or time.time() - written < max(60.0, 4 * max(gaps, default=0.0)):
         return "going" if rows else "just begun"
     return "interrupted"
-
-
-def _held(lock: Path) -> bool:
-    """Whether a process of this machine holds a run, as Linux tells; to try the lock could stop one that begins."""
-    try:
-        about, lines = lock.stat(), Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return False
-    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-    return any(" FLOCK " in f" {line} " and place in line.split() for line in lines)
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
@@ -169,19 +135,15 @@ def metric_names(runs: Sequence[Run]) -> list[str]:
         name
         for run in runs
         for row in metrics_of(run.path)
-        for name, value in row.items()
-        if name not in ("step", "seconds") and name.count("/") < 2 and _is_number(value)
+        for name in row
+        if name not in ("step", "seconds") and name.count("/") < 2
     }
     return [*(name for name in _FIRST if name in names), *sorted(names - set(_FIRST))]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def curve(run: Run, metric: str) -> list[tuple[int, float]]:
     """A metric over steps."""
-    return [(row["step"], float(row[metric])) for row in metrics_of(run.path) if _is_number(row.get(metric))]
+    return [(row["step"], row[metric]) for row in metrics_of(run.path) if metric in row]
 
 
 def last_numbers(run: Run) -> list[list[str]]:
@@ -189,7 +151,7 @@ def last_numbers(run: Run) -> list[list[str]]:
     rows = metrics_of(run.path)
     found: dict[str, tuple[float, int]] = {}
     for row in rows:
-        found |= {name: (value, row["step"]) for name, value in row.items() if _is_number(value)}
+        found |= {name: (value, row["step"]) for name, value in row.items()}
     names = [name for name in metric_names([run]) if name in found]
     return [[name, f"{found[name][0]:.4g}", f"{found[name][1]:,}"] for name in names]
 
@@ -248,8 +210,7 @@ def panels(run: Run) -> str:
     """The curves of everything that a run measures, as HTML."""
     from etude.report import svg
 
-    rows = [{name: value for name, value in row.items() if _is_number(value)} for row in metrics_of(run.path)]
-    found, _ = svg.panels(rows)
+    found, _ = svg.panels(metrics_of(run.path))
     return f"<div class='plots'>{''.join(svg.draw(panel) for panel in found[:_MOST_PANELS])}</div>" if found else ""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from etude.core.errors import UserError
 from etude.data.images import read_image
+from etude.data.scene_config import SAMPLE
 from etude.web.show import Tile, box, percent, tiles
 from etude.web.site import Site, answering, current_tab, first_look, picture, read, samples
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from etude.nn.slot_edits import Edit
 
-SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "clevrtex" / "0"
+SAMPLES = SAMPLE.parent
 _EXAMPLES = ((3, 0, 7, 1, 4), (5, 8, 2, 6, 9))
 _KINDS = [
     ("Take it out", "delete"),

@@ -257,6 +257,9 @@ def tab(site: Site) -> None:
                 yield moment
         finally:
             mine.over.set()
+            # A later one of the same visitor may stand there by now.
+            if drawings.get(request.session_hash) is mine:
+                del drawings[request.session_hash]
 
     @answering
     def stopped(request: gr.Request) -> str:

@@ -14,7 +14,7 @@ from etude.studies.darts.study import DartsConfig, retrain_smoke, smoke
 from etude.studies.darts.task import RetrainTask, SearchTask
 
 _SEARCH: dict[str, Any] = {
-    "model__channels": 4, "model__layers": 2, "model__nodes": 2, "data__size": 8, "batch__size": 8,
+    "model__channels": 4, "model__layers": 3, "model__nodes": 2, "data__size": 8, "batch__size": 8,
     "search__eigenvalue": False, "augment__pad": 1, "loop__max_steps": 30,
 }  # fmt: skip
 _RETRAIN: dict[str, Any] = {
@@ -23,7 +23,7 @@ _RETRAIN: dict[str, Any] = {
 }  # fmt: skip
 TINY = [
     "--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2",
-    "--data.size", "8", "--batch.size", "8", "--model.layers", "2",
+    "--data.size", "8", "--batch.size", "8", "--model.layers", "3",
 ]  # fmt: skip
 """Flags that make a smoke preset one of a second."""
 SMALL = {

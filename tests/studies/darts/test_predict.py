@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.studies.darts import common
+from tests.studies.predicting import six
 from tests.studies.resnet.common import BROKEN, ODD, names_of, picture
 
 from etude.cli.training import chosen_weights, load_trained
@@ -36,12 +37,7 @@ def task(retrained: Path) -> RetrainTask:
 
 @pytest.fixture
 def pictures(tmp_path: Path, task: RetrainTask) -> Path:
-    """Six test pictures, as files whose names are not in the order of the split."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number, image in enumerate(task.pictures.splits["test"].images_NHWC[::37].numpy()):
-        Image.fromarray(image).save(folder / f"{'fedcba'[number]}.png")
-    return folder
+    return six(tmp_path / "pictures", task.pictures.splits["test"].images_NHWC[::37])
 
 
 def test_the_answers_are_those_of_the_run(retrained: Path, pictures: Path, task: RetrainTask, rows: Callable) -> None:

@@ -586,11 +586,14 @@ def test_cutout_blanks_a_square_of_training_pictures_alone() -> None:
 
 
 def test_two_layers_are_two_reductions() -> None:
-    looks, trains = make(model__layers=2), make_retrain(model__layers=2)
-    assert looks.model.halved == trains.model.halved == (0, 1)
+    """Which can be trained, and leave no normal cell to look for."""
+    looks, trains = make(model__layers=3), make_retrain(model__layers=2)
+    assert (looks.model.halved, trains.model.halved) == ((1, 2), (0, 1))
     for task in (looks, trains):
         assert task.train_step(0)["loss"].isfinite()
         assert math.isfinite(task.evaluate()["loss"])
+    with pytest.raises(UserError, match=r"model\.layers must be at least 3 in a search: of two cells both are"):
+        make(model__layers=2)
 
 
 def test_the_phase_is_the_task() -> None:
@@ -640,7 +643,7 @@ def test_results_of_a_search_say_what_they_are() -> None:
         assert row.metric not in ("accuracy", "error"), "what a mixture scores stands in no column of found cells"
         assert (row.experiment, row.cell) == ("search", "second-partial2-edges")
         # 30 steps of 8 are two epochs of 120.
-        for part in ("the mixture", "up to 2 epochs of 120 pictures and 120 for alpha", "2 cells of 4 channels"):
+        for part in ("the mixture", "up to 2 epochs of 120 pictures and 120 for alpha", "3 cells of 4 channels"):
             assert part in row.protocol
         if row.metric == "search_accuracy":
             images = task.halves["val"] if row.split == "alpha" else task.pictures.splits[row.split]

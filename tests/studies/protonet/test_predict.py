@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.studies.conftest import Answer
 
-from etude import cli
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
 from etude.core.files import sha256
@@ -32,6 +32,7 @@ from etude.studies.protonet.predict import Options, prepare
 from etude.studies.protonet.study import smoke
 from etude.studies.protonet.task import ProtonetTask
 
+Etude = Callable[..., Answer]
 CLASSES = ("alpha", "beta", "gamma", "delta", "eta")
 SHOTS = 5
 
@@ -99,37 +100,6 @@ def pictures(originals: Path, tmp_path: Path) -> Pictures:
     """A copy that a test may spoil."""
     shutil.copytree(originals, tmp_path / "pictures")
     return Pictures(*(tmp_path / "pictures" / name for name in Pictures._fields))
-
-
-class Answer(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Etude = Callable[..., Answer]
-
-
-@pytest.fixture
-def etude(capsys: pytest.CaptureFixture[str]) -> Etude:
-    def call(*words: object) -> Answer:
-        capsys.readouterr()
-        status = cli.main([str(word) for word in words])
-        return Answer(status, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def rows(etude: Etude) -> Callable[..., list[dict]]:
-    """The rows of a prediction that works."""
-
-    def call(*words: object) -> list[dict]:
-        answer = etude("predict", *words, "--json")
-        assert (answer.status, answer.err) == (0, "")
-        return json.loads(answer.out)
-
-    return call
 
 
 def refused(answer: Answer, *parts: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests.studies.predicting import six
 from tests.studies.resnet import common
 from tests.studies.resnet.common import BROKEN, ODD, names_of, picture, pixels
 
@@ -38,11 +39,7 @@ def task(finished: Path) -> ResNetTask:
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory, task: ResNetTask) -> Path:
-    """Six test pictures, as files whose names are not in the order of the split."""
-    folder = tmp_path_factory.mktemp("originals")
-    for number, image in enumerate(task.pictures.splits["test"].images_NHWC[::37].numpy()):
-        Image.fromarray(image).save(folder / f"{'fedcba'[number]}.png")
-    return folder
+    return six(tmp_path_factory.mktemp("originals"), task.pictures.splits["test"].images_NHWC[::37])
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def show(word: str, out: Path | None) -> None:
     from etude.studies.darts.network import CellNetwork
     from etude.studies.darts.study import STUDY
 
-    if word not in published() and not os.path.exists(word):  # noqa: PTH110 - takes a name too long for the system
+    if word not in published() and not os.path.exists(word):
         known = nearest(word, [*STUDY.presets, *published()])
         raise UserError(f"darts has no preset or cell '{word}'{known}; your own cell is given as a JSON file")
     genotype, name = read(word), Path(word).absolute().stem

@@ -134,12 +134,11 @@ def read(path: Path | str) -> Genotype:
     """
     names = published()
     path = PUBLISHED / f"{path}.json" if str(path) in names else Path(path)
-    # Unlike Path.is_dir and Path.is_file, these take a name too long for the system.
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):
         if not (path / FOUND).is_file():
             raise UserError(f"{path} is no search that has ended: it has no {FOUND}; give the run folder of one")
         path = path / FOUND
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not os.path.isfile(path):
         raise UserError(f"no genotype {path}{nearest(str(path), names)}; your own is given as a JSON file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

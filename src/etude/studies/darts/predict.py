@@ -11,11 +11,9 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from etude.core.checkpoint import load_weights, read_weights
-from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.data import classify
-from etude.data.classify import Prediction
+from etude.data.classify import Network, Prediction
 from etude.studies.darts.network import CellNetwork
 from etude.studies.darts.study import DartsConfig
 from etude.studies.darts.task import build_network
@@ -33,32 +31,18 @@ class Options:
     """Larger pictures are refused."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """A trained network of cells, ready to classify."""
+def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork, DartsConfig]:
+    """See `classify.read_network`; weights of a search are refused, too."""
 
-    model: CellNetwork
-    config: DartsConfig
-    classes: list[str]
+    def build(config: DartsConfig) -> CellNetwork:
+        if config.phase == "search":
+            raise UserError(
+                f"{weights} is of a search, whose network is thrown away: retrain its cell, "
+                "`etude run darts retrain-laptop --genotype RUN`"
+            )
+        return build_network(config)
 
-
-def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network:
-    """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names.
-
-    Raises:
-        UserError: weights of a search, or such as cannot be read.
-    """
-    tensors, header = read_weights(weights, study="darts")
-    config = from_dict(DartsConfig, header.config, origin=str(weights))
-    if config.phase == "search":
-        raise UserError(
-            f"{weights} is of a search, whose network is thrown away: retrain its cell, "
-            "`etude run darts retrain-laptop --genotype RUN`"
-        )
-    model = build_network(config)
-    load_weights({"model": model}, tensors, weights)
-    model.eval().to(memory_format=torch.channels_last)
-    return Network(model, config, classify.class_names(header.extra or extra or {}, config.model.num_classes, weights))
+    return classify.read_network("darts", DartsConfig, build, weights, extra)
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:

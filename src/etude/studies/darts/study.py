@@ -160,6 +160,8 @@ class DartsConfig(StudyConfig):
         # The maps are halved twice, and pixels are then taken apart in twos.
         require(self.data.size % 8 == 0, "data.size", "a multiple of 8", self.data.size)
         if self.phase == "search":
+            least = "at least 3 in a search: of two cells both are reductions, and no normal one would learn"
+            require(model.layers >= 3, "model.layers", least, model.layers)
             parts = f"a multiple of {2 * search.partial} (twice search.partial)"
             require(model.channels % (2 * search.partial) == 0, "model.channels", parts, model.channels)
             require(self.loop.precision != "fp16", "loop.precision", "fp32 or bf16 in a search", self.loop.precision)

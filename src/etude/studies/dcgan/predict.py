@@ -99,8 +99,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             raise UserError(f"--output must be a .png, a .npy or a folder, not {options.output}")
         if options.count > _FILES:
             raise UserError(f"a folder takes at most {_FILES:,} files, not {options.count:,}: give --output digits.npy")
-    # Unlike Path.exists, it takes a name too long for the system.
-    if kind and os.path.exists(options.output) and not options.force:  # noqa: PTH110
+    if kind and os.path.exists(options.output) and not options.force:
         raise UserError(f"{options.output} exists: choose another --output, or --force to write over it")
     judged: list[Tensor] = []
 

@@ -13,12 +13,10 @@ import torch
 import tyro
 from PIL import Image
 
-from etude.core.checkpoint import load_weights, read_weights
-from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults
 from etude.data import classify
-from etude.data.classify import Prediction
+from etude.data.classify import Network, Prediction
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.model import ResNet
 from etude.studies.resnet.study import ResNetConfig
@@ -39,23 +37,9 @@ class Options:
     """Larger pictures are refused."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """A trained network, ready to classify."""
-
-    model: ResNet
-    config: ResNetConfig
-    classes: list[str]
-
-
-def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network:
-    """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names."""
-    tensors, header = read_weights(weights, study="resnet")
-    config = from_dict(ResNetConfig, header.config, origin=str(weights))
-    model = build_model(config.model)
-    load_weights({"model": model}, tensors, weights)
-    model.eval().to(memory_format=torch.channels_last)
-    return Network(model, config, classify.class_names(header.extra or extra or {}, config.model.num_classes, weights))
+def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResNetConfig]:
+    """See `classify.read_network`."""
+    return classify.read_network("resnet", ResNetConfig, lambda config: build_model(config.model), weights, extra)
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.core import randomness
 from etude.nn import slot_library
-from etude.nn.graph import Graph
+from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, build_vae
 from etude.studies.slotdiffusion.study import UNTRAINED, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
 
 HUB_TASK = "image-to-image"
-TOLERANCE = 1e-3
-"""Of slots: every iteration enlarges the rounding of the one before it."""
 ALONE = {"vae.weights": UNTRAINED}
 """Settings of a run that only has what was exported: the autoencoder's weights lie among its own."""
 companions = slot_library.companions
@@ -61,21 +58,18 @@ class Decodes(nn.Module):
         return to_bytes(made_BCHW), made_BCHW
 
 
-class Finds(nn.Module):
+class Finds(FindsSlots):
     """Pictures as bytes ``[B, H, W, 3]`` to slots and their shares of each pixel, as `etude predict` under seed 0."""
 
     def __init__(self, model: SlotDiffusion) -> None:
-        super().__init__()
+        super().__init__(model.config.num_slots, model.config.slot_size)
         self.model = model
-        config = model.config
-        draw = randomness.generator(0, "predict/slots", 0)
-        self.noise_1KS: Tensor
-        self.register_buffer("noise_1KS", torch.randn(1, config.num_slots, config.slot_size, generator=draw))
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         encoder, config = self.model.encoder, self.model.config
-        noise_BKS = self.noise_1KS.expand(pictures_BHWC.shape[0], -1, -1)
-        found = encoder(prepare(pictures_BHWC), noise_BKS, spread=0.0, iterations=config.eval_iterations)
+        found = encoder(
+            prepare(pictures_BHWC), self.noise(pictures_BHWC), spread=0.0, iterations=config.eval_iterations
+        )
         return found.slots_BKS.float(), attention_masks(found.attention_BTKN, encoder.places, config.size)
 
 
@@ -87,10 +81,7 @@ def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> lis
     stride, channels, size = vae.stride, vae.latent_channels, config.model.size
 
     def pictures(count: int, height: int, width: int) -> Tensor:
-        # Smooth ones, as photographs are: of white noise no slot wins a place, and rounding decides.
-        coarse = torch.rand(count, 3, 4, 4, generator=draw)
-        fine = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-        return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return smooth_pictures(count, height, width, draw)
 
     def latents(count: int, height: int, width: int) -> Tensor:
         return torch.randn(count, channels, height, width, generator=draw)
@@ -125,6 +116,6 @@ def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> lis
              "slots": f"float32 [N, {slots}, {width}]; a Gaussian start is that of seed 0",
              "masks": f"float32 [N, {slots}, {size}, {size}], each slot's share of a pixel by its attention"},
             {"pictures": {0: "N"}}, [(pictures(1, size, size),), (pictures(3, size, size),)], name="slots",
-            tolerance=TOLERANCE,
+            tolerance=SLOT_TOLERANCE,
         ))  # fmt: skip
     return found

@@ -8,16 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.core import randomness
 from etude.nn import slot_library
-from etude.nn.graph import Graph
+from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.slots.model import SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig
 
 HUB_TASK = "image-segmentation"
-TOLERANCE = 1e-3
-"""Of slots: every iteration enlarges the rounding of the one before it."""
 companions = slot_library.companions
 
 
@@ -26,24 +23,21 @@ def networks(config: SlotsConfig, tensors: Mapping[str, Tensor]) -> dict[str, nn
     return {"model": SlotAutoencoder(config.model)}
 
 
-class Finds(nn.Module):
+class Finds(FindsSlots):
     """Pictures as bytes ``[B, H, W, 3]`` to slots, masks and reconstructions.
 
     A Gaussian start is the one that `etude predict` draws under seed 0.
     """
 
     def __init__(self, model: SlotAutoencoder) -> None:
-        super().__init__()
+        super().__init__(model.config.num_slots, model.config.slot_size)
         self.model = model
-        config = model.config
-        draw = randomness.generator(0, "predict/slots", 0)
-        self.noise_1KS: Tensor
-        self.register_buffer("noise_1KS", torch.randn(1, config.num_slots, config.slot_size, generator=draw))
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        noise_BKS = self.noise_1KS.expand(pictures_BHWC.shape[0], -1, -1)
         iterations = self.model.config.eval_iterations
-        made_BCHW, named = self.model(prepare(pictures_BHWC), noise_BKS, spread=0.0, iterations=iterations)
+        made_BCHW, named = self.model(
+            prepare(pictures_BHWC), self.noise(pictures_BHWC), spread=0.0, iterations=iterations
+        )
         return named["slots"], named["masks"], to_bytes(made_BCHW)
 
 
@@ -67,10 +61,7 @@ def graphs(config: SlotsConfig, modules: Mapping[str, nn.Module]) -> list[Graph]
     draw = torch.Generator().manual_seed(0)
 
     def pictures(count: int) -> Tensor:
-        # Smooth ones, as photographs are: of white noise no slot wins a place, and rounding decides.
-        coarse = torch.rand(count, 3, 4, 4, generator=draw)
-        fine = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
-        return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return smooth_pictures(count, size, size, draw)
 
     def vectors(count: int, number: int) -> Tensor:
         return torch.randn(count, number, width, generator=draw)
@@ -81,7 +72,7 @@ def graphs(config: SlotsConfig, modules: Mapping[str, nn.Module]) -> list[Graph]
         {"pictures": f"uint8 [N, {size}, {size}, 3], RGB; mapped to [-1, 1] in the graph",
          "slots": f"float32 [N, {slots}, {width}]; a Gaussian start is that of seed 0", "masks": masks,
          "reconstructions": f"uint8 [N, {size}, {size}, 3], RGB"},
-        {"pictures": {0: "N"}}, [(pictures(1),), (pictures(3),)], tolerance=TOLERANCE,
+        {"pictures": {0: "N"}}, [(pictures(1),), (pictures(3),)], tolerance=SLOT_TOLERANCE,
     )  # fmt: skip
     paints = Graph(
         Paints(model), {"slots": vectors(2, slots)}, ("pictures", "values", "masks"),

@@ -117,7 +117,7 @@ def objects_in(given: str) -> list[dict[str, Any]]:
     """The problems that one word of the command line means, a text's or a file's, as objects in the course's form."""
     path = Path(given)
     # A name with spaces may also be a problem, and a problem too long to be a name.
-    if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):  # noqa: PTH113
+    if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):
         return [{"Problem": given}]
     if path.suffix == ".json":
         rows: list[dict[str, Any]] = []
