@@ -53,7 +53,7 @@ _LATENT = _SCENES | {
     "vae.width": 4, "vae.multipliers": "1 2", "model.width": 4, "optim.drop": 0.3, "sample.steps": 2,
     "sample.ancestral": 3, "metric.reconstructed": 5,
 }  # fmt: skip
-_CELLS = {"model.channels": 4, "data.size": 8, "batch.size": 8, "data.most": 40}
+_CELLS = {"model.channels": 4, "data.size": 8, "batch.size": 8}
 TARGETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "resnet": ("resnet", "smoke", {"model.width": 4, "model.norm": "bin", "data.size": 16, "batch.size": 16}),
     "text2math": ("text2math", "smoke", {}),
