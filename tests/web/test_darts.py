@@ -1,4 +1,4 @@
-"""The tab of darts: a search over its evaluations, published cells, trained networks."""
+"""The tab of darts: a search over its evaluations, known cells, trained networks."""
 
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ def test_the_cell_is_read_off_as_a_search_does():
     assert {edge.operation for node in cell for edge in node} == {"sep_conv_3x3"}
 
 
-def test_published_cells():
-    assert darts.published_cells() == ["darts-v1", "darts-v2", "pc-darts"]
+def test_known_cells():
+    assert darts.cell_names() == ["darts-v1", "darts-v2", "found", "pc-darts"]
     image, line = darts.known_cell("darts-v2")
     assert image.ndim == 3
     # Liu et al. 2019: 3.3 million.
@@ -74,7 +74,7 @@ def test_as_a_person_does(visit: Any, expect: Any, runs: Path, make_run: Any):
     slider.focus()
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_text("Step 10: accuracy of the mixture")).to_be_visible()
-    page.get_by_role("tab", name="Published cells").click()
+    page.get_by_role("tab", name="Known cells").click()
     expect(page.get_by_text("A network of 20 cells of 36 channels has")).to_be_visible()
     line = page.get_by_text("The normal cell has")
     before = line.inner_text()

@@ -1,4 +1,4 @@
-"""The tab of `darts`: a search over its evaluations, published cells, and what a network of cells sees."""
+"""The tab of `darts`: a search over its evaluations, known cells, and what a network of cells sees."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,14 +89,14 @@ def _cell(row: Mapping[str, Any], kind: str) -> Any:
 
 
 def known_cell(name: str) -> tuple[np.ndarray, str]:
-    """A published cell: its picture, and its size in words."""
+    """A cell that comes with etude: its picture, and its size in words."""
     from etude.studies.darts.figures import cells
-    from etude.studies.darts.genotype import OPERATIONS, published
+    from etude.studies.darts.genotype import OPERATIONS, known_cells
     from etude.studies.darts.genotype import read as read_cell
     from etude.studies.darts.network import CellNetwork
 
-    if name not in published():
-        raise UserError(f"no published cell '{name}': choose one of the menu")
+    if name not in known_cells():
+        raise UserError(f"no known cell '{name}': choose one of the menu")
     genotype = read_cell(name)
     counts = [f"{genotype.count(one)} {one}" for one in OPERATIONS if genotype.count(one)]
     made = CellNetwork(genotype, auxiliary=False).num_parameters
@@ -116,21 +116,21 @@ def classify(site: Site, choice: str | None, path: str | None) -> dict[str, floa
         return seen(network, path).probabilities
 
 
-def published_cells() -> list[str]:
-    from etude.studies.darts.genotype import published
+def cell_names() -> list[str]:
+    from etude.studies.darts.genotype import known_cells
 
-    return published()
+    return known_cells()
 
 
 def tab(site: Site) -> None:
-    gr.Markdown("A cell that gradient descent looked for: a search step by step, the published cells, and a network of "
+    gr.Markdown("A cell that gradient descent looked for: a search step by step, known cells, and a network of "
                 "cells at work.")  # fmt: skip
     here = current_tab()
     with gr.Tabs():
         with gr.Tab("A search"):
             _search(site, here)
-        with gr.Tab("Published cells"):
-            _published()
+        with gr.Tab("Known cells"):
+            _known()
         with gr.Tab("Classify"):
             _classifier(site)
 
@@ -178,8 +178,8 @@ def _none_yet(names: Sequence[str]) -> str:
         "real one. It shows here from its first evaluation on.")  # fmt: skip
 
 
-def _published() -> None:
-    names = published_cells()
+def _known() -> None:
+    names = cell_names()
     name = gr.Dropdown(names, value=names[0], label="Cell")
     line = gr.Markdown()
     graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"], interactive=False,
@@ -203,8 +203,8 @@ def _classifier(site: Site) -> None:
     def refilled(choice: str | None) -> Any:
         names = networks(site)
         line = "" if names else (
-            "No trained network of cells is here: none comes with etude yet. `etude run darts retrain-laptop` trains "
-            "one into the runs folder.")  # fmt: skip
+            "No trained network of cells is here: `etude run darts retrain-laptop` trains one into the runs "
+            "folder.")  # fmt: skip
         return line, gr.update(choices=names, value=choice if choice in names else names[0] if names else None)
 
     @answering
@@ -221,4 +221,4 @@ def _classifier(site: Site) -> None:
 
 def warm(site: Site) -> None:
     """Import what the first answer needs."""
-    known_cell(published_cells()[0])
+    known_cell(cell_names()[0])

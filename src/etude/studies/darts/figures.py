@@ -25,7 +25,7 @@ from etude.studies.darts.genotype import (
     Genotype,
     edges,
     from_text,
-    published,
+    known_cells,
     read,
     write,
 )
@@ -190,8 +190,8 @@ def show(word: str, out: Path | None) -> None:
     from etude.studies.darts.network import CellNetwork
     from etude.studies.darts.study import STUDY
 
-    if word not in published() and not os.path.exists(word):
-        known = nearest(word, [*STUDY.presets, *published()])
+    if word not in known_cells() and not os.path.exists(word):
+        known = nearest(word, [*STUDY.presets, *known_cells()])
         raise UserError(f"darts has no preset or cell '{word}'{known}; your own cell is given as a JSON file")
     genotype, name = read(word), Path(word).absolute().stem
     target = out or Path(f"{name}.png")

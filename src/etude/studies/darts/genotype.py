@@ -30,8 +30,9 @@ FOUND = "figures/genotype.json"
 """Where a search's run folder has what it found."""
 EDGES = 2
 """That lead to each intermediate node of a found cell."""
-PUBLISHED = Path(__file__).parent / "genotypes"
-"""Cells of papers: darts-v1, darts-v2 (Liu et al. 2019), pc-darts (Xu et al. 2020), all found on CIFAR-10."""
+KNOWN = Path(__file__).parent / "genotypes"
+"""Cells found on CIFAR-10: darts-v1, darts-v2 (Liu et al. 2019) and pc-darts (Xu et al. 2020) by papers, found by the
+preset `laptop` with seed 2."""
 NODES = 4
 """Intermediate nodes of a cell that is drawn at random, as of the published ones."""
 RANDOM = "random-"
@@ -121,19 +122,19 @@ def _node(raw: object, where: str, number: int) -> tuple[Edge, ...]:
     return tuple(found)
 
 
-def published() -> list[str]:
+def known_cells() -> list[str]:
     """The names of the cells that come with the package."""
-    return sorted(file.stem for file in PUBLISHED.glob("*.json"))
+    return sorted(file.stem for file in KNOWN.glob("*.json"))
 
 
 def read(path: Path | str) -> Genotype:
-    """A genotype from a JSON file or the run folder of a search, or a published one by its name.
+    """A genotype from a JSON file or the run folder of a search, or one that comes with the package by its name.
 
     Raises:
         UserError: no such file or name, a folder that holds no cell, or see `parse`.
     """
-    names = published()
-    path = PUBLISHED / f"{path}.json" if str(path) in names else Path(path)
+    names = known_cells()
+    path = KNOWN / f"{path}.json" if str(path) in names else Path(path)
     if os.path.isdir(path):
         if not (path / FOUND).is_file():
             raise UserError(f"{path} is no search that has ended: it has no {FOUND}; give the run folder of one")

@@ -9,7 +9,7 @@ from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.errors import UserError
 from etude.core.study import Experiment, Job, Preset, Study
 from etude.data.picture_config import AugmentConfig, PictureConfig
-from etude.studies.darts.genotype import as_text, from_text, is_random, published
+from etude.studies.darts.genotype import as_text, from_text, is_random, known_cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,8 @@ class DartsConfig(StudyConfig):
     phase: Literal["search", "retrain"] = "search"
     """search: a cell is looked for; retrain: a network of a given one is trained from scratch."""
     genotype: str = "darts-v2"
-    """With phase retrain, the cell: darts-v1, darts-v2, pc-darts; random-N, the N-th that the seed draws; a JSON file;
-    or the run folder of a search. A file's content is kept in the configuration."""
+    """With phase retrain, the cell: darts-v1, darts-v2, pc-darts, found; random-N, the N-th that the seed draws; a JSON
+    file; or the run folder of a search. A file's content is kept in the configuration."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's size."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -174,7 +174,7 @@ class DartsConfig(StudyConfig):
                 # Its last map is one pixel.
                 each = f"2 or more times batch.parts ({self.batch.parts}) with the auxiliary head"
                 require(self.batch.size >= 2 * self.batch.parts, "batch.size", each, self.batch.size)
-            if self.genotype not in published() and not is_random(self.genotype):
+            if self.genotype not in known_cells() and not is_random(self.genotype):
                 # So that the run does not hang on a file that may change.
                 object.__setattr__(self, "genotype", as_text(from_text(self.genotype)))
 
@@ -374,6 +374,12 @@ def _remedies(preset: str) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
+def _example(out: Path) -> list[str]:
+    from etude.data.cifar10 import sample_folder
+
+    return ["darts", str(sample_folder())]
+
+
 STUDY = Study(
     name="darts",
     title="Differentiable architecture search",
@@ -399,6 +405,7 @@ STUDY = Study(
     load_show=lambda: _import("figures"),
     folder=Path(__file__).parent,
     reads_data=("cifar10",),
+    example=_example,
 )
 
 
