@@ -3,9 +3,11 @@
     uv run python benchmarks/endurance.py [STUDY] [PRESET] [--minutes 60] [--json FILE] [-- --flags of etude run]
 
 The run is a process of its own, stopped with Ctrl-C's signal when the time is over, as a person would. The slope of
-its resident memory is a least-squares line through all samples after the first tenth, in MB an hour, with the standard
-error of the line. The exit status is 1 where memory grows by more than a hundredth an hour and two standard errors, where
-more checkpoints lie on disk than the retention rule allows, or where the run does not stop as it should. Linux only.
+its resident memory is a least-squares line through all samples after the first tenth, in MB an hour, with the
+standard error of the line.
+
+The exit status is 1 where memory grows by more than a hundredth an hour and two standard errors, where more
+checkpoints lie on disk than the retention rule allows, or where the run does not stop as it should. Linux only.
 """
 
 import argparse
