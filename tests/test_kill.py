@@ -1,11 +1,14 @@
-"""A real run, killed with SIGKILL ten times and resumed, ends as one that nobody touched: bit for bit."""
+"""A real run, killed with SIGKILL ten times and resumed, ends as one that nobody touched: bit for bit.
+
+The other studies, and the other faults, are tried by benchmarks/faults.py: see tests/benchmarks/test_faults.py.
+"""
 
 import json
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,10 @@ FLAGS = (
 PATIENCE = 300.0
 
 
-def start(runs: Path, name: str, study: str = "protonet", flags: Sequence[str] = FLAGS) -> "subprocess.Popen[str]":
+def start(runs: Path, name: str) -> "subprocess.Popen[str]":
     """`etude run`, or `etude resume` where the run was begun."""
-    path = runs / study / name
-    words = ["run", study, "smoke", "--name", name, "--runs", str(runs), *flags]
+    path = runs / "protonet" / name
+    words = ["run", "protonet", "smoke", "--name", name, "--runs", str(runs), *FLAGS]
     if (path / "config.yaml").exists():
         words = ["resume", str(path)]
     command = [sys.executable, "-m", "etude", *words]
@@ -110,40 +113,6 @@ def test_ten_kills_change_nothing(tmp_path: Path, request: pytest.FixtureRequest
         assert header == header_again
         assert toy.same(read_resume(ours / "resume.pt"), read_resume(theirs / "resume.pt"))
     assert files(path) == files(whole), "nothing is missing, and no kill left anything behind"
-
-
-_TINY = {
-    "model.size": 16, "model.broadcast": 4, "model.num-slots": 3, "model.slot-size": 8, "model.features": 8,
-    "model.hidden": 8, "model.decoder-width": 4, "data.most": 20, "batch.size": 4, "optim.coarse-steps": 18,
-}  # fmt: skip
-SLOTS = ["--data.flip", *(word for name, value in _TINY.items() for word in (f"--{name}", str(value)))]
-"""A decoder that grows between the two kills."""
-
-
-@pytest.mark.parametrize(("study", "more"), [("text2math", []), ("slots", SLOTS)])
-def test_a_kill_changes_nothing_elsewhere(
-    tmp_path: Path, request: pytest.FixtureRequest, study: str, more: list[str]
-) -> None:
-    """The same of words, coins and a beam, and of slots: killed while it trains, and again right after it went on."""
-    flags = ["--loop.max-steps", "60", "--loop.save-every", "5", "--loop.log-every", "2", "--loop.eval-every", "20"]
-    flags += more
-    path, whole = tmp_path / study / "killed", tmp_path / study / "whole"
-    for wanted in (10, 25):
-        child = start(tmp_path, "killed", study, flags)
-        request.addfinalizer(child.kill)
-        assert kill(child, lambda wanted=wanted: max(steps(path), default=0) >= wanted, 0.0)
-    assert not (path / "summary.json").exists()
-    for name in ("killed", "whole"):
-        child = start(tmp_path, name, study, flags)
-        request.addfinalizer(child.kill)
-        _, said = child.communicate(timeout=PATIENCE)
-        assert child.returncode == 0, said
-    assert toy.metrics(path) == toy.metrics(whole)
-    assert len(toy.metrics(path)) == 30
-    assert summary(path) == summary(whole)
-    assert summary(path)["results"]
-    newest = [run / "checkpoints" / f"step-{max(steps(whole)):08d}" / "weights.safetensors" for run in (path, whole)]
-    assert toy.same(*(read_weights(weights)[0] for weights in newest))
 
 
 def test_the_comparison_has_teeth(tmp_path: Path):

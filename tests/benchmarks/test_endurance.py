@@ -1,0 +1,46 @@
+"""benchmarks/endurance.py: the line through the samples, and a training watched for seconds."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import endurance
+
+
+def test_the_slope_is_that_of_numpy():
+    seconds = np.array([0.0, 600.0, 1800.0, 3600.0, 4000.0])
+    values = np.array([10.0, 12.0, 11.0, 15.0, 15.5])
+    rise, error = endurance.slope(seconds, values)
+    (expected, _), covariance = np.polyfit(seconds / 3600, values, 1, cov="unscaled")
+    rest = values - np.polyval(np.polyfit(seconds / 3600, values, 1), seconds / 3600)
+    assert rise == pytest.approx(expected)
+    assert error == pytest.approx(np.sqrt(covariance[0, 0] * (rest**2).sum() / 3))
+
+
+def test_a_training_is_watched(tmp_path: Path, benchmark_run: Callable[..., subprocess.CompletedProcess[str]]):
+    words = ["protonet", "smoke", "--minutes", "0.4", "--every", "0.2"]
+    small = ["--", "--loop.save-every", "5", "--loop.eval-every", "50", "--data.size", "16", "--model.width", "4"]
+    done = benchmark_run("endurance", *words, "--json", str(tmp_path / "e"), *small)
+    # So short a training still grows: the status may be 1 for that alone.
+    assert done.returncode in (0, 1), done.stderr
+    assert "checkpoints, and" not in done.stdout
+    assert "it ended with" not in done.stdout
+    assert "stopped at step" in done.stdout
+    found = json.loads((tmp_path / "e").read_text())
+    rows = found["samples"]
+    assert found["status"] == 130
+    assert len(rows) > 5
+    assert all(row["rss_mb"] > 50 and row["checkpoints"] <= 4 for row in rows)
+    assert rows[-1]["step"] > rows[0]["step"]
+    assert rows[-1]["metrics_kb"] > rows[0]["metrics_kb"]
+
+
+def test_what_vanishes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a").write_bytes(b"123")
+    real = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*real(self, pattern), tmp_path / "gone"])
+    assert endurance.size(tmp_path) == 3
