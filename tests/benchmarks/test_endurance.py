@@ -41,6 +41,8 @@ def test_a_training_is_watched(tmp_path: Path, benchmark_run: Callable[..., subp
 
 def test_what_vanishes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a").write_bytes(b"123")
-    real = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*real(self, pattern), tmp_path / "gone"])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "b").write_bytes(b"45")
+    assert endurance.size(tmp_path) == 5
+    monkeypatch.setattr(endurance.os, "walk", lambda folder: [(str(folder), [], ["a", "gone"])])
     assert endurance.size(tmp_path) == 3

@@ -23,9 +23,8 @@ def test_every_study_is_tried():
 
 @pytest.mark.parametrize("study", studies.NAMES)
 def test_a_study_bears_kills_and_changed_bytes(study: str, tmp_path: Path, benchmark_run: Run):
-    done = benchmark_run(
-        "faults", study, "--kills", "3", "--bytes", "20", "--faults", "kill -9", "a byte", "--json", str(tmp_path / "f")
-    )
+    words = [study, "--kills", "3", "--bytes", "20", "--faults", "kill -9", "a byte", "--json", str(tmp_path / "f")]
+    done = benchmark_run("faults", *words)
     assert done.returncode == 0, done.stderr + done.stdout
     for row in json.loads((tmp_path / "f").read_text())["rows"]:
         assert row["kill -9"] == "3 of 3 equal"
