@@ -51,7 +51,7 @@ class RayEngine:
         except BaseException:
             self.ray.shutdown()
             raise
-        self.task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(portable(source()))
+        self.task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(portable("run", source()))
         self.pool = ThreadPoolExecutor(jobs or _MOST)
         self.closing = False
         self.pending: set[Any] = set()
@@ -144,23 +144,23 @@ class RayEngine:
         self.ray.shutdown()
 
 
-def portable(place: str) -> Callable[[dict[str, Any]], tuple[int, str]]:
-    """`etude.cluster.worker.run` for workers that may have to find etude first.
+def portable(name: str, place: str) -> Callable[[dict[str, Any]], Any]:
+    """A function of `etude.cluster.worker` for workers that may have to find etude first.
 
     A nested function travels as code, a module's as a name, and plain values need no module.
     """
 
-    def etude_run(work: dict[str, Any]) -> tuple[int, str]:
+    def etude_task(work: dict[str, Any]) -> Any:
+        import importlib
         import sys
         from pathlib import Path
 
         if place and place not in sys.path and (Path(place) / "etude").is_dir():
             sys.path.insert(0, place)
-        from etude.cluster.worker import Work, run
+        worker = importlib.import_module("etude.cluster.worker")
+        return getattr(worker, name)(worker.Work(**work))
 
-        return run(Work(**work))
-
-    return etude_run
+    return etude_task
 
 
 def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | None) -> Work:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -112,16 +113,9 @@ class Attempt:
         with self.log.open("a", encoding="utf-8") as file:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "etude.cluster.child", *words],
-                stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=self._environment(),
+                stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
                 start_new_session=True,
             )  # fmt: skip
-
-    def _environment(self) -> dict[str, str]:
-        environment = dict(self.work.environment) | os.environ | {"OMP_NUM_THREADS": str(self.work.cpus)}
-        if self.work.source and (Path(self.work.source) / "etude").is_dir():
-            known = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = os.pathsep.join([self.work.source, *([known] if known else [])])
-        return environment
 
     def poll(self, seconds: float) -> int | None:
         """The exit status, or None where the run still trains after so many seconds."""
@@ -182,6 +176,26 @@ class Attempt:
         with self.mirror.storage.faults():
             self.mirror.push(last=last)
             self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+
+
+def environment(work: Work) -> dict[str, str]:
+    """The variables of a process of a run's."""
+    found = dict(work.environment) | os.environ | {"OMP_NUM_THREADS": str(work.cpus)}
+    if work.source and (Path(work.source) / "etude").is_dir():
+        known = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join([work.source, *([known] if known else [])])
+    return found
+
+
+def ask_monitor(work: Work) -> dict[str, str]:
+    """What `etude.cluster.monitor` says of a run's words."""
+    here = work.cwd if Path(work.cwd).is_dir() else None
+    command = [sys.executable, "-m", "etude.cluster.monitor", *work.words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment(work), check=False)
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"fault": (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]}
 
 
 def run(work: Work) -> tuple[int, str]:
