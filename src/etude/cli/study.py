@@ -37,7 +37,7 @@ class Options:
     jobs: int | None = None
     """Runs at a time: 1 on this machine, as many as have room on a cluster."""
     ray: str = ""
-    """A Ray cluster to run on: local (started here for this grid), auto (the one that runs on this machine), HOST:PORT."""
+    """A Ray cluster to run on: local (started here for this grid), auto (the one of this machine), HOST:PORT."""
     cpus: int = 1
     """On a cluster: cores of a run, and its threads."""
     gpus: float = 0.0

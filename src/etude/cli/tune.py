@@ -1,11 +1,11 @@
 """``etude tune STUDY [PRESET] --search NAME=RANGE ...``: search over a study's own settings.
 
 Optuna suggests settings, Ray Tune (extra `ray`) starts and stops trials; each trial is an ordinary run, on this machine
-or on a Ray cluster. A trial is judged by the task's validation metric, never by the test split. One that falls behind is
-stopped, saved, and can be resumed. The same command goes on; with more --trials it searches further.
+or on a Ray cluster. A trial is judged by the task's validation metric, never by the test split. One that falls behind
+is stopped, saved, and can be resumed. The same command goes on; with more --trials it searches further.
 
-What --search takes: NAME=A,B,C is a choice; NAME=log:LOW:HIGH and NAME=float:LOW:HIGH are numbers, drawn evenly in their
-logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are whole numbers, both ends included. For example:
+What --search takes: NAME=A,B,C is a choice; NAME=log:LOW:HIGH and NAME=float:LOW:HIGH are numbers, drawn evenly in
+their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are whole numbers, both ends included. For example:
 --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,false batch.size=int:16:128
 """
 
@@ -97,7 +97,7 @@ def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str
     if not options.early_stop:
         grace = 0
     elif not loop.eval_every or grace >= loop.max_steps:
-        say("etude: a trial is evaluated too late to be stopped early: give a lower --set loop.eval_every=STEPS or --grace")
+        say("etude: trials are evaluated too late to be stopped early: lower --set loop.eval-every=STEPS or --grace")
         grace = 0
     storage = Storage(options.storage) if options.storage else None
     plan = Plan(

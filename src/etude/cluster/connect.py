@@ -4,7 +4,6 @@ import importlib
 import math
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -107,5 +106,3 @@ def source() -> str:
 def surroundings() -> dict[str, str]:
     """What runs take over from this process where their node does not say otherwise: where data are."""
     return {name: value for name, value in os.environ.items() if name in ("ETUDE_CACHE", "ETUDE_MIRROR")}
-
-

@@ -1,6 +1,7 @@
 """The engine that runs a grid on a Ray cluster."""
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,7 +170,7 @@ def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | Non
     if words[0] == "resume":
         path = Path(words[1])
     else:
-        options = dict(zip(words, words[1:], strict=False))
+        options = dict(itertools.pairwise(words))
         path = Path(options["--runs"]) / words[1] / options["--name"]
     study, runs = path.parent.name, str(path.parents[1])
     prefix = prefix_of(runs, study)

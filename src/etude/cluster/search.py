@@ -55,11 +55,13 @@ def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[
         name, equals, spec = word.partition("=")
         if not equals or not name or not spec:
             raise UserError(
-                f"--search takes NAME=log:LOW:HIGH, float:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH or A,B,C, not '{word}'"
+                f"--search takes NAME=log:LOW:HIGH, float:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH or A,B, not '{word}'"
             )
         name = name.replace("-", "_")
         if name == "seed":
-            raise UserError("--search seed: seeds are no setting to choose by validation; --seed gives that of all trials")
+            raise UserError(
+                "--search seed: seeds are no setting to choose by validation; --seed gives that of all trials"
+            )
         if name in fixed:
             raise UserError(f"--search {word}: --set gives {name} a value already")
         if any(known.name == name for known in ranges):
@@ -190,7 +192,9 @@ class Ledger:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UserError(f"{self.path} is in use by another `etude tune`: wait for it, or give another --name") from error
+                raise UserError(
+                    f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
+                ) from error
             yield
 
 
@@ -216,5 +220,3 @@ def best_so_far(rows: Sequence[Mapping[str, Any]], monitor: tuple[str, str]) -> 
             if math.isfinite(value) and better:
                 best = Score(value, row["step"])
             yield row["step"], best
-
-

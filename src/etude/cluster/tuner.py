@@ -80,7 +80,8 @@ def tune(ray: Any, plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> No
     assert ledger.monitor is not None, "it was read before"
     # Its own tables and files: ours are the run folders and the ledger.
     os.environ |= {
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
     }  # fmt: skip
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     library = load("ray.tune")
@@ -91,8 +92,9 @@ def tune(ray: Any, plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> No
     if wanted <= 0:
         return
     with tempfile.TemporaryDirectory(prefix="etude-tune-") as scratch:
+        kind = trainable(ledger.monitor, plan.last, source())
         library.Tuner(
-            library.with_resources(trainable(ledger.monitor, plan.last, source()), {"cpu": plan.cpus, "gpu": plan.gpus}),
+            library.with_resources(kind, {"cpu": plan.cpus, "gpu": plan.gpus}),
             tune_config=library.TuneConfig(
                 num_samples=wanted, search_alg=searcher, scheduler=stopper, max_concurrent_trials=plan.jobs or None,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -226,7 +228,9 @@ def _searcher(plan: Plan, ledger: Ledger, stopper: Any, say: Callable[[str], Non
 
     def parameters_of(settings: dict[str, Any]) -> dict[str, Any]:
         return {
-            range_.name: range_.values.index(settings[range_.name]) if range_.kind == "choice" else settings[range_.name]
+            range_.name: range_.values.index(settings[range_.name])
+            if range_.kind == "choice"
+            else settings[range_.name]
             for range_ in plan.ranges
         }
 

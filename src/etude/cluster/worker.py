@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -111,6 +112,8 @@ class Attempt:
         where = os.path.relpath(self.path, here) if work.storage else str(Path(work.runs) / work.study / work.name)
         words = ["resume", where] if begun else words
         with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
+            file.flush()
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "etude.cluster.child", *words],
                 stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
