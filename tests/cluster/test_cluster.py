@@ -14,18 +14,14 @@ from typing import Any
 import pytest
 from tests.core import toy
 
+from etude import studies
+from etude.cli.study import Grid, settings
 from etude.core.checkpoint import read_weights
+from etude.core.grid import Item
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 psutil = pytest.importorskip("psutil", reason="comes with the extra `ray`")
 
-pytestmark = [
-    # Ray's own: sockets and files of processes that it ends by itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
-]
 PATIENCE = 300.0
 STEPS = 120
 TINY = (
@@ -34,29 +30,52 @@ TINY = (
     "evaluation.val-episodes=20"
 ).split()
 GRID = ["study", "protonet", "resize", "--preset", "smoke", "--set", *TINY]
-PREFIX = "resize-smoke-eval_every=20-width=4-size=16-way=5-per_step=2-ways=[5]-episodes=20-pool_episodes=20"
-NAMES = [f"{PREFIX}-val_episodes=20-{kind}-seed0" for kind in ("nearest", "area")]
+STUDY = studies.load("protonet")
+
+
+def items(runs: Path) -> list[Item]:
+    return Grid(STUDY, "resize", "smoke", settings(STUDY, "smoke", TINY), runs).items([0])
+
+
+NAMES = [item.name for item in items(Path())]
+
+
+class Nodes:
+    """Two nodes of one core each; the second may be killed."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("nodes.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], env=toy.child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.address = self._answer()
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        print(word, file=self.process.stdin, flush=True)
+        assert self._answer() == self.address
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        found = self.process.stdout.readline().strip()
+        assert found, "the cluster has ended"
+        return found
+
+    def close(self) -> None:
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one core; the second may be killed."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    about = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 80 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args=about)
+def cluster() -> Iterator[Nodes]:
+    nodes = Nodes()
     try:
-        yield made
+        yield nodes
     finally:
-        made.shutdown()
-
-
-def second(cluster: Any) -> Any:
-    """The node that may be killed, alive."""
-    if not cluster.worker_nodes:
-        cluster.add_node(num_cpus=1, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
-    return next(iter(cluster.worker_nodes))
+        nodes.close()
 
 
 def start(*words: str) -> "subprocess.Popen[str]":
@@ -99,9 +118,10 @@ def trained(name: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same grid on this machine, undisturbed."""
+    """The same runs, undisturbed, one after another with a thread each: other threads add up in another order."""
     runs = tmp_path_factory.mktemp("whole")
-    end(start(*GRID, "--runs", str(runs)))
+    for item in items(runs):
+        end(start(*item.flags()))
     return runs / "protonet"
 
 
@@ -118,14 +138,14 @@ def assert_same(path: Path, whole: Path) -> None:
         assert toy.same(read_weights(file)[0], read_weights(whole / file.relative_to(path))[0])
 
 
-def test_a_node_is_killed_while_it_trains(cluster: Any, whole: Path, tmp_path: Path):
+def test_a_node_is_killed_while_it_trains(cluster: Nodes, whole: Path, tmp_path: Path):
     """Both nodes train; what the second one trained goes on on the first, from its last checkpoint."""
-    node = second(cluster)
+    cluster.tell("add")
     grid = start(*GRID, "--runs", str(tmp_path), "--ray", cluster.address)
     paths = [tmp_path / "protonet" / name for name in NAMES]
     wait_for(lambda: all(list(path.glob("checkpoints/step-*")) for path in paths), grid)
     assert all(len(trained(name)) == 1 for name in NAMES), "one on each node"
-    cluster.remove_node(node, allow_graceful=False)
+    cluster.tell("kill")
     out, said = end(grid)
     assert out.count(" ran ") == 2
     lost = [line for line in said.splitlines() if line.startswith("lost: ")]
@@ -142,9 +162,9 @@ def test_a_node_is_killed_while_it_trains(cluster: Any, whole: Path, tmp_path: P
     assert not any(trained(name) for name in NAMES)
 
 
-def test_a_worker_is_killed_and_runs_lie_on_storage(cluster: Any, whole: Path, tmp_path: Path):
+def test_a_worker_is_killed_and_runs_lie_on_storage(cluster: Nodes, whole: Path, tmp_path: Path):
     """The node's own disk is lost with the worker; the run comes back from the storage."""
-    second(cluster)
+    cluster.tell("add")
     runs, store = tmp_path / "runs", tmp_path / "store"
     grid = start(*GRID, "--runs", str(runs), "--ray", cluster.address, "--storage", f"file://{store}")
     killed = NAMES[0]
@@ -164,8 +184,8 @@ def test_a_worker_is_killed_and_runs_lie_on_storage(cluster: Any, whole: Path, t
     assert not list(Path(f"/tmp/etude-{os.getuid()}").glob(f"attempt-*/runs/protonet/{killed}/summary.json"))
 
 
-@pytest.mark.parametrize("words", [["--gpus", "0.5"], ["--gpus", "2"], ["--cpus", "64"]], ids=" ".join)
-def test_what_no_node_has_is_one_line(cluster: Any, words: list[str], tmp_path: Path):
+@pytest.mark.parametrize("words", [["--gpus", "0.5"], ["--cpus", "64"]], ids=" ".join)
+def test_what_no_node_has_is_one_line(cluster: Nodes, words: list[str], tmp_path: Path):
     _, said = end(start(*GRID, "--runs", str(tmp_path), "--ray", cluster.address, *words), status=2)
     assert said.count("\n") == 1
     assert "no node of the cluster has " in said
@@ -176,9 +196,9 @@ def test_what_no_node_has_is_one_line(cluster: Any, words: list[str], tmp_path: 
 TUNE = ["tune", "protonet", "smoke", "--search", "optim.lr=1e-30,1e-3,1e-29,1e-28"]
 
 
-def test_a_search_stops_what_falls_behind(cluster: Any, tmp_path: Path):
+def test_a_search_stops_what_falls_behind(cluster: Nodes, tmp_path: Path):
     """A rate that learns and three that learn nothing: all but the first are stopped, saved, and can be resumed."""
-    second(cluster)
+    cluster.tell("add")
     some = ["--set", *TINY, "loop.eval-every=10", "--grace", "10", "--reduction", "2"]
     words = [*TUNE, *some, "--runs", str(tmp_path), "--ray", cluster.address, "--json", "--jobs", "1"]
     out, said = end(start(*words, "--trials", "3"))
@@ -211,7 +231,7 @@ def test_a_search_stops_what_falls_behind(cluster: Any, tmp_path: Path):
     shutil.rmtree(tmp_path / "protonet")
 
 
-def test_a_study_without_a_metric_is_one_line(cluster: Any, tmp_path: Path):
+def test_a_study_without_a_metric_is_one_line(cluster: Nodes, tmp_path: Path):
     words = ["tune", "dcgan", "smoke", "--search", "optim.lr=1e-4,1e-3", "--runs", str(tmp_path)]
     _, said = end(start(*words, "--ray", cluster.address), status=2)
     assert said.count("\n") == 1

@@ -5,8 +5,8 @@ or on a Ray cluster. A trial is judged by the task's validation metric, never by
 is stopped, saved, and can be resumed. The same command goes on; with more --trials it searches further.
 
 What --search takes: NAME=A,B,C is a choice; NAME=log:LOW:HIGH and NAME=float:LOW:HIGH are numbers, drawn evenly in
-their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are whole numbers, both ends included. For example:
---search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,false batch.size=int:16:128
+their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are whole numbers, both ends included. For
+example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,false batch.size=int:16:128
 """
 
 import shlex

@@ -20,6 +20,8 @@ _OBJECTS = 80 * 2**20
 def load(module: str) -> Any:
     """A module of the extra `ray`, with Ray's usage statistics off; one line where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Else Ray would send the folder of a command under `uv run` to every node and run workers by uv there.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,7 +1,7 @@
 """What `etude tune` searches over, and the record of its trials: both without Ray.
 
-The language: ``NAME=VALUE,VALUE,...`` a choice; ``NAME=log:LOW:HIGH`` and ``NAME=float:LOW:HIGH`` a number, drawn evenly
-in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW:HIGH`` a whole number, both ends included.
+The language: ``NAME=VALUE,VALUE,...`` a choice; ``NAME=log:LOW:HIGH`` and ``NAME=float:LOW:HIGH`` a number, drawn
+evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW:HIGH`` a whole number, ends included.
 """
 
 import contextlib
