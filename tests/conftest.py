@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[1]
 
 
 class _Together(LoadScopeScheduling):
-    """What shares a trained run, a server or a built site runs in one process; else each file may have another."""
+    """What shares a trained run, a server, a cluster or a site runs in one process; else each file may have another."""
 
     def _split_scope(self, nodeid: str) -> str:
         parts = Path(nodeid.partition("::")[0]).parts[1:]
-        return "/".join(parts[: {"studies": 2, "web": 1, "docs": 1}.get(parts[0], len(parts))])
+        return "/".join(parts[: {"studies": 2, "web": 1, "docs": 1, "cluster": 1}.get(parts[0], len(parts))])
 
 
 @pytest.hookimpl(optionalhook=True)

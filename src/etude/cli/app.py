@@ -15,6 +15,7 @@ VERBS = {
     "check": "build a preset, run one batch of everything, and say what a run will cost",
     "run": "train a preset",
     "study": "run an experiment: the grid of runs behind a published table",
+    "tune": "search over a study's own settings, trials that fall behind stopped early",
     "resume": "go on with a run that was stopped",
     "eval": "evaluate a run again on the test split",
     "predict": "use a trained model on your own files",

@@ -1,7 +1,7 @@
 """``etude study STUDY EXPERIMENT``: the grid of runs behind a published table.
 
-What is done is left, what was begun is resumed, what is missing runs. The exit status is 1 where a run
-failed.
+What is done is left, what was begun is resumed, what is missing runs: on this machine, or on a Ray cluster (extra
+`ray`), where a run whose node dies goes on elsewhere from its last checkpoint. The exit status is 1 where a run failed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +34,16 @@ class Options:
     """The preset of every run; the experiment's own where none is named."""
     seeds: tuple[int, ...] = (0,)
     """One run of each kind a seed."""
-    jobs: int = 1
-    """Runs at a time on this machine."""
+    jobs: int | None = None
+    """Runs at a time: 1 on this machine, as many as have room on a cluster."""
+    ray: str = ""
+    """A Ray cluster to run on: local (started here for this grid), auto (the one of this machine), HOST:PORT."""
+    cpus: int = 1
+    """On a cluster: cores of a run, and its threads."""
+    gpus: float = 0.0
+    """On a cluster: GPUs of a run, or a fraction of one, such as 0.5 for two runs on each."""
+    storage: str = ""
+    """On a cluster whose nodes share no disk: a URL for run folders, such as s3://bucket/runs (what fsspec knows)."""
     runs: Path = Path("runs")
     """Where the run folders go."""
     set: tuple[str, ...] = ()
@@ -46,8 +54,10 @@ class Options:
 
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude study", description=__doc__ or "")
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {options.jobs}")
+    if not options.ray and (options.cpus != 1 or options.gpus or options.storage):
+        raise UserError("--cpus, --gpus and --storage are for a cluster: name it as --ray, such as --ray local")
     if not options.seeds:
         raise UserError("--seeds names no seed: give one or more, such as --seeds 0 1 2")
     study = studies.load(options.study)
@@ -56,7 +66,7 @@ def main(args: list[str]) -> int:
     study.preset(preset)
     grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
     items = grid.items(options.seeds)
-    engine: Engine = LocalEngine(options.jobs)
+    engine = _engine(options)
     try:
         outcomes = run_grid(items, engine, say)
     finally:
@@ -82,6 +92,15 @@ def main(args: list[str]) -> int:
     if failed:
         say(f"etude: {len(failed)} of {len(outcomes)} runs have not ended well; the same command runs only these again")
     return 1 if failed else 0
+
+
+def _engine(options: Options) -> Engine:
+    if not options.ray:
+        return LocalEngine(options.jobs or 1)
+    from etude.cluster.engine import RayEngine
+
+    about = {"cpus": options.cpus, "gpus": options.gpus, "jobs": options.jobs or 0, "storage": options.storage}
+    return RayEngine(options.ray, say=say, **about)
 
 
 def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""``python -m etude.cluster.child WORDS``: `etude` that dies with the process that started it.
+
+Standard input is a pipe whose other end only the parent holds: its end is the parent's end, however that came. A run
+that outlived its worker would hold the lock of the folder that another node is to go on with.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+
+def watch() -> None:
+    """Kill this process and those it started once the parent is gone."""
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main() -> int:
+    threading.Thread(target=watch, daemon=True).start()
+    from etude.cli import main as verbs
+
+    return verbs(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    assert os.getpgrp() == os.getpid(), "a process group of its own, for it is killed whole"
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""What `etude tune` searches over, and the record of its trials: both without Ray.
+
+The language: ``NAME=VALUE,VALUE,...`` a choice; ``NAME=log:LOW:HIGH`` and ``NAME=float:LOW:HIGH`` a number, drawn
+evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW:HIGH`` a whole number, ends included.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etude.cli.flags import parse
+from etude.core.config import as_flags, to_dict
+from etude.core.errors import UserError
+from etude.core.files import one_line_faults, read_json, write_json
+from etude.core.study import Study
+
+Kind = Literal["choice", "float", "log", "int", "logint"]
+State = Literal["begun", "done", "stopped", "failed"]
+_RANGES = ("float", "log", "int", "logint")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one setting may be."""
+
+    name: str
+    """Dotted, as in the configuration."""
+    kind: Kind
+    values: tuple[Any, ...]
+    """The choices, or both ends."""
+    word: str
+    """As it was given."""
+
+
+def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[str, Any]) -> list[Range]:
+    """``NAME=SPEC`` words, each name and value held to the study's configuration.
+
+    Args:
+        study: whose configuration.
+        preset: whose settings stand where nothing else is said.
+        words: what is searched over.
+        fixed: dotted settings of every trial.
+
+    Raises:
+        UserError: no such setting, a value of the wrong kind, ends the wrong way round, or nothing to choose from.
+    """
+    ranges: list[Range] = []
+    for word in words:
+        name, equals, spec = word.partition("=")
+        if not equals or not name or not spec:
+            raise UserError(
+                f"--search takes NAME=log:LOW:HIGH, float:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH or A,B, not '{word}'"
+            )
+        name = name.replace("-", "_")
+        if name == "seed":
+            raise UserError(
+                "--search seed: seeds are no setting to choose by validation; --seed gives that of all trials"
+            )
+        if name in fixed:
+            raise UserError(f"--search {word}: --set gives {name} a value already")
+        if any(known.name == name for known in ranges):
+            raise UserError(f"--search names {name} twice")
+        ranges.append(_read(study, preset, name, spec, word, fixed))
+    if not ranges:
+        raise UserError("--search names no setting: give one or more, such as --search optim.lr=log:1e-4:1e-1")
+    return ranges
+
+
+def _read(study: Study, preset: str, name: str, spec: str, word: str, fixed: Mapping[str, Any]) -> Range:
+    kind, colon, ends = spec.partition(":")
+    if not colon or kind not in _RANGES:
+        texts = spec.split(",")
+        values = tuple(value_of(study, preset, name, text, fixed) for text in texts)
+        if len(set(map(str, values))) < max(2, len(values)):
+            raise UserError(f"--search {word}: two different values or more; one is given with --set")
+        return Range(name, "choice", values, word)
+    texts = ends.split(":")
+    if len(texts) != 2:
+        raise UserError(f"--search {word}: {kind} takes two ends, {kind}:LOW:HIGH")
+    whole = kind in ("int", "logint")
+    try:
+        low, high = (int(text) if whole else float(text) for text in texts)
+    except ValueError:
+        raise UserError(f"--search {word}: the ends of {kind} are {'whole ' if whole else ''}numbers") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"--search {word}: the first end must be below the second")
+    if kind in ("log", "logint") and low <= 0:
+        raise UserError(f"--search {word}: the ends of {kind} must be above 0")
+    for end in (low, high):
+        found = value_of(study, preset, name, str(int(end) if end == int(end) else end), fixed)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise UserError(f"--search {word}: {name} is no number; give its values as {name}=A,B,C")
+        if isinstance(found, int) and not whole:
+            raise UserError(f"--search {word}: {name} is a whole number: int:LOW:HIGH or logint:LOW:HIGH")
+    return Range(name, kind, (low, high), word)  # pyright: ignore[reportArgumentType]
+
+
+def value_of(study: Study, preset: str, name: str, text: str, fixed: Mapping[str, Any]) -> Any:
+    """A setting's value as the configuration holds it, read as a flag is."""
+    before = study.preset(preset).build()
+    flags = as_flags(dict(fixed) | {name: text == "true" if text in ("true", "false") else text})
+    place: Any = to_dict(parse(study.config, flags, prog=f"etude run {study.name} {preset}", default=before))
+    for part in name.split("."):
+        place = place[part]
+    return place
+
+
+def rounded(value: float, range_: Range) -> float:
+    """Four digits, so that a command line can be read, within the range."""
+    low, high = range_.values
+    return min(max(float(f"{value:.4g}"), low), high)
+
+
+def size_of(ranges: Sequence[Range]) -> float:
+    """How many different trials there are; infinity where a number is continuous."""
+    size = 1.0
+    for range_ in ranges:
+        if range_.kind == "choice":
+            size *= len(range_.values)
+        elif range_.kind in ("int", "logint"):
+            size *= range_.values[1] - range_.values[0] + 1
+        else:
+            return math.inf
+    return size
+
+
+@dataclass
+class Trial:
+    """One trial: an ordinary run."""
+
+    number: int
+    settings: dict[str, Any]
+    """Of what is searched over."""
+    state: State = "begun"
+    reason: str = ""
+
+
+@dataclass
+class Ledger:
+    """The search's record, ``NAME.tune.json`` beside the run folders: what it is, and its trials."""
+
+    path: Path
+    about: dict[str, Any]
+    """What makes it this search: study, preset, settings, ranges, seed."""
+    monitor: tuple[str, str] | None = None
+    """The validation metric, and whether it should be ``max`` or ``min``."""
+    trials: list[Trial] = field(default_factory=list[Trial])
+
+    @classmethod
+    def open(cls, path: Path, about: dict[str, Any]) -> "Ledger":
+        """Begin a search, or take it up: then it must be the same one."""
+        if not path.exists():
+            return cls(path, about)
+        body = read_json(path)
+        try:
+            if body["format"] > FORMAT:
+                raise UserError(f"{path} was written by a newer etude (format {body['format']}): upgrade etude")
+            monitor = tuple(body["monitor"]) if body["monitor"] else None
+            known, trials = dict(body["about"]), [Trial(**trial) for trial in body["trials"]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is no record of a search ({error!r}): move it away") from error
+        other = sorted(name for name in known.keys() | about.keys() if known.get(name) != about.get(name))
+        if other:
+            raise UserError(
+                f"{path} is the record of another search (it differs in {', '.join(other)}): give another --name"
+            )
+        return cls(path, about, monitor, trials)
+
+    def write(self) -> None:
+        trials = [dataclasses.asdict(trial) for trial in self.trials]
+        monitor = list(self.monitor) if self.monitor else None
+        write_json(self.path, {"format": FORMAT, "about": self.about, "monitor": monitor, "trials": trials})
+
+    def run(self, trial: Trial) -> str:
+        """The name of a trial's run."""
+        return f"{self.path.name.removesuffix('.tune.json')}-{trial.number:03d}"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the record for this process."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with one_line_faults(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
+                ) from error
+            yield
+
+
+@dataclass(frozen=True)
+class Score:
+    """The best that a run has reached on validation so far."""
+
+    value: float
+    step: int
+
+
+def best_so_far(rows: Sequence[Mapping[str, Any]], monitor: tuple[str, str]) -> Iterator[tuple[int, Score | None]]:
+    """For each evaluation in the lines of metrics.jsonl: its step, and the best score up to there.
+
+    None where no score was a finite number yet.
+    """
+    name, direction = monitor
+    key, best = name if "/" in name else f"val/{name}", None
+    for row in rows:
+        if key in row:
+            value = float(row[key])
+            better = best is None or (value > best.value if direction == "max" else value < best.value)
+            if math.isfinite(value) and better:
+                best = Score(value, row["step"])
+            yield row["step"], best

@@ -1,0 +1,290 @@
+"""What happens on a node: a run is begun or gone on with, in a process that ends when the worker does."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from etude.cluster.storage import Lost, Mirror, Storage
+from etude.core.errors import UserError
+from etude.core.run_folder import RunFolder
+
+_POLL = 0.2
+_PUSH = 2.0
+"""Seconds between two looks for what the storage lacks."""
+_SAVE = 60.0
+"""Seconds that a run has to end a step and save when it is asked to stop."""
+_LOCK = 60.0
+"""Seconds to wait for a folder that a process of a lost worker still holds."""
+_AWAY = 300.0
+"""Seconds to try to send what an ended run leaves."""
+ELSEWHERE = -1
+"""The exit status of a run that was killed or asked to stop by somebody else: it goes on on another node."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, for whichever node has room."""
+
+    study: str
+    name: str
+    words: tuple[str, ...]
+    """Of ``etude`` for a new run; ``--runs`` is the folder below which they name other runs."""
+    runs: str
+    """That folder, as the words call it."""
+    cwd: str
+    """The folder of the command, where relative paths begin."""
+    log: str
+    cpus: int = 1
+    storage: str = ""
+    before: tuple[str, ...] = ()
+    """Names of the runs that the words mention."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """For variables that the node itself does not set."""
+    source: str = ""
+    """Where etude's source lies, if it is not installed."""
+
+
+class Attempt:
+    """One attempt at a run. With a storage it works in a folder of its own, which the storage mirrors.
+
+    Raises `UserError` from the start where the folder, the lock or the storage cannot be had.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.mirror: Mirror | None = None
+        self.shop: _Workshop | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        self.pushed = 0.0
+        here = Path(work.cwd)
+        words = list(work.words)
+        if work.storage:
+            self.shop = _Workshop()
+            here = self.shop.path
+            words = _moved(work)
+            self.path = here / "runs" / work.study / work.name
+            self.log = self.path.parent / f"{work.name}.log"
+        else:
+            if not here.is_dir():
+                raise UserError(
+                    f"the node {socket.gethostname()} has no folder {here}: start from a disk that all nodes see, or "
+                    "give --storage URL"
+                )
+            self.path = here / work.runs / work.study / work.name
+            self.log = here / work.log
+        try:
+            self._begin(here, words)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, here: Path, words: Sequence[str]) -> None:
+        work = self.work
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if work.storage:
+            storage = Storage(work.storage)
+            self.mirror = Mirror(storage, f"{work.study}/{work.name}", self.path, uuid.uuid4().hex)
+            self.mirror.claim()
+            self.mirror.bring()
+            with storage.faults():
+                if storage.exists(f"{work.study}/{self.log.name}"):
+                    self.log.write_text(storage.read(f"{work.study}/{self.log.name}"), encoding="utf-8")
+                for name in work.before:
+                    storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
+        elif self.path.exists():
+            _wait_for_lock(self.path)
+        # Decided here and now: an attempt that was lost may have begun it.
+        begun = (self.path / "config.yaml").exists()
+        where = os.path.relpath(self.path, here) if work.storage else str(Path(work.runs) / work.study / work.name)
+        words = ["resume", where] if begun else words
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
+            file.flush()
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "etude.cluster.child", *words],
+                stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
+                start_new_session=True,
+            )  # fmt: skip
+
+    def poll(self, seconds: float) -> int | None:
+        """The exit status, or None where the run still trains after so many seconds."""
+        assert self.child is not None
+        deadline = time.monotonic() + seconds
+        while True:
+            status = self.child.poll()
+            if status is not None:
+                return self._ended(status)
+            if time.monotonic() - self.pushed > _PUSH:
+                # What cannot be sent now is sent later: a run outlives a storage that is away for a while.
+                with contextlib.suppress(UserError):
+                    self._push()
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_POLL)
+
+    def _ended(self, status: int) -> int:
+        deadline = time.monotonic() + _AWAY
+        while True:
+            try:
+                self._push(last=True)
+                break
+            except UserError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PUSH)
+        # Killed by the system, or asked by it to make room.
+        return ELSEWHERE if status in (-signal.SIGKILL, -signal.SIGTERM, 130) else status
+
+    def stop(self) -> None:
+        """Ask the run to save and end; kill it where that takes too long."""
+        if self.child is None or self.child.poll() is not None:
+            return
+        self.child.terminate()
+        try:
+            self.child.wait(_SAVE)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+        self._push(last=True)
+
+    def close(self) -> None:
+        """Leave nothing behind: no process, no folder of the attempt's own."""
+        if self.child is not None:
+            if self.child.poll() is None:
+                self.child.kill()
+                self.child.wait()
+            assert self.child.stdin is not None
+            self.child.stdin.close()
+        if self.shop is not None:
+            self.shop.close()
+
+    def _push(self, *, last: bool = False) -> None:
+        self.pushed = time.monotonic()
+        if self.mirror is None:
+            return
+        with self.mirror.storage.faults():
+            self.mirror.push(last=last)
+            self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+
+
+def environment(work: Work) -> dict[str, str]:
+    """The variables of a process of a run's."""
+    found = dict(work.environment) | os.environ | {"OMP_NUM_THREADS": str(work.cpus)}
+    if work.source and (Path(work.source) / "etude").is_dir():
+        known = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = os.pathsep.join([work.source, *([known] if known else [])])
+    return found
+
+
+def ask_monitor(work: Work) -> dict[str, str]:
+    """What `etude.cluster.monitor` says of a run's words."""
+    here = work.cwd if Path(work.cwd).is_dir() else None
+    command = [sys.executable, "-m", "etude.cluster.monitor", *work.words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment(work), check=False)
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"fault": (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]}
+
+
+def run(work: Work) -> tuple[int, str]:
+    """Make or go on with a run until it ends. A cancelled task saves first.
+
+    Returns its exit status, or `ELSEWHERE`, and what stood in its way if it could not begin or be sent.
+    """
+    attempt = None
+    try:
+        attempt = Attempt(work)
+        while (status := attempt.poll(60.0)) is None:
+            pass
+        return status, ""
+    except UserError as error:
+        return 2, str(error)
+    except Lost:
+        return 1, "another attempt has taken it over"
+    except BaseException:
+        if attempt is not None:
+            attempt.stop()
+        raise
+    finally:
+        if attempt is not None:
+            attempt.close()
+
+
+def _moved(work: Work) -> list[str]:
+    """The words with runs below the attempt's own folder, and other relative paths made whole."""
+    prefix = prefix_of(work.runs, work.study)
+    words: list[str] = []
+    for word in work.words:
+        if words and words[-1] == "--runs":
+            word = "runs"
+        elif word.startswith(prefix):
+            word = f"runs/{work.study}/{word.removeprefix(prefix)}"
+        elif "/" in word and (Path(work.cwd) / word.rpartition(":")[0 if ".py:" in word else 2]).exists():
+            word = str(Path(work.cwd) / word)
+        words.append(word)
+    return words
+
+
+def prefix_of(runs: str, study: str) -> str:
+    """How the paths of a study's runs begin."""
+    return f"{Path(runs) / study}/"
+
+
+def _wait_for_lock(path: Path) -> None:
+    """Wait until the process of a lost attempt has let go of the folder.
+
+    After a while the run itself is left to say who holds it.
+    """
+    run, deadline = RunFolder(path), time.monotonic() + _LOCK
+    while time.monotonic() < deadline:
+        try:
+            run.lock()
+        except UserError:
+            time.sleep(_POLL)
+        else:
+            run.unlock()
+            return
+
+
+class _Workshop:
+    """A folder of an attempt's own on the node's disk; those of workers that were killed are swept away."""
+
+    def __init__(self) -> None:
+        base = Path(tempfile.gettempdir()) / f"etude-{os.getuid()}"
+        base.mkdir(mode=0o700, exist_ok=True)
+        if base.stat().st_uid != os.getuid():
+            raise UserError(f"{base} belongs to somebody else: set TMPDIR on this node")
+        with (base / ".lock").open("a") as door:
+            # Else one attempt could sweep the folder that another has made and not locked yet.
+            fcntl.flock(door, fcntl.LOCK_EX)
+            for old in base.glob("attempt-*"):
+                _sweep(old)
+            self.path = Path(tempfile.mkdtemp(prefix="attempt-", dir=base))
+            self.lock: IO[str] = (self.path / ".lock").open("a")
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove an attempt's folder unless its worker lives."""
+    with contextlib.suppress(OSError), (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)

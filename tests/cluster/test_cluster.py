@@ -1,0 +1,238 @@
+"""A real Ray cluster of two nodes on this machine: one is killed while it trains; a worker is killed; a search."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core import toy
+
+from etude import studies
+from etude.cli.study import Grid, settings
+from etude.core.checkpoint import read_weights
+from etude.core.grid import Item
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+psutil = pytest.importorskip("psutil", reason="comes with the extra `ray`")
+
+PATIENCE = 300.0
+STEPS = 120
+TINY = (
+    f"loop.max-steps={STEPS} loop.save-every=4 loop.log-every=2 loop.eval-every=20 model.width=4 data.size=16 "
+    "episodes.way=5 episodes.per-step=2 evaluation.ways=5 evaluation.episodes=20 evaluation.pool-episodes=20 "
+    "evaluation.val-episodes=20"
+).split()
+GRID = ["study", "protonet", "resize", "--preset", "smoke", "--set", *TINY]
+STUDY = studies.load("protonet")
+
+
+def items(runs: Path) -> list[Item]:
+    return Grid(STUDY, "resize", "smoke", settings(STUDY, "smoke", TINY), runs).items([0])
+
+
+NAMES = [item.name for item in items(Path())]
+
+
+class Nodes:
+    """Two nodes of one core each; the second may be killed."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("nodes.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], env=toy.child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.address = self._answer()
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        print(word, file=self.process.stdin, flush=True)
+        assert self._answer() == self.address
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        found = self.process.stdout.readline().strip()
+        assert found, "the cluster has ended"
+        return found
+
+    def close(self) -> None:
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    nodes = Nodes()
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "etude", *words]
+    return subprocess.Popen(
+        command, env=toy.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def end(child: "subprocess.Popen[str]", status: int = 0) -> tuple[str, str]:
+    try:
+        out, said = child.communicate(timeout=PATIENCE)
+    finally:
+        child.kill()
+    assert child.returncode == status, said
+    return out, said
+
+
+def wait_for(due: Callable[[], Any], child: "subprocess.Popen[str]") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := due()):
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def trained(name: str) -> list[Any]:
+    """The processes that train a run."""
+    found: list[Any] = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if "etude.cluster.child" in words and any(name in word for word in words):
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs, undisturbed, one after another with a thread each: other threads add up in another order."""
+    runs = tmp_path_factory.mktemp("whole")
+    for item in items(runs):
+        end(start(*item.flags()))
+    return runs / "protonet"
+
+
+def assert_same(path: Path, whole: Path) -> None:
+    assert len(toy.metrics(whole)) == STEPS // 2
+    assert toy.metrics(path) == toy.metrics(whole)
+    theirs, ours = (json.loads((run / "summary.json").read_text()) for run in (whole, path))
+    for name in ("step", "steps_trained", "validation", "results", "parameters", "extra", "overrides", "command"):
+        assert ours[name] == theirs[name], name
+    # On storage all is kept, here the chosen one.
+    weights = sorted(path.glob("checkpoints/*/weights.safetensors"))
+    assert weights
+    for file in weights:
+        assert toy.same(read_weights(file)[0], read_weights(whole / file.relative_to(path))[0])
+
+
+def test_a_node_is_killed_while_it_trains(cluster: Nodes, whole: Path, tmp_path: Path):
+    """Both nodes train; what the second one trained goes on on the first, from its last checkpoint."""
+    cluster.tell("add")
+    grid = start(*GRID, "--runs", str(tmp_path), "--ray", cluster.address)
+    paths = [tmp_path / "protonet" / name for name in NAMES]
+    wait_for(lambda: all(list(path.glob("checkpoints/step-*")) for path in paths), grid)
+    assert all(len(trained(name)) == 1 for name in NAMES), "one on each node"
+    cluster.tell("kill")
+    out, said = end(grid)
+    assert out.count(" ran ") == 2
+    lost = [line for line in said.splitlines() if line.startswith("lost: ")]
+    assert len(lost) == 1
+    assert "it goes on elsewhere (1 of 5)" in lost[0]
+    for path in paths:
+        assert_same(path, whole / path.name)
+        lines = path.with_name(f"{path.name}.log").read_text().splitlines()
+        begun = [line for line in lines if line.startswith("etude: on ")]
+        assert [": etude resume " in line for line in begun] == ([False, True] if path.name in lost[0] else [False])
+        assert [p.name for p in sorted((path / "checkpoints").iterdir())] == [
+            p.name for p in sorted((whole / path.name / "checkpoints").iterdir())
+        ]
+    assert not any(trained(name) for name in NAMES)
+
+
+def test_a_worker_is_killed_and_runs_lie_on_storage(cluster: Nodes, whole: Path, tmp_path: Path):
+    """The node's own disk is lost with the worker; the run comes back from the storage."""
+    cluster.tell("add")
+    runs, store = tmp_path / "runs", tmp_path / "store"
+    grid = start(*GRID, "--runs", str(runs), "--ray", cluster.address, "--storage", f"file://{store}")
+    killed = NAMES[0]
+    wait_for(lambda: list((store / "protonet" / killed).glob("checkpoints/step-*/manifest.json")), grid)
+    (child,) = trained(killed)
+    os.kill(child.ppid(), signal.SIGKILL)
+    assert not (runs / "protonet" / killed).exists(), "it comes when it has ended"
+    _, said = end(grid)
+    assert f"lost: {killed} (" in said
+    for name in NAMES:
+        assert_same(runs / "protonet" / name, whole / name)
+        assert len(list((runs / "protonet" / name).glob("checkpoints/step-*"))) == 1
+        steps = [path.name for path in (store / "protonet" / name).glob("checkpoints/step-*")]
+        assert sorted(steps) == sorted(path.name for path in (whole / name).glob("checkpoints/step-*"))
+    log = (runs / "protonet" / f"{killed}.log").read_text()
+    assert log.count(": etude resume ") == 1
+    assert not list(Path(f"/tmp/etude-{os.getuid()}").glob(f"attempt-*/runs/protonet/{killed}/summary.json"))
+
+
+@pytest.mark.parametrize("words", [["--gpus", "0.5"], ["--cpus", "64"]], ids=" ".join)
+def test_what_no_node_has_is_one_line(cluster: Nodes, words: list[str], tmp_path: Path):
+    _, said = end(start(*GRID, "--runs", str(tmp_path), "--ray", cluster.address, *words), status=2)
+    assert said.count("\n") == 1
+    assert "no node of the cluster has " in said
+    assert "lower --cpus or --gpus" in said
+    assert not list(tmp_path.iterdir())
+
+
+TUNE = ["tune", "protonet", "smoke", "--search", "optim.lr=1e-30,1e-3,1e-29,1e-28"]
+
+
+def test_a_search_stops_what_falls_behind(cluster: Nodes, tmp_path: Path):
+    """A rate that learns and three that learn nothing: all but the first are stopped, saved, and can be resumed."""
+    cluster.tell("add")
+    some = ["--set", *TINY, "loop.eval-every=10", "--grace", "10", "--reduction", "2"]
+    words = [*TUNE, *some, "--runs", str(tmp_path), "--ray", cluster.address, "--json", "--jobs", "1"]
+    out, said = end(start(*words, "--trials", "3"))
+    trials = json.loads(out)
+    assert len(trials) == 3
+    states = {trial["optim.lr"]: trial["state"] for trial in trials}
+    assert "stopped" in states.values()
+    assert "done" in states.values()
+    for trial in trials:
+        path = Path(trial["run"])
+        rows = [row["val/accuracy_5way"] for row in toy.metrics(path) if "val/accuracy_5way" in row]
+        assert trial["best"] == max(rows)
+        assert (path / "summary.json").exists() == (trial["state"] == "done")
+        if trial["state"] == "stopped":
+            assert trial["trained"] < STEPS
+            assert trial["reason"] == f"fell behind: `etude resume {path}` goes on"
+            log = path.with_name(f"{path.name}.log").read_text()
+            assert "saved: `etude resume" in log, "it was asked, not killed"
+    assert "best on validation: trial " in said
+
+    # The same command shows the same; with more trials it goes on, and done trials stay.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}
+    again, _ = end(start(*words, "--trials", "3"))
+    assert json.loads(again) == trials
+    more = json.loads(end(start(*words, "--trials", "9"))[0])
+    assert more[:3] == trials
+    assert len(more) == 4, "there are no more combinations"
+    assert len({trial["optim.lr"] for trial in more}) == 4
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+    shutil.rmtree(tmp_path / "protonet")
+
+
+def test_a_study_without_a_metric_is_one_line(cluster: Nodes, tmp_path: Path):
+    words = ["tune", "dcgan", "smoke", "--search", "optim.lr=1e-4,1e-3", "--runs", str(tmp_path)]
+    _, said = end(start(*words, "--ray", cluster.address), status=2)
+    assert said.count("\n") == 1
+    assert "the study 'dcgan' chooses nothing by validation" in said

@@ -1,0 +1,452 @@
+"""What needs no cluster: the language of a search, one line for what does not serve, storage, a child that dies."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.core import toy
+
+from etude import cli, studies
+from etude.cluster import connect, worker
+from etude.cluster.engine import work_of
+from etude.cluster.search import Ledger, Range, Trial, best_so_far, read_search, rounded, size_of
+from etude.cluster.storage import Lost, Mirror, Storage
+from etude.cluster.worker import Work
+from etude.core.config import read_yaml
+from etude.core.errors import UserError
+from etude.core.run_folder import RunFolder, RunRecord
+
+RESNET = studies.load("resnet")
+
+
+# --- the language of --search ---
+
+
+def test_the_language_of_a_search() -> None:
+    words = ["optim.lr=log:1e-4:1e-1", "model.norm=bn,in,ln", "augment.flip=true,false", "batch.size=int:16:128"]
+    assert read_search(RESNET, "smoke", words, {}) == [
+        Range("optim.lr", "log", (1e-4, 1e-1), words[0]),
+        Range("model.norm", "choice", ("bn", "in", "ln"), words[1]),
+        Range("augment.flip", "choice", (True, False), words[2]),
+        Range("batch.size", "int", (16, 128), words[3]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("optim.lr", "--search takes NAME=log:LOW:HIGH"),
+        ("optim.lrr=log:1e-4:1", "no flag --optim.lrr; did you mean '--optim.lr'?"),
+        ("optim.lr=log:0:1", "must be above 0"),
+        ("optim.lr=log:1:0.1", "the first end must be below the second"),
+        ("optim.lr=log:1e-3", "log takes two ends"),
+        ("optim.lr=float:a:b", "the ends of float are numbers"),
+        ("optim.lr=float:nan:1", "the first end must be below"),
+        ("optim.lr=-1,0.1", "optim.lr must be above 0, not -1.0"),
+        ("batch.size=log:16:128", "batch.size is a whole number: int:LOW:HIGH"),
+        ("batch.size=int:1.5:3", "the ends of int are whole numbers"),
+        ("model.norm=bn", "two different values or more"),
+        ("model.norm=bn,bn,in", "two different values or more"),
+        ("optim.schedule=cosine,nosuch", "nosuch"),
+        ("seed=1,2", "--search seed"),
+        ("model.n=2,3", "--set gives model.n a value already"),
+    ],
+)
+def test_what_is_no_search_is_one_line(word: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_search(RESNET, "smoke", [word], {"model.n": 1})
+    assert says in str(caught.value)
+
+
+def test_a_search_of_nothing_or_twice() -> None:
+    with pytest.raises(UserError, match="names no setting"):
+        read_search(RESNET, "smoke", [], {})
+    with pytest.raises(UserError, match=r"names optim\.lr twice"):
+        read_search(RESNET, "smoke", ["optim.lr=0.1,0.2", "optim.lr=log:0.1:1"], {})
+
+
+def test_numbers_are_readable_and_stay_within_their_range() -> None:
+    range_ = Range("x", "float", (0.123456, 0.654321), "")
+    assert rounded(0.2345678, range_) == 0.2346
+    assert rounded(0.123457, range_) == 0.1235
+    assert rounded(0.6543209, range_) == 0.6543
+    assert rounded(0.12345601, Range("x", "float", (0.12355, 1.0), "")) == 0.12355
+
+
+def test_how_many_trials_there_are() -> None:
+    choice, whole = Range("a", "choice", ("x", "y", "z"), ""), Range("b", "int", (2, 5), "")
+    assert size_of([choice, whole]) == 12
+    assert size_of([choice, Range("c", "log", (0.1, 1.0), "")]) == float("inf")
+
+
+def test_the_best_so_far() -> None:
+    rows = [
+        {"step": 1, "train/loss": 3.0}, {"step": 2, "val/loss": float("nan")}, {"step": 4, "val/loss": 2.0},
+        {"step": 6, "val/loss": 2.5}, {"step": 8, "val/loss": 1.0},
+    ]  # fmt: skip
+    least = [(step, best and (best.value, best.step)) for step, best in best_so_far(rows, ("loss", "min"))]
+    assert least == [(2, None), (4, (2.0, 4)), (6, (2.0, 4)), (8, (1.0, 8))]
+    most = [best and (best.value, best.step) for _, best in best_so_far(rows, ("loss", "max"))]
+    assert most == [None, (2.0, 4), (2.5, 6), (2.5, 6)]
+
+
+def test_a_record_is_of_one_search(tmp_path: Path) -> None:
+    path, about = tmp_path / "x.tune.json", {"study": "resnet", "search": ["a=1,2"]}
+    ledger = Ledger.open(path, about)
+    ledger.monitor = ("accuracy", "max")
+    ledger.trials.append(Trial(1, {"a": 1}, "done"))
+    ledger.write()
+    assert Ledger.open(path, about) == ledger
+    assert ledger.run(ledger.trials[0]) == "x-001"
+    with pytest.raises(UserError, match="another search \\(it differs in search\\): give another --name"):
+        Ledger.open(path, about | {"search": ["a=1,3"]})
+    with ledger.alone(), pytest.raises(UserError, match="in use by another"), Ledger.open(path, about).alone():
+        pass
+    path.write_text(json.dumps({"format": 1}))
+    with pytest.raises(UserError, match="no record of a search"):
+        Ledger.open(path, about)
+
+
+# --- one line ---
+
+STUDY = ["study", "protonet", "resize", "--preset", "smoke"]
+TUNE = ["tune", "protonet", "smoke", "--search", "optim.lr=log:1e-4:1e-1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([*STUDY, "--gpus", "0.5"], "--ray local"),
+        ([*STUDY, "--storage", "file:///x"], "--ray local"),
+        ([*STUDY, "--ray", "local", "--gpus", "1.5"], "--gpus must be 0, a fraction of one such as 0.5"),
+        ([*STUDY, "--ray", "local", "--gpus", "-1"], "--gpus must be 0"),
+        ([*STUDY, "--ray", "local", "--gpus", "nan"], "--gpus must be 0"),
+        ([*STUDY, "--ray", "local", "--cpus", "0"], "--cpus must be at least 1, not 0"),
+        ([*STUDY, "--ray", "locl"], "--ray takes local, auto or HOST:PORT such as 10.0.0.1:6379, not 'locl'"),
+        ([*STUDY, "--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
+        ([*STUDY, "--ray", "127.0.0.1:99999"], "--ray takes local, auto or HOST:PORT"),
+        ([*STUDY, "--ray", "ray://127.0.0.1:10001"], "no way to reach a cluster by this scheme"),
+        ([*STUDY, "--ray", "local", "--storage", "nosuch://x"], "--storage nosuch://x: Protocol not known: nosuch"),
+        (["tune", "protonet", "smoke"], "--search names no setting"),
+        (["tune", "protonet", "smok"], "no preset 'smok'; did you mean 'smoke'?"),
+        ([*TUNE, "--trials", "0"], "--trials must be 1 or more, not 0"),
+        ([*TUNE, "--reduction", "1"], "--reduction must be 2 or more, not 1"),
+        ([*TUNE, "--name", "a/b"], "no plain name"),
+        ([*TUNE, "--ray", "127.0.0.1:1"], "nothing answers there"),
+    ],
+)
+def test_what_does_not_serve_is_one_line(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert says in said
+
+
+@pytest.mark.parametrize("words", [[*STUDY, "--ray", "local"], [*TUNE]])
+def test_without_ray_one_line_says_how_to_have_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "ray is not installed" in said
+    assert "uv sync --extra ray" in said
+    assert "pip install 'etude[ray]'" in said
+
+
+def test_a_node_that_is_large_enough() -> None:
+    class Nodes:
+        def nodes(self) -> list[dict[str, Any]]:
+            small, large = {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
+            return [{"Alive": True, "Resources": small}, {"Alive": False, "Resources": large}]
+
+    connect.require_room(Nodes(), 2, 0.0, patience=0.0)
+    for cpus, gpus in ((3, 0.0), (1, 0.25)):
+        with pytest.raises(UserError, match=f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs"):
+            connect.require_room(Nodes(), cpus, gpus, patience=0.0)
+
+
+# --- what a grid's words mean to a node ---
+
+
+def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "net.py").touch()
+    log = Path("out/protonet/b.log")
+    words = [
+        "run", "protonet", "smoke", "--name", "b", "--runs", "out", "--selected-run", "out/protonet/a",
+        "--model.encoder", "mine/net.py:Net", "--data.source", "generated",
+    ]  # fmt: skip
+    work = work_of(words, log, 2, Storage(f"file://{tmp_path}/store"))
+    assert (work.study, work.name, work.runs, work.before) == ("protonet", "b", "out", ("a",))
+    assert worker._moved(work) == [
+        "run", "protonet", "smoke", "--name", "b", "--runs", "runs", "--selected-run", "runs/protonet/a",
+        "--model.encoder", f"{tmp_path}/mine/net.py:Net", "--data.source", "generated",
+    ]  # fmt: skip
+    environment = worker.environment(dataclasses.replace(work, environment=(("ETUDE_MIRROR", "m"),), source=""))
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["ETUDE_MIRROR"] == "m"
+    assert environment["ETUDE_CACHE"] == os.environ["ETUDE_CACHE"], "a node's own comes first"
+
+    record = RunRecord("protonet", "smoke", "smoke", {"selected_run": "out/protonet/a"}, {})
+    RunFolder.create(tmp_path / "out" / "protonet" / "b", record)
+    again = work_of(["resume", "out/protonet/b"], log, 1, None)
+    assert (again.study, again.name, again.runs, again.before) == ("protonet", "b", "out", ("a",))
+
+
+# --- storage ---
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Storage:
+    return Storage(f"file://{tmp_path}/store")
+
+
+def made(folder: Path, step: int, text: str = "x") -> None:
+    """A checkpoint's files; what they hold is no matter here."""
+    place = folder / "checkpoints" / f"step-{step:08d}"
+    place.mkdir(parents=True)
+    for name in ("weights.safetensors", "resume.pt", "manifest.json"):
+        (place / name).write_text(f"{name} {step} {text}")
+
+
+def begun(path: Path, **overrides: Any) -> Path:
+    RunFolder.create(path, RunRecord("toy", "smoke", "smoke", overrides, dict(overrides)))
+    return path
+
+
+def seen(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_mirror_follows_a_run(tmp_path: Path, store: Storage) -> None:
+    run, far = begun(tmp_path / "run"), tmp_path / "store" / "toy" / "run"
+    mirror = Mirror(store, "toy/run", run, "me")
+    mirror.claim()
+    made(run, 3)
+    (run / "metrics.jsonl").write_text("1\n")
+    (run / ".lock").touch()
+    (run / ".half.tmp").touch()
+    mirror.push()
+    three = {f"checkpoints/step-00000003/{name}" for name in ("weights.safetensors", "resume.pt", "manifest.json")}
+    assert seen(far) == {".owner", "config.yaml", "metrics.jsonl"} | three
+    made(run, 6)
+    toy_files = run / "checkpoints" / "step-00000003"
+    for path in toy_files.iterdir():
+        path.unlink()
+    toy_files.rmdir()
+    (run / "metrics.jsonl").write_text("1\n2\n")
+    (run / "summary.json").write_text("{}")
+    mirror.push()
+    assert not (far / "checkpoints" / "step-00000003").exists(), "what the run has pruned goes there too"
+    assert (far / "metrics.jsonl").read_text() == "1\n2\n"
+    assert not (far / "summary.json").exists(), "it says that the run has ended"
+    mirror.push(last=True)
+    assert (far / "summary.json").exists()
+
+    again = Mirror(store, "toy/run", tmp_path / "elsewhere", "you")
+    again.claim()
+    again.bring()
+    assert seen(tmp_path / "elsewhere") == seen(run) - {".lock", ".half.tmp"}
+    (run / "metrics.jsonl").write_text("3\n")
+    with pytest.raises(Lost):
+        mirror.push()
+    assert (far / "metrics.jsonl").read_text() == "1\n2\n", "one that was given up sends no more"
+
+
+def test_the_order_of_an_upload(tmp_path: Path, store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short anywhere, it leaves no checkpoint that looks whole and none whose metrics are missing."""
+    run = begun(tmp_path / "run")
+    made(run, 3)
+    (run / "metrics.jsonl").write_text("1\n")
+    (run / "checkpoints" / "best.json").write_text('{"step": 3}')
+    (run / "summary.json").write_text("{}")
+    sent: list[str] = []
+    put = store.put
+    monkeypatch.setattr(
+        store, "put", lambda source, name: (sent.append(name.removeprefix("toy/run/")), put(source, name))
+    )
+    Mirror(store, "toy/run", run, "").push(last=True)
+    order = [
+        "metrics.jsonl", "checkpoints/step-00000003/weights.safetensors", "checkpoints/step-00000003/manifest.json",
+        "checkpoints/best.json", "summary.json",
+    ]  # fmt: skip
+    assert [name for name in sent if name in order] == order
+
+
+def test_half_an_upload_is_passed_over(tmp_path: Path, store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(tmp_path / "run")
+    made(run, 3)
+    mirror = Mirror(store, "toy/run", run, "")
+    mirror.push()
+    made(run, 6)
+    put = store.put
+
+    def cut(source: Path, name: str) -> None:
+        if "00000006/weights" in name:
+            raise ConnectionError("the node is gone")
+        put(source, name)
+
+    monkeypatch.setattr(store, "put", cut)
+    with pytest.raises(UserError, match="ConnectionError: the node is gone"):
+        mirror.push()
+    monkeypatch.undo()
+    assert store.bring("toy/run", tmp_path / "elsewhere")
+    steps = [path.name for path in (tmp_path / "elsewhere" / "checkpoints").iterdir()]
+    assert steps == ["step-00000003"]
+    mirror.push()
+    assert store.bring("toy/run", tmp_path / "later")
+    assert len(list((tmp_path / "later" / "checkpoints").iterdir())) == 2, "what failed is sent again"
+
+
+def test_a_gathered_run_names_others_where_they_lie_here(tmp_path: Path, store: Storage) -> None:
+    run = begun(tmp_path / "work" / "run", selected_run="runs/toy/a", other="runs/toyshop/a")
+    made(run, 3)
+    made(run, 6)
+    (run / "checkpoints" / "best.json").write_text('{"step": 3}')
+    (run / "summary.json").write_text(
+        json.dumps({"overrides": {"selected_run": "runs/toy/a"}, "command": "etude run --selected-run runs/toy/a"})
+    )
+    Mirror(store, "toy/run", run, "").push(last=True)
+    here = tmp_path / "out" / "toy" / "run"
+    store.gather("toy/run", here, chosen=True, here=f"{tmp_path}/out/toy/", there="runs/toy/")
+    config = read_yaml(here / "config.yaml")
+    assert config["overrides"] == {"selected_run": f"{tmp_path}/out/toy/a", "other": "runs/toyshop/a"}
+    summary = json.loads((here / "summary.json").read_text())
+    assert summary["command"] == f"etude run --selected-run {tmp_path}/out/toy/a"
+    assert [path.name for path in (here / "checkpoints").glob("step-*")] == ["step-00000003"], "the chosen one"
+    assert list(here.parent.iterdir()) == [here]
+
+
+def test_a_run_of_this_machine_is_sent_once(tmp_path: Path, store: Storage) -> None:
+    run = begun(tmp_path / "out" / "toy" / "run", selected_run=f"{tmp_path}/out/toy/a")
+    made(run, 3)
+    far = tmp_path / "store" / "toy" / "run"
+    for _ in range(2):
+        store.send(run, "toy/run", here=f"{tmp_path}/out/toy/", there="runs/toy/")
+        assert read_yaml(far / "config.yaml")["overrides"] == {"selected_run": "runs/toy/a"}
+        assert (far / "checkpoints" / "step-00000003" / "manifest.json").exists()
+        # What the storage has is newer.
+        made(run, 6) if not (run / "checkpoints" / "step-00000006").exists() else None
+    assert not (far / "checkpoints" / "step-00000006").exists()
+
+
+def test_a_storage_in_memory_is_whole_or_absent(tmp_path: Path) -> None:
+    """As object storage is: nothing is renamed there."""
+    store = Storage("memory://bucket/runs")
+    assert store.whole
+    assert not Storage(f"file://{tmp_path}").whole
+    store.check()
+    run = begun(tmp_path / "run")
+    made(run, 3)
+    Mirror(store, "toy/run", run, "").push(last=True)
+    assert store.bring("toy/run", tmp_path / "elsewhere")
+    assert seen(tmp_path / "elsewhere") == seen(run)
+
+
+def test_a_storage_that_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--storage file://.*file/below: "):
+        Storage(f"file://{tmp_path}/file/below").check()
+
+
+# --- processes ---
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """Killed with SIGKILL, the parent cannot tell it."""
+    code = (
+        "import subprocess, sys, time\n"
+        "words = [sys.executable, '-m', 'etude.cluster.child', 'run', 'protonet', 'smoke',\n"
+        f"  '--runs', {str(tmp_path)!r}, '--name', 'x', '--loop.max-steps', '1000000']\n"
+        "child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=toy.child_environment()
+    )
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "protonet" / "x" / "config.yaml").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(child, 0)
+    finally:
+        parent.kill()
+        parent.communicate()
+    deadline = time.monotonic() + 30
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    outlives = _alive(child)
+    if outlives:
+        os.kill(child, signal.SIGKILL)
+    assert not outlives
+
+
+def _alive(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_lost_worker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import tempfile, time; from etude.cluster.worker import _Workshop\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\nshop = _Workshop()\nprint(shop.path, flush=True)\ntime.sleep(1000)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        path = Path(other.stdout.readline().strip())
+        mine = worker._Workshop()
+        mine.close()
+        assert not mine.path.exists()
+        assert path.exists(), "its worker lives"
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    assert path.exists()
+    worker._Workshop().close()
+    assert not path.exists()
+
+
+def test_a_run_waits_for_the_lock_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = RunFolder(begun(tmp_path / "run"))
+    held.lock()
+    monkeypatch.setattr(worker, "_LOCK", 0.5)
+    started = time.monotonic()
+    worker._wait_for_lock(tmp_path / "run")
+    assert time.monotonic() - started > 0.4, "as long as it is held, but not for ever"
+    held.unlock()
+    monkeypatch.setattr(worker, "_LOCK", 60.0)
+    started = time.monotonic()
+    worker._wait_for_lock(tmp_path / "run")
+    assert time.monotonic() - started < 30
+    held.lock()
+    held.unlock()
+
+
+def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
+    work = Work("protonet", "x", ("run",), "runs", str(tmp_path / "nowhere"), "runs/protonet/x.log")
+    status, fault = worker.run(work)
+    assert status == 2
+    assert "has no folder" in fault
+    assert "--storage URL" in fault
