@@ -133,7 +133,16 @@ def open_run(path: Path) -> tuple[Study, RunFolder, StudyConfig]:
 def chosen_weights(run: RunFolder) -> Path:
     """The weights file of a run's best checkpoint, or of its newest where no metric chooses."""
     checkpoints = run.checkpoints()
-    step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
+    try:
+        step = checkpoints.best_step
+        if step is not None and not 0 <= step < 10**12:
+            raise KeyError(step)
+    except (LookupError, TypeError, OverflowError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        fix = "delete it, and the newest checkpoint is taken"
+        raise UserError(f"{checkpoints.folder / 'best.json'} names no step: {fix}") from error
+    step = checkpoints.newest() if step is None else step
     if step is None:
         raise UserError(f"{run.path} has no checkpoint yet: `etude resume {run.path}` trains it")
     return checkpoints.path(step) / "weights.safetensors"

@@ -209,9 +209,15 @@ def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> n
     if not path:
         raise UserError("no picture yet: drop one, or choose an example")
     file = Path(path)
-    if file.stat().st_size > MAX_UPLOAD:
+    try:
+        with file.open("rb") as opened:
+            body = opened.read(MAX_UPLOAD + 1)
+    except OSError as error:
+        # Uploads are removed after an hour.
+        raise UserError(f"{file.name} is no longer on the server: drop it again") from error
+    if len(body) > MAX_UPLOAD:
         raise UserError(f"{file.name} is larger than {MAX_UPLOAD // 2**20} MB: make it smaller")
-    return read_image((file.name, file.read_bytes()), mode, min_side=min_side)
+    return read_image((file.name, body), mode, min_side=min_side)
 
 
 def drawn(draw: Callable[[Path], None]) -> np.ndarray:
