@@ -75,7 +75,7 @@ def fuzz(target: Target, folder: Path, examples: int, *, derandomize: bool) -> i
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=derandomize,
-        suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate], report_multiple_bugs=False,
     )  # fmt: skip
     @given(st.data())
     def one(data: st.DataObject) -> None:

@@ -470,7 +470,9 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
         with tarfile.open(path, "r|gz") as packed:
             for member in packed:
                 parts = PurePosixPath(member.name).parts
-                is_picture = member.isfile() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+                is_picture = (
+                    member.isfile() and member.name.isprintable() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+                )
                 if not is_picture or parts[-1].startswith(".") or len(parts) < 2 or parts[-2] not in SPLITS:
                     continue
                 name = "/".join(parts[-2:])

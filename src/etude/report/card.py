@@ -9,6 +9,7 @@ import jinja2
 from etude.core.files import write_atomic
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
+from etude.report.markdown import escaped
 
 _TEMPLATE = """\
 # {{ study.title }}: {{ record.preset }}, seed {{ summary.seed }}
@@ -33,9 +34,16 @@ The interval is of this run's own measurement (95 %), not over seeds.
 """  # noqa: E501
 
 
+def harmless(value: Any) -> Any:
+    """A text as it may stand in a card, which places that show Markdown read as HTML, too."""
+    return escaped(value) if isinstance(value, str) else value
+
+
 def write_card(study: Study, run: RunFolder, summary: Mapping[str, Any]) -> Path:
     """Write ``model_card.md`` of a run that ends with ``summary``."""
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=harmless
+    )
     text = environment.from_string(_TEMPLATE).render(study=study, record=run.record, summary=summary)
     path = run.path / "model_card.md"
     write_atomic(path, text)

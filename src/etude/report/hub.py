@@ -147,8 +147,12 @@ def write_hub_card(folder: Path, name: str, given: Exported, precision: str, gra
     """
     import jinja2
 
+    from etude.report.card import harmless
+
     front = yaml.safe_dump(_front_matter(name, given, onnx=bool(graphs)), sort_keys=False, allow_unicode=True)
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=harmless
+    )
     body = environment.from_string(_TEMPLATE).render(
         study=given.study, name=name, preset=given.preset, summary=given.summary, precision=precision, graphs=graphs,
         version=__version__,
