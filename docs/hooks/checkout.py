@@ -13,6 +13,7 @@ _PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "results/full-runs.md": "full-runs.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks": "benchmarks.md",

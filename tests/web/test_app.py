@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from etude.cli import main
 from etude.core.errors import UserError
 from etude.web import app
-from etude.web.app import Guard, listen, names_address
+from etude.web.app import Guard, listen, strange_file
 
 API = "/gradio_api"
 
@@ -92,13 +93,45 @@ def test_an_address_in_place_of_a_file_is_refused(server: str):
             listening.accept()
 
 
-def test_addresses_are_seen_wherever_they_stand():
-    deep = {"data": [[{"value": {"path": " HTTPS://example.org/x"}}]]}
-    assert names_address(json.dumps(deep).encode())
-    assert names_address(rb'{"path": "\u0068ttp://example.org"}')
-    assert not names_address(b'{"data": [{"path": "/tmp/x.png", "url": "http://127.0.0.1:7860/file=/tmp/x.png"}]}')
-    assert not names_address(b'{"data": "solve http://example.org"}')
-    assert not names_address(b"\xff not json" + b"[" * 100_000)
+ADDRESS, PLACE = "a file is uploaded, not named by an address", "a file is uploaded, not named by its place"
+
+
+@pytest.mark.parametrize(("body", "fault"), [
+    (json.dumps({"data": [[{"value": {"path": " HTTPS://example.org/x"}}]]}), ADDRESS),
+    (r'{"path": "\u0068ttp://example.org"}', ADDRESS),
+    ('{"path": "//example.org/x.png"}', ADDRESS),
+    ('{"data": [{"path": "/uploads/x.png", "url": "http://127.0.0.1:7860/file=/uploads/x.png"}]}', None),
+    ('{"data": "solve http://example.org"}', None),
+    ('{"data": {"path": null}}', None),
+    ('{"data": [{"path": "/uploads"}]}', PLACE),
+    ('{"data": [{"path": "/uploads/../etc/passwd"}]}', PLACE),
+    ('{"data": [{"path": "/uploadsx/x.png"}]}', PLACE),
+    ('{"data": {"background": {"path": "/etc/passwd"}}}', PLACE),
+    ('{"data": [{"path": "x.png"}]}', PLACE),
+    (r'{"data": [{"path": "/uploads/x\u0000.png"}]}', PLACE),
+    ("\xff not json", None),
+    ("[" * 100_000, "the request is too deeply nested"),
+])  # fmt: skip
+def test_what_is_no_upload_is_seen_wherever_it_stands(body: str, fault: str | None):
+    assert strange_file(body.encode("latin-1"), "/uploads") == fault
+
+
+def test_a_link_out_of_the_uploads_is_seen(tmp_path: Path):
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "x.png").symlink_to(tmp_path / "secret.png")
+    assert strange_file(json.dumps({"path": f"{tmp_path}/uploads/x.png"}).encode(), f"{tmp_path}/uploads") == PLACE
+
+
+def test_another_file_of_the_machine_is_not_read(server: str, tmp_path: Path):
+    """Else a visitor would see any picture of the machine, and learn which files there are."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "secret.png")
+    config = json.loads(ask(f"{server}/config")[1])
+    event = next(one for one in config["dependencies"] if len(one["inputs"]) == 2)
+    for path in (tmp_path / "secret.png", Path("/etc/passwd"), Path("/no/such/file")):
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        body = {"data": ["shipped with etude", file], "fn_index": event["id"], "session_hash": "y"}
+        answer = ask(f"{server}{API}/queue/join", json.dumps(body).encode(), Content_Type="application/json")
+        assert answer == (400, f"{PLACE}\n")
 
 
 def test_large_uploads_are_refused(server: str):

@@ -12,7 +12,7 @@ from typing import Any
 from etude import studies
 from etude.cli.flags import parse, switch
 from etude.cli.table import show
-from etude.cli.training import chosen_weights
+from etude.cli.training import chosen_weights, summary_of
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
@@ -38,7 +38,7 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
         if hub.is_folder(path):
             return hub.read_folder(path).study, path / hub.WEIGHTS, None
         run = RunFolder.open(path)
-        summary = run.summary
+        summary = summary_of(run)
         extra = summary["extra"] if summary else None
         return studies.load(run.record.study), chosen_weights(run), extra
     if os.path.isfile(path):

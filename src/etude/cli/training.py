@@ -11,9 +11,11 @@ from etude import studies
 from etude.cli.flags import parse
 from etude.core.config import Scale, StudyConfig, differences, run_name
 from etude.core.errors import UserError
+from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study, Task
 from etude.report import hub
+from etude.report.reference import read_summary
 
 if TYPE_CHECKING:
     from etude.core.loop import Loop
@@ -149,10 +151,29 @@ def open_run(path: Path) -> tuple[Study, RunFolder, StudyConfig]:
 def chosen_weights(run: RunFolder) -> Path:
     """The weights file of a run's best checkpoint, or of its newest where no metric chooses."""
     checkpoints = run.checkpoints()
-    step = checkpoints.best_step if checkpoints.best_step is not None else checkpoints.newest()
+    try:
+        step = checkpoints.best_step
+        if step is not None and not 0 <= step < 10**12:
+            raise KeyError(step)
+    except (LookupError, TypeError, OverflowError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        fix = "delete it, and the newest checkpoint is taken"
+        raise UserError(f"{checkpoints.folder / 'best.json'} names no step: {fix}") from error
+    step = checkpoints.newest() if step is None else step
     if step is None:
         raise UserError(f"{run.path} has no checkpoint yet: `etude resume {run.path}` trains it")
     return checkpoints.weights(step)
+
+
+def summary_of(run: RunFolder) -> dict[str, Any] | None:
+    """A run's summary, or None for one that has not ended; `UserError` where what lies there is none."""
+    path = run.path / "summary.json"
+    summary = read_json(path) if path.exists() else None
+    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("extra"), dict)):
+        fix = f"delete it, and `etude resume {run.path}` writes it anew"
+        raise UserError(f"{path} is no summary of a run: {fix}")
+    return summary
 
 
 def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
@@ -161,9 +182,10 @@ def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
     from etude.core.runtime import Runtime
 
     study, run, config = open_run(path)
-    summary = run.summary
+    summary = summary_of(run)
     if summary is None:
         raise UserError(f"{path} has not ended: `etude resume {path}` goes on")
+    read_summary(run.path / "summary.json")
     task = study.task(config, Runtime(config.loop, config.seed))
     weights = chosen_weights(run)
     tensors, header = read_weights(weights, study=study.name)

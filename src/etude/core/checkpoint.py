@@ -98,7 +98,7 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
         number, header = int(about["format"]), WeightsHeader(about["study"], about["config"], about["extra"])
         if [type(value) for value in vars(header).values()] != [str, dict, dict]:
             raise TypeError("a study's name and two mappings")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} was not written by etude: it has no header of ours") from error
     if number > FORMAT:
         raise UserError(

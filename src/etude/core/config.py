@@ -138,10 +138,14 @@ def _refuse_unknown(kind: Any, values: Any, prefix: str, origin: str) -> None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping; `UserError` where it is missing or broken."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tokens = yaml.scan(text, yaml.SafeLoader) if "*" in text else ()
+        if len(text) > 1 << 20 or any(isinstance(token, yaml.AliasToken) for token in tokens):
+            raise ValueError("it has aliases, which may outgrow memory, or more than a million characters")
+        values = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as YAML ({reason})") from error
     if not isinstance(values, dict):

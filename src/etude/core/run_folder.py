@@ -132,10 +132,11 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except ValueError:
+                # Fails where the step is no number, too.
+                yield (row := json.loads(line)) | {"step": row["step"] + 0}
+            except (ValueError, LookupError, TypeError, RecursionError):
                 return
 
     def rewind_metrics(self, step: int) -> None:

@@ -6,6 +6,7 @@ be cited. The binary version is read, which needs no unpickling.
 
 import itertools
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -109,18 +110,23 @@ def _labelled(split: Split, key: str, fill: Callable[[np.ndarray, np.ndarray], N
 
 
 def _unpack(split: Split, to_NHWC: np.ndarray, to_N: np.ndarray) -> None:
-    start = 0
-    with tarfile.open(fetch(ARCHIVE), "r:gz") as archive:
-        for name in _MEMBERS[split]:
-            file = archive.extractfile(name)
-            assert file is not None
-            # A record is the label, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
-            records = np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + _PIXELS)
-            rows = slice(start, start + len(records))
-            to_N[rows] = records[:, 0]
-            to_NHWC[rows] = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-            start += len(records)
-    assert start == NUM_IMAGES[split]
+    start, path = 0, fetch(ARCHIVE)
+    each = NUM_IMAGES[split] // len(_MEMBERS[split])
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for name in _MEMBERS[split]:
+                file = archive.extractfile(name)
+                if file is None:
+                    raise ValueError(f"{name} is no file")
+                # A record is the label, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
+                records = np.frombuffer(file.read(each * (1 + _PIXELS) + 1), np.uint8).reshape(each, 1 + _PIXELS)
+                rows = slice(start, start + each)
+                to_N[rows] = records[:, 0]
+                to_NHWC[rows] = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+                start += each
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}): `etude data get cifar10 --force` fetches it again") from error
 
 
 # --- the JPEG copies ---

@@ -34,7 +34,7 @@ from etude.core.files import read_json, write_json
 from etude.data import Dataset, folders
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
-from etude.data.images import ImageError, in_threads, printable, read_image, shortened
+from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.render.driver import Split
 from etude.data.render.driver import splits as cut_splits
@@ -57,6 +57,7 @@ DATASET = Dataset(
     sources=ARCHIVES,
 )
 _VERSION = 1
+_MOST_PIXELS = 64_000_000
 _BATCH = 512
 """Files of an archive that are decoded at once."""
 _NAME = re.compile(r"(.+_)(\d{6})(_flat)?\.png")
@@ -354,9 +355,11 @@ def _read_mask(source: Path | tuple[str, bytes], path: Path, size: tuple[int, ..
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(body) as opened:
+            with Image.open(body, formats=FORMATS) as opened:
                 mode, shape = opened.mode, opened.size[::-1]
                 size = size or shape
+                if shape[0] * shape[1] > _MOST_PIXELS:
+                    raise ValueError("gigantic")
                 # Nothing of another size is decoded: it may be gigantic.
                 numbers = np.array(opened) if shape == size else np.zeros((0, 0))
         except Exception as error:

@@ -305,9 +305,10 @@ def _note_place(path: Path) -> Path:
 def _noted(path: Path) -> dict[str, Any] | None:
     try:
         noted = json.loads(_note_place(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(noted, dict) and {"path", "size", "mtime_ns", "sha256"} <= noted.keys()
+    wanted = {"path": str, "size": int, "mtime_ns": int, "sha256": str}
+    whole = isinstance(noted, dict) and all(type(noted.get(name)) is kind for name, kind in wanted.items())
     return noted if whole and noted["path"] == str(path) else None
 
 

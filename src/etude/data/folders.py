@@ -56,6 +56,10 @@ _SPLIT_FORMAT = 1
 _LARGEST_SIDE = 4096
 _LARGEST_MEMBER = 1 << 29
 """Bytes of a zip file's image before it is unpacked: 64 million pixels of 8 bytes."""
+_UNSUSPECTED = 1 << 24
+_LARGEST_RATIO = 200
+"""Times its packed size that a larger image may have: deflate shrinks photographs by a little, zeros by a thousand."""
+_DEEPEST = 64
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LAYOUT = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 _SHOWN = 5
@@ -176,6 +180,9 @@ class _Zip:
             # This passes over ".." too.
             if not parts or any(_is_hidden(part) for part in parts):
                 continue
+            # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
+            if len(parts) > _DEEPEST:
+                raise ImageError(Path(parts[0]), f"has folders {len(parts):,} deep", "pack it with fewer")
             is_folder = member.is_dir()
             if not is_folder and not _is_image(parts[-1]):
                 continue
@@ -198,6 +205,9 @@ class _Zip:
         member = self._members[at]
         if member.file_size > _LARGEST_MEMBER:
             raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
+        if member.file_size > max(_UNSUSPECTED, _LARGEST_RATIO * member.compress_size):
+            fault = f"would unpack from {member.compress_size:,} bytes to {member.file_size:,}"
+            raise ImageError(Path(at), fault, "pack a picture of a compressed format, such as PNG")
         try:
             return at, self._archive.read(member)
         # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
@@ -229,6 +239,8 @@ def opened(path: Path) -> Iterator[_Place]:
     with contextlib.ExitStack() as held:
         try:
             place = _Zip(held.enter_context(zipfile.ZipFile(path)))
+        except ImageError as error:
+            raise ImageError(path, f"holds a place that {error.fault}", "pack it again with fewer") from error
         # A broken list of contents is answered with many kinds of exception.
         except Exception as error:
             raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error

@@ -20,7 +20,7 @@ from etude.core.files import write_atomic
 
 EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm")
 # Pillow knows more; some of those start other programs. JPEG opens MPO too, which is no name to open by.
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _WORDS = ", ".join(EXTENSIONS)
 _LONGEST_SIDE = 65_535
 _LONG_AND_THIN = "crop it to a shape nearer to a square"
@@ -79,7 +79,7 @@ def read_image(
         warnings.simplefilter("ignore")
         try:
             stream = path.open("rb") if body is None else io.BytesIO(body)
-            with stream as file, Image.open(file, formats=_FORMATS) as opened:
+            with stream as file, Image.open(file, formats=FORMATS) as opened:
                 width, height = opened.size
                 if width * height > max_pixels:
                     size = f"is {width} x {height} pixels, more than {max_pixels:,}"

@@ -129,9 +129,9 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
     """
     cut = GLOVE_CUT.get(dim)
     if cut is not None and _at_hand(cut):
-        with np.load(fetch(cut)) as arrays:
-            known = {str(word): row for row, word in enumerate(arrays["words"])}
-            vectors = arrays["vectors"].astype(np.float32)
+        words_K, vectors_KD = _arrays(fetch(cut), "words", "vectors")
+        known = {str(word): row for row, word in enumerate(words_K)}
+        vectors = vectors_KD.astype(np.float32)
         found_W = np.array([word in known for word in words], dtype=bool)
         rows = [known.get(word, 0) for word in words]
         return vectors[rows] * found_W[:, None], found_W, cut.filename
@@ -145,8 +145,21 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
                 packed = io.BytesIO()
                 np.savez(packed, vectors=vectors_WD, found=found_W)
                 write_atomic(place, packed.getvalue())
-    with np.load(place) as arrays:
-        return arrays["vectors"], arrays["found"], GLOVE.filename
+    vectors_WD, found_W = _arrays(place, "vectors", "found")
+    if (vectors_WD.shape, found_W.shape) != ((len(words), dim), (len(words),)):
+        raise UserError(f"{place} holds other vectors than it should: remove it and run again")
+    return vectors_WD, found_W, GLOVE.filename
+
+
+def _arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of numbers or text of an .npz file; objects, which only a pickle could hold, are refused."""
+    try:
+        # NumPy leaves a file open that it opened itself and could not read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    # A broken archive is answered with many kinds of exception.
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): remove it and run again") from error
 
 
 def _cut(path: Path, words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ Split = Literal["train", "val", "test", "trainval"]
 Resize = Literal["area", "nearest"]
 
 NUM_DRAWINGS = 20
+_LARGEST_MEMBER = 1 << 16
 _VERSION = 1
 _HOME = "https://github.com/brendenlake/omniglot/raw/master/python"
 _SPLITS = "https://raw.githubusercontent.com/jakesnell/prototypical-networks/master/data/omniglot/splits/vinyals"
@@ -170,16 +171,24 @@ def _decode(to_CNHW: np.ndarray, characters: tuple[str, ...], size: int, resize:
     content = hashlib.sha256()
     filled = np.zeros(len(characters), int)
     for source in ARCHIVES:
-        with zipfile.ZipFile(fetch(source)) as archive:
-            for name in sorted(archive.namelist()):
-                path = PurePosixPath(name)
-                if path.suffix != ".png":
-                    continue
-                picture = Image.open(io.BytesIO(archive.read(name)))
-                content.update(name.encode() + np.asarray(picture, np.uint8).tobytes())
-                number = row["/".join(path.parts[-3:-1])]
-                to_CNHW[number, filled[number]] = 255 - _resized(picture, size, resize)
-                filled[number] += 1
+        place = fetch(source)
+        try:
+            with zipfile.ZipFile(place) as archive:
+                for member in sorted(archive.infolist(), key=lambda member: member.filename):
+                    path = PurePosixPath(member.filename)
+                    if path.suffix != ".png":
+                        continue
+                    if member.file_size > _LARGEST_MEMBER:
+                        raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
+                    picture = Image.open(io.BytesIO(archive.read(member)), formats=("PNG",))
+                    content.update(member.filename.encode() + np.asarray(picture, np.uint8).tobytes())
+                    number = row["/".join(path.parts[-3:-1])]
+                    to_CNHW[number, filled[number]] = 255 - _resized(picture, size, resize)
+                    filled[number] += 1
+        # A broken archive, and what is in it, is answered with many kinds of exception.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            raise UserError(f"{place} is damaged ({reason}): `etude data get omniglot --force`") from error
     if content.hexdigest() != CONTENT_SHA256:
         raise UserError("the Omniglot archives do not hold the published pictures: `etude data get omniglot --force`")
     assert (filled == NUM_DRAWINGS).all()

@@ -21,10 +21,12 @@ Grey pictures are read as colour with three equal channels.
 Shapes: N pairs, H height, W width; the axis of 2 is A and B.
 """
 
+import contextlib
 import hashlib
 import logging
 import math
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -450,9 +452,10 @@ def _members(source: Source) -> list[str]:
     """The names of an archive's pictures, sorted; listed once."""
     listing = cache_folder() / "pairs" / f"{source.filename}-{digest(source.sha256)[:16]}.json"
     if listing.is_file():
-        found: Any = read_json(listing)
-        if isinstance(found, list) and found:
-            return found
+        with contextlib.suppress(UserError):
+            found: Any = read_json(listing)
+            if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+                return found
     names = sorted(name for name, _ in _unpacked(source, None))
     if not names:
         raise UserError(f"{source.name} holds no pictures: delete it and fetch it again")
@@ -467,7 +470,9 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
         with tarfile.open(path, "r|gz") as packed:
             for member in packed:
                 parts = PurePosixPath(member.name).parts
-                is_picture = member.isfile() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+                is_picture = (
+                    member.isfile() and member.name.isprintable() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+                )
                 if not is_picture or parts[-1].startswith(".") or len(parts) < 2 or parts[-2] not in SPLITS:
                     continue
                 name = "/".join(parts[-2:])
@@ -479,7 +484,7 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
                     file = packed.extractfile(member)
                     assert file is not None, "it is a plain file"
                     yield name, file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and fetch it again") from error
 
 

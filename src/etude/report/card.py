@@ -9,6 +9,7 @@ import jinja2
 from etude.core.files import write_atomic
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
+from etude.report.markdown import escaped
 
 _RESULTS = """\
 | number | value | split | protocol |
@@ -35,6 +36,11 @@ Repeat it: `{{ record.command }}`
 """  # noqa: E501
 
 
+def harmless(value: Any) -> Any:
+    """A text as it may stand in a card, which places that show Markdown read as HTML, too."""
+    return escaped(value) if isinstance(value, str) else value
+
+
 def write_card(study: Study, run: RunFolder, summary: Mapping[str, Any]) -> Path:
     """Write ``model_card.md`` of a run that ends with ``summary``."""
     text = filled(_TEMPLATE, study=study, record=run.record, summary=summary)
@@ -47,6 +53,6 @@ def filled(template: str, **values: Any) -> str:
     """A card; ``{% include "results" %}`` in its template is the table of ``summary.results``."""
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({"results": _RESULTS}), autoescape=False, undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
+        keep_trailing_newline=True, finalize=harmless,
     )  # fmt: skip
     return environment.from_string(template).render(values)

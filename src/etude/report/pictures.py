@@ -44,6 +44,8 @@ _SHOWS = {
     "watch": "skips and entropy of the cells over the search, and the largest eigenvalue",
 }
 
+_MOST_PIXELS = 64_000_000
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -71,10 +73,14 @@ def read_picture(path: Path, study: str, widest: int, words: str = "") -> Pictur
     """
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as opened:
+        # Pillow knows more formats, some of which start other programs.
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels")
             opened.load()
             image = opened.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    # Pillow's decoders answer broken bytes with nearly every kind of exception.
+    except Exception as error:
         raise UserError(f"{path} cannot be read as a picture ({error})") from error
     # Figures are drawn for white paper.
     paper = Image.new("RGBA", image.size, "white")

@@ -79,7 +79,7 @@ def read_reference(path: Path) -> list[Published]:
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8"))["number"]
         return [from_dict(Published, row, origin="[[number]]") for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a table of published numbers ({error})") from error
 
 
@@ -97,8 +97,8 @@ class _Summary:
     steps_trained: int
     results: list[Result]
     parameters: dict[str, int]
-    train_seconds: float
-    peak_memory_mb: float
+    train_seconds: pydantic.FiniteFloat
+    peak_memory_mb: pydantic.FiniteFloat
 
 
 _SUMMARY = pydantic.TypeAdapter(_Summary)

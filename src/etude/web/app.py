@@ -26,6 +26,7 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.themes.default import Default
 from gradio.themes.utils.fonts import Font
+from gradio.utils import get_upload_folder
 
 from etude.core.errors import UserError
 from etude.report import svg
@@ -166,8 +167,8 @@ class Guard:
     """Lets in what the page itself asks for, and refuses the rest of what gradio serves.
 
     Refused: a request under another name than the server's own, where it listens on loopback (a page elsewhere may
-    point its name there), or sent by another site's page; routes that fetch, record or describe; a web address where a
-    file is expected, which gradio would download; bodies beyond a bound.
+    point its name there), or sent by another site's page; routes that fetch, record or describe; a web address or
+    another file of this machine where an upload is expected, see `strange_file`; bodies beyond a bound.
     """
 
     _EXACT = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
@@ -176,6 +177,8 @@ class Guard:
     _API = ("app_id", "cancel", "component_server", "file=", "heartbeat/", "info", "queue/data", "queue/join", "reset",
             "startup-events", "theme.css", "upload", "upload_progress")  # fmt: skip
     _MAX_JSON = 4 * 2**20
+    _MAX_UPLOADS = 4 * MAX_UPLOAD
+    """Bytes of all files of a request; each has a bound of its own."""
 
     def __init__(self, app: Any, host: str) -> None:
         self.app = app
@@ -190,13 +193,20 @@ class Guard:
         if refusal:
             await _answer(send, 403, refusal)
             return
-        if scope["method"] == "POST" and not scope["path"].endswith("/upload"):
+        if scope["method"] == "POST" and scope["path"].endswith("/upload"):
+            length = headers.get("content-length", "0")
+            if not length.isdecimal() or int(length) > self._MAX_UPLOADS:
+                await _answer(send, 413, "the request is too large")
+                return
+            receive = _bounded(receive, self._MAX_UPLOADS)
+        elif scope["method"] == "POST":
             body = await _whole(receive, self._limit(headers))
             if body is None:
                 await _answer(send, 413, "the request is too large")
                 return
-            if names_address(body):
-                await _answer(send, 400, "a file is uploaded, not named by an address")
+            fault = strange_file(body, get_upload_folder())
+            if fault:
+                await _answer(send, 400, fault)
                 return
             receive = _again(body, receive)
         await self.app(scope, receive, send)
@@ -221,22 +231,42 @@ class Guard:
         return self._MAX_JSON if "json" in headers.get("content-type", "json") else MAX_UPLOAD
 
 
-def names_address(body: bytes) -> bool:
-    """Whether a JSON request gives a web address where a file's path stands."""
+def strange_file(body: bytes, folder: str) -> str | None:
+    """Why a JSON request is refused: it names a file that was not uploaded, or an address; else None.
+
+    Gradio would fetch the address, and of an application that it did not launch itself it reads files of any place.
+
+    Args:
+        body: of the request.
+        folder: where uploads and the page's own pictures lie.
+    """
     try:
         waiting = [json.loads(body)]
-    except (ValueError, RecursionError):
-        return False
+    except RecursionError:
+        return "the request is too deeply nested"
+    except ValueError:
+        return None
+    root = os.path.realpath(folder)
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             place = value.get("path")
-            if isinstance(place, str) and place.strip().lower().startswith(("http:", "https:", "//", "ftp:")):
-                return True
+            if isinstance(place, str) and place:
+                if place.strip().lower().startswith(("http:", "https:", "//", "ftp:")):
+                    return "a file is uploaded, not named by an address"
+                if not _is_below(place, root):
+                    return "a file is uploaded, not named by its place"
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-    return False
+    return None
+
+
+def _is_below(place: str, root: str) -> bool:
+    try:
+        return os.path.realpath(place).startswith(f"{root}{os.sep}")
+    except (OSError, ValueError):
+        return False
 
 
 def _hostname(address: str) -> str | None:
@@ -258,6 +288,19 @@ async def _whole(receive: Any, limit: int) -> bytes | None:
             return None
         if not message.get("more_body"):
             return bytes(body)
+
+
+def _bounded(receive: Any, limit: int) -> Any:
+    """A ``receive`` that hangs up after so many bytes."""
+    seen = 0
+
+    async def some() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        return message if seen <= limit else {"type": "http.disconnect"}
+
+    return some
 
 
 def _again(body: bytes, receive: Any) -> Any:

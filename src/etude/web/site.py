@@ -19,7 +19,6 @@ from gradio.context import Context
 
 from etude import studies
 from etude.core.errors import UserError
-from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
 from etude.data.images import Mode, read_image
 from etude.web import show
@@ -93,7 +92,7 @@ class Site:
         Raises:
             UserError: a name that `choices` does not list, whatever it leads to, or a run without weights.
         """
-        from etude.cli.training import chosen_weights
+        from etude.cli.training import chosen_weights, summary_of
 
         shipped = studies.load(study).shipped_weights
         if choice == SHIPPED and shipped is not None:
@@ -101,10 +100,11 @@ class Site:
         path = self.finished(study).get(choice)
         if path is None:
             raise UserError(f"no finished run '{choice}' of {study}: choose one of the menu")
-        weights = chosen_weights(RunFolder.open(path)).resolve()
+        run = RunFolder.open(path)
+        weights = chosen_weights(run).resolve()
         if not weights.is_relative_to(self.runs.resolve()):
             raise UserError(f"the weights of '{choice}' lie outside the runs folder: copy them into it")
-        return weights, read_json(path / "summary.json").get("extra")
+        return weights, (summary_of(run) or {}).get("extra")
 
     def loaded(self, study: str, choice: str, load: Callable[[Path, Mapping[str, Any] | None], T]) -> T:
         """What ``load(weights, extra)`` gives for a choice; the last few are kept until their file changes.
@@ -209,9 +209,15 @@ def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> n
     if not path:
         raise UserError("no picture yet: drop one, or choose an example")
     file = Path(path)
-    if file.stat().st_size > MAX_UPLOAD:
+    try:
+        with file.open("rb") as opened:
+            body = opened.read(MAX_UPLOAD + 1)
+    except OSError as error:
+        # Uploads are removed after an hour.
+        raise UserError(f"{file.name} is no longer on the server: drop it again") from error
+    if len(body) > MAX_UPLOAD:
         raise UserError(f"{file.name} is larger than {MAX_UPLOAD // 2**20} MB: make it smaller")
-    return read_image((file.name, file.read_bytes()), mode, min_side=min_side)
+    return read_image((file.name, body), mode, min_side=min_side)
 
 
 def drawn(draw: Callable[[Path], None]) -> np.ndarray:

@@ -20,7 +20,7 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
-from etude.data.images import class_folders, list_images, read_image, to_square
+from etude.data.images import class_folders, picture_files, read_image, to_square
 from etude.studies.protonet.model import Distance, prototypes
 from etude.studies.protonet.study import ProtonetConfig
 from etude.studies.protonet.task import build_distance, build_encoder, embed
@@ -111,7 +111,8 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
     whole = hashlib.sha256()
     for name in sorted(tensors):
-        whole.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        # As bytes: NumPy has no bfloat16.
+        whole.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()[:16]
 
 
@@ -164,14 +165,22 @@ def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
             z_ND = file.get_tensor("prototypes")
         number, weights = int(about["format"]), about["weights"]
         classes, shots = tuple(about["classes"]), tuple(about["shots"])
-        if z_ND.ndim != 2 or not len(z_ND) == len(classes) == len(shots):
+        if z_ND.ndim != 2 or not len(z_ND) == len(classes) == len(shots) > 0 or z_ND.dtype != torch.float32:
             raise ValueError("as many vectors as classes")
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        if {type(name) for name in classes} != {str} or {type(shot) for shot in shots} != {int}:
+            raise TypeError("names and whole numbers")
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
         raise UserError(f"{path} holds no prototypes of etude: make them with --save-prototypes") from error
     if number > FORMAT:
         raise UserError(f"{path} was written by a newer etude (format {number}): upgrade etude")
     if weights != embedder.fingerprint:
         raise UserError(f"{path} was made with other weights: make it again with --save-prototypes")
+    with torch.no_grad():
+        width = embedder.embed_images([np.zeros((8, 8), np.uint8)]).shape[1]
+    if z_ND.shape[1] != width:
+        raise UserError(
+            f"{path} holds vectors of {z_ND.shape[1]}, not of {width}: make it again with --save-prototypes"
+        )
     return Prototypes(classes, z_ND, shots)
 
 
@@ -190,7 +199,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     if not options.queries and options.save_prototypes is None:
         raise UserError("no pictures to classify: name some, or a folder of them")
     embedder = Embedder(weights, extra)
-    queries = [path for given in options.queries for path in (list_images(given) if given.is_dir() else [given])]
+    queries = picture_files(options.queries)
     if options.support is not None:
         support = read_support(embedder, options.support, options)
         if options.save_prototypes is not None:

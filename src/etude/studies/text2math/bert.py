@@ -8,6 +8,8 @@ Shape suffixes as in model.py; T counts pieces.
 """
 
 import hashlib
+import pickle
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
@@ -41,9 +42,16 @@ def _loaded(kind: str, name: str) -> Any:
     transformers = _transformers()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return getattr(transformers, kind).from_pretrained(name)
+        with warnings.catch_warnings():
+            # What PyTorch says of pickles of other programs, the error says.
+            warnings.simplefilter("ignore", UserWarning)
+            # Else a folder that names code of its own would be asked about on the terminal.
+            return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False)
+    except pickle.UnpicklingError as error:
+        fault = "its weights hold more than tensors, which could run code when read"
+        raise UserError(f"no BERT '{name}' ({fault}): give a folder or a hub name with --model.bert") from error
     # A garbled folder fails in many ways.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"no BERT '{name}' ({reason}): give a folder or a hub name with --model.bert") from error
 

@@ -1,0 +1,96 @@
+"""What the fuzz found, as small as it is."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from tests.fuzz.targets import TARGETS, fresh, pngs
+
+from etude.core.errors import UserError
+from etude.data import pairs
+from etude.report.reference import read_summary
+
+pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web`")
+
+
+def _prototypes(**changes: object) -> bytes:
+    """A file of prototypes, of the right weights, with other numbers or names."""
+    import json
+
+    import safetensors.torch
+
+    body = TARGETS["prototypes"].seeds()[0]
+    length = int.from_bytes(body[:8], "little")
+    about = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["etude-prototypes"])
+    width = changes.pop("width", 64)
+    kind = changes.pop("kind", torch.float32)
+    assert isinstance(width, int)
+    assert isinstance(kind, torch.dtype)
+    tensors = {"prototypes": torch.zeros(len(about["classes"]), width).to(kind)}
+    return safetensors.torch.save(tensors, metadata={"etude-prototypes": json.dumps(about | changes)})
+
+
+FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "vectors of another width": ("prototypes", lambda: _prototypes(width=1)),
+    "vectors of whole numbers": ("prototypes", lambda: _prototypes(kind=torch.int64)),
+    "classes that are no names": ("prototypes", lambda: _prototypes(classes=[["a"]] * 5)),
+    "shots that are no numbers": ("prototypes", lambda: _prototypes(shots=["x"] * 5)),
+    "a format without end": ("prototypes", lambda: _prototypes(format=float("inf"))),
+    "a summary that is a list": ("run summary.json", lambda: b"[1]"),
+    "a summary that is a number": ("run summary.json", lambda: b"1.5"),
+    "a table too deep": ("reference", lambda: b"a = " + b"[" * 5000),
+    "a note too deep": ("cache note", lambda: b"[" * 100_000),
+    "a note of no numbers": ("cache note", lambda: b'{"path": "P", "size": "x", "mtime_ns": null, "sha256": 1}'),
+    "a list of files too deep": ("pairs listing", lambda: b"[" * 100_000),
+    "a list of no files": ("pairs listing", lambda: b"[1, {}]"),
+    "a vocabulary that is no array": ("glove npz", lambda: b"\x93NUMPY"),
+}
+TAKEN = {"a note too deep", "a note of no numbers", "a list of files too deep", "a list of no files"}
+"""Notes that are made again."""
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_files_that_once_ended_in_a_traceback(case: str, tmp_path: Path) -> None:
+    name, made = FOUND[case]
+    path = tmp_path / f"x{TARGETS[name].suffix}"
+    path.write_bytes(made())
+    if case in TAKEN:
+        TARGETS[name].read(path)
+        return
+    with pytest.raises(UserError) as caught:
+        TARGETS[name].read(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_right_prototypes_are_taken(tmp_path: Path) -> None:
+    """Else the cases above would be refused for another reason."""
+    (tmp_path / "x.safetensors").write_bytes(_prototypes())
+    TARGETS["prototypes"].read(tmp_path / "x.safetensors")
+
+
+def test_a_summary_of_endless_training(tmp_path: Path) -> None:
+    """A number that JSON writes and no clock shows."""
+    body = TARGETS["run summary.json"].seeds()[0].replace(b'"train_seconds": 61.5', b'"train_seconds": 1e999')
+    assert b"1e999" in body
+    (tmp_path / "x.file").write_bytes(body)
+    with pytest.raises(UserError, match="train_seconds"):
+        read_summary(tmp_path / "x.file")
+    # The report says so, and goes on.
+    TARGETS["run summary.json"].read(tmp_path / "x.file")
+
+
+def test_names_in_an_archive_that_are_no_text(tmp_path: Path) -> None:
+    """Such a picture is passed over: its name could not be written down."""
+    path = tmp_path / "maps.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("maps/train/1.png", "maps/train/2.png", "maps/train/\udcff.png", "maps/val/1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(pngs()[1])
+            archive.addfile(info, io.BytesIO(pngs()[1]))
+    with fresh(), mock.patch.object(pairs, "fetch", return_value=path):
+        read = pairs.archive("maps", 8, 8)
+    assert sum(len(part) for part in read.splits.values()) == 3
