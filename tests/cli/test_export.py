@@ -19,6 +19,7 @@ from etude.cli import main
 from etude.core.checkpoint import read_weights
 from etude.core.config import override
 from etude.core.errors import UserError
+from etude.core.study import Study
 from etude.data import cifar10, omniglot
 from etude.data.clevrtex import read_picture
 from etude.data.images import read_image
@@ -44,7 +45,7 @@ def opened(path: Path | str) -> Callable[..., list[np.ndarray]]:
 # --- files ---
 
 
-def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ("--loop.max-steps", "2", "--loop.eval-every", "2", "--evaluation.val-episodes", "5")
     tiny = (*tiny, "--evaluation.episodes", "5", "--evaluation.pool-episodes", "5")
     assert main(["run", "protonet", "smoke", "--name", "tiny", *tiny]) == 0
@@ -67,6 +68,7 @@ def test_a_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     assert "file is a file" in fault(capsys, "export", "protonet", "--out", "file")
     assert "is stored in half precision" in fault(capsys, "export", "protonet", "--out", "new", "--fp32")
+    monkeypatch.setattr(Study, "shipped_weights", None)
     assert "no weights come with 'darts'" in fault(capsys, "export", "darts", "--out", "new")
     # A checkpoint's own file holds what only training needs, and its run says which network is meant.
     assert main(["export", "hub", "--out", "from-a-folder"]) == 0
