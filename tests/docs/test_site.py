@@ -164,7 +164,8 @@ def _check_words(words: list[str]) -> None:
     verb, *rest = words[1:]
     assert verb in VERBS
     if verb in ("run", "check"):
-        take(rest, "--name", "")
+        for flag in ("--name", "--memory"):
+            take(rest, flag, "")
         # Reads the flags.
         choose(rest, f"etude {verb}")
     if verb == "study":
@@ -260,3 +261,12 @@ def test_the_new_study_runs(tmp_path: Path) -> None:
     comparison = done.stdout.split("published")[-1]
     assert "chance" in comparison
     assert "not run at this scale" in comparison
+
+
+@pytest.mark.parametrize("form", ["torchrun", "slurm"])
+def test_how_a_run_is_started_elsewhere_is_what_etude_prints(form: str, capsys: pytest.CaptureFixture[str]):
+    found = blocks(DOCS / "many-machines.md")
+    (command,) = [line for block in found for line in block.text.splitlines() if f"--print-launch {form}" in line]
+    (shown,) = [block.text for block in found if block.title == form]
+    assert main(shlex.split(command)[3:]) == 0
+    assert capsys.readouterr().out == shown
