@@ -23,7 +23,10 @@ from etude.data.fetch import Source, fetch, status
 
 MIRROR = os.environ.get("ETUDE_MIRROR") or str(Path(__file__).parents[3] / "shared" / "data")
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-ROWS = [{"Problem": f"{number} and 1", "linear_formula": "add(n0,n1)", "correct": "a"} for number in range(3)]
+ROWS = [
+    {"Problem": f"{number} and 1", "linear_formula": "add(n0,n1)", "correct": "a", "options": "a ) 1"}
+    for number in range(3)
+]
 
 
 @pytest.fixture

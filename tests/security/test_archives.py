@@ -218,6 +218,35 @@ def test_a_gzip_bomb_in_place_of_digits(tmp_path: Path) -> None:
     assert asked == [16 + 2 * 28 * 28 + 1]
 
 
+def _with_header(kind: bytes, size: int, body: bytes = b"") -> bytes:
+    """A tar.gz file whose second member says that it has a size and is of a kind."""
+    to = io.BytesIO()
+    with tarfile.open(fileobj=to, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("maps/train/1.png", "maps/train/2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(PICTURE)
+            archive.addfile(info, io.BytesIO(PICTURE))
+    plain = to.getvalue()
+    info = tarfile.TarInfo("maps/train/9.png")
+    info.type, info.size = kind, size
+    head = info.tobuf(tarfile.GNU_FORMAT)
+    return gzip.compress(plain[: plain.rindex(b"maps/train/2.png")] + head + body, 1)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.DIRTYPE])
+@pytest.mark.parametrize("size", [2**80, 2**40, 2**33 - 1])
+def test_a_tar_member_of_a_size_that_cannot_be(kind: bytes, size: int, tmp_path: Path) -> None:
+    """Python's reader of streams would skip as many bytes, block by block, past the end of the file."""
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(_with_header(kind, size, bytes(1 << 20)))
+    start = time.monotonic()
+    with mock.patch.object(pairs, "fetch", return_value=path), pytest.raises(UserError, match="is damaged"):
+        list(pairs._unpacked(pairs.ARCHIVES["maps"], None))
+    with mock.patch.object(clevrtex, "fetch", return_value=path), pytest.raises(UserError, match="are damaged"):
+        list(clevrtex._members([]))
+    assert time.monotonic() - start < 10
+
+
 @pytest.mark.parametrize("shape", ["(1000000000000000,)", "(99999999999999999999,)", "(-1,)", "(2,) * 9"])
 def test_an_array_of_a_shape_that_cannot_be(shape: str, tmp_path: Path) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()

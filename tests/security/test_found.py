@@ -1,12 +1,17 @@
 """What the fuzz found, as small as it is."""
 
+import gzip
 import io
+import json
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tests.fuzz.targets import TARGETS, fresh, pngs
 
@@ -19,10 +24,6 @@ pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web
 
 def _prototypes(**changes: object) -> bytes:
     """A file of prototypes, of the right weights, with other numbers or names."""
-    import json
-
-    import safetensors.torch
-
     body = TARGETS["prototypes"].seeds()[0]
     length = int.from_bytes(body[:8], "little")
     about = json.loads(json.loads(body[8 : 8 + length])["__metadata__"]["etude-prototypes"])
@@ -32,6 +33,34 @@ def _prototypes(**changes: object) -> bytes:
     assert isinstance(kind, torch.dtype)
     tensors = {"prototypes": torch.zeros(len(about["classes"]), width).to(kind)}
     return safetensors.torch.save(tensors, metadata={"etude-prototypes": json.dumps(about | changes)})
+
+
+def _npy(array: np.ndarray) -> bytes:
+    to = io.BytesIO()
+    np.save(to, array)
+    return to.getvalue()
+
+
+def _npz(changed: str, body: bytes, name: str = "glove npz") -> bytes:
+    """A file of arrays, one of them another."""
+    to = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(TARGETS[name].seeds()[0])) as whole, zipfile.ZipFile(to, "w") as made:
+        for member in whole.namelist():
+            made.writestr(member, body if member == f"{changed}.npy" else whole.read(member))
+    return to.getvalue()
+
+
+def _official(changes: dict[str, object]) -> bytes:
+    rows = [{"Problem": "1 and 2", "options": "a ) 3", "correct": "a", "linear_formula": "add(n0,n1)"} | changes] * 2
+    to = io.BytesIO()
+    with zipfile.ZipFile(to, "w") as made:
+        made.writestr("train.json", json.dumps(rows))
+    return to.getvalue()
+
+
+def _cut_short() -> bytes:
+    body = gzip.decompress(TARGETS["scenes tar"].seeds()[0])
+    return gzip.compress(body[: body.index(b"\x89PNG") + 100])
 
 
 FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -48,6 +77,16 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a list of files too deep": ("pairs listing", lambda: b"[" * 100_000),
     "a list of no files": ("pairs listing", lambda: b"[1, {}]"),
     "a vocabulary that is no array": ("glove npz", lambda: b"\x93NUMPY"),
+    "vectors that are no array": ("glove npz", lambda: _npz("vectors", b"bytes")),
+    "a vector of no dimension": ("glove npz", lambda: _npz("words", _npy(np.array("a")))),
+    "vectors of other sizes": ("glove npz", lambda: _npz("vectors", _npy(np.ones((2, 7), np.float16)))),
+    "labels that are no array": ("cifar npz", lambda: _npz("train_labels", b"bytes", "cifar npz")),
+    "offsets that are no array": ("cifar npz", lambda: _npz("train_offsets", b"", "cifar npz")),
+    "a problem without options": ("mathqa zip", lambda: _official({"options": None})),
+    "a problem that is a number": ("mathqa zip", lambda: _official({"Problem": 1})),
+    "a program that is a list": ("mathqa zip", lambda: _official({"linear_formula": ["add(n0,n1)"]})),
+    "options that are an object": ("mathqa zip", lambda: _official({"options": {"a": 1}})),
+    "an archive cut within a member": ("scenes tar", _cut_short),
 }
 TAKEN = {"a note too deep", "a note of no numbers", "a list of files too deep", "a list of no files"}
 """Notes that are made again."""

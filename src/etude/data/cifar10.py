@@ -17,6 +17,7 @@ from torch import Tensor
 from etude.core.errors import UserError
 from etude.core.files import sha256
 from etude.data import SAMPLES, Dataset
+from etude.data.archives import Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
 from etude.data.folders import find
@@ -113,7 +114,7 @@ def _unpack(split: Split, to_NHWC: np.ndarray, to_N: np.ndarray) -> None:
     start, path = 0, fetch(ARCHIVE)
     each = NUM_IMAGES[split] // len(_MEMBERS[split])
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(path, "r:gz", tarinfo=Bounded) as archive:
             for name in _MEMBERS[split]:
                 file = archive.extractfile(name)
                 if file is None:
@@ -143,6 +144,9 @@ def _read_jpegs(path: Path, split: Split) -> tuple[list[bytes], np.ndarray]:
         # NumPy leaves a file open that it opened itself and could not read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             bytes_B, offsets, labels_N = (arrays[f"{split}_{part}"] for part in ("jpeg", "offsets", "labels"))
+            # Of a member that is no array NumPy gives the bytes.
+            if not all(isinstance(part, np.ndarray) for part in (bytes_B, offsets, labels_N)):
+                raise TypeError("arrays")
             classes = tuple(map(str, arrays["classes"].tolist()))
     # A broken archive is answered with many kinds of exception.
     except Exception as error:

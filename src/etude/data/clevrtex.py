@@ -13,6 +13,7 @@ archive or they are pieces of one.
 Shapes: N scenes, H height, W width.
 """
 
+import contextlib
 import gzip
 import math
 import re
@@ -32,6 +33,7 @@ from torch import Tensor
 from etude.core.errors import UserError
 from etude.core.files import read_json, write_json
 from etude.data import Dataset, folders
+from etude.data.archives import LARGEST_MEMBER, Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
@@ -275,26 +277,36 @@ def _members(used: list[Source]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     stream = _Joined(used)
     try:
         with (
+            _damaged(used),
             gzip.GzipFile(fileobj=stream) as unpacked,  # pyright: ignore[reportArgumentType]
-            tarfile.open(fileobj=unpacked, mode="r|", ignore_zeros=True) as archive,
+            tarfile.open(fileobj=unpacked, mode="r|", ignore_zeros=True, tarinfo=Bounded) as archive,
         ):
             for member in archive:
                 if member.isfile():
 
                     def body(member: tarfile.TarInfo = member) -> bytes:
-                        file = archive.extractfile(member)
-                        assert file is not None, "a file has contents"
-                        return file.read()
+                        # Whoever asks for it is not within the block above.
+                        with _damaged(used):
+                            # A sparse file has another size than its header says.
+                            if member.size > LARGEST_MEMBER:
+                                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+                            file = archive.extractfile(member)
+                            assert file is not None, "a file has contents"
+                            return file.read()
 
                     yield member.name, body
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        names = ", ".join(source.filename for source in used)
-        raise UserError(
-            f"the archives of CLEVRTex are damaged at {names} ({error}): `etude data get clevrtex --force` fetches "
-            "them again"
-        ) from error
     finally:
         stream.close()
+
+
+@contextlib.contextmanager
+def _damaged(used: list[Source]) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        names, reason = ", ".join(source.filename for source in used), " ".join(str(error).split())
+        fix = "`etude data get clevrtex --force` fetches them again"
+        raise UserError(f"the archives of CLEVRTex are damaged at {names} ({reason}): {fix}") from error
 
 
 class _Joined:

@@ -100,8 +100,11 @@ def official_rows(split: Split) -> list[dict[str, Any]]:
             names = [name for name in archive.namelist() if name.rpartition("/")[2] == f"{split}.json"]
             inside = [name for name in names if not name.startswith("__MACOSX")]
             rows = json.loads(archive.read(inside[0]))
-        if not isinstance(rows, list):
-            raise ValueError("no list")
+        fields = ("Problem", "options", "correct", "linear_formula")
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
+        ):
+            raise ValueError("no list of problems")
     except _BROKEN as error:
         raise UserError(
             f"{path} holds no readable {split}.json ({type(error).__name__}): remove it and run again"
@@ -130,6 +133,8 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
     cut = GLOVE_CUT.get(dim)
     if cut is not None and _at_hand(cut):
         words_K, vectors_KD = _arrays(fetch(cut), "words", "vectors")
+        if vectors_KD.shape[1:] != (dim,):
+            raise UserError(f"{cut.filename} has no vectors of {dim} numbers: remove it and run again")
         known = {str(word): row for row, word in enumerate(words_K)}
         vectors = vectors_KD.astype(np.float32)
         found_W = np.array([word in known for word in words], dtype=bool)
@@ -156,7 +161,17 @@ def _arrays(path: Path, *names: str) -> list[np.ndarray]:
     try:
         # NumPy leaves a file open that it opened itself and could not read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
+            found = [arrays[name] for name in names]
+        # Of a member that is no array NumPy gives the bytes.
+        if not all(isinstance(array, np.ndarray) and array.ndim for array in found):
+            raise TypeError("arrays")
+        if (
+            len({len(array) for array in found}) != 1
+            or found[0].dtype.kind not in "Uf"
+            or found[1].dtype.kind not in "fb"
+        ):
+            raise ValueError("rows of one number")
+        return found
     # A broken archive is answered with many kinds of exception.
     except Exception as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): remove it and run again") from error

@@ -41,6 +41,7 @@ from etude.core.errors import UserError
 from etude.core.files import read_json, sha256, write_json
 from etude.core.randomness import generator
 from etude.data import Dataset, folders
+from etude.data.archives import LARGEST_MEMBER, Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, fetch
 from etude.data.images import EXTENSIONS, ImageError, in_threads, printable, read_image, shortened
@@ -78,7 +79,6 @@ SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}
 _VERSION = 1
 _LARGEST_SIDE = 4096
 _MOST_PIXELS = 64_000_000
-_LARGEST_MEMBER = 1 << 29
 _FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _log = logging.getLogger("etude")
 _LAYOUT = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
@@ -467,7 +467,7 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
     """Names and bytes of an archive's pictures, in its order; the bytes are empty where None are wanted."""
     path = fetch(source)
     try:
-        with tarfile.open(path, "r|gz") as packed:
+        with tarfile.open(path, "r|gz", tarinfo=Bounded) as packed:
             for member in packed:
                 parts = PurePosixPath(member.name).parts
                 is_picture = (
@@ -479,7 +479,7 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
                 if wanted is None:
                     yield name, b""
                 elif name in wanted:
-                    if member.size > _LARGEST_MEMBER:
+                    if member.size > LARGEST_MEMBER:
                         raise ImageError(Path(name), f"has {member.size:,} bytes", "fetch the archive again")
                     file = packed.extractfile(member)
                     assert file is not None, "it is a plain file"
