@@ -6,7 +6,7 @@ import checkout
 from mkdocs.structure.files import File, Files
 
 # What a reader meets first comes first.
-_ORDER = ("core", "nn", "data", "metrics", "studies", "report", "cli", "web")
+_ORDER = ("core", "nn", "data", "metrics", "studies", "report", "cluster", "cli", "web")
 
 
 def _pages() -> dict[str, str]:
