@@ -55,6 +55,35 @@ def test_a_check_says_what_a_run_takes(tmp_path: Path, large: dict[str, Any]):
     assert large["peak_memory_mb"] == max(large["memory_mb"].values())
 
 
+def test_a_part_of_the_results_is_tried(monkeypatch: pytest.MonkeyPatch):
+    """Programs of a beam, and FID's network where the preset names one."""
+    from etude.metrics import fid
+    from etude.studies.text2math import task as words
+
+    searched: list[int] = []
+    real = words.beam_search
+    monkeypatch.setattr(words, "beam_search", lambda *a, **k: searched.append(k["width"]) or real(*a, **k))
+    mine = task("text2math")
+    memory.rehearse(mine, mine.config)
+    assert searched == [mine.config.beam.width]
+
+    looked: list[tuple[int, ...]] = []
+
+    class Network:
+        def __init__(self, weights: Path | None, device: torch.device) -> None:
+            assert (weights, device.type) == (None, "cpu")
+
+        def features(self, images: Any) -> None:
+            looked.append(images.shape)
+
+    monkeypatch.setattr(fid, "Inception", Network)
+    drawn = task("dcgan")
+    memory.rehearse(drawn, drawn.config)
+    assert looked == [], "the smoke preset measures no FID"
+    memory.rehearse(drawn, override(drawn.config, {"metric.inception": ""}))
+    assert looked == [(256, 8, 8)]
+
+
 def test_a_batch_that_does_not_fit_is_cut(tmp_path: Path, large: dict[str, Any]):
     whole = large["memory_mb"]["training"]
     limit = whole - 300

@@ -20,8 +20,9 @@ from etude.core.run_folder import RunFolder, RunRecord
 
 HELP = """usage: etude check STUDY [PRESET] [--flags] [--memory MB] [--training-only] [--json]
 
-Runs one batch of training, evaluation, saving and reloading, and prints parameters, time a step, memory and
-the estimated time of the whole run. The flags are those of `etude run`.
+Runs one batch of training, evaluation, saving and reloading, and a part of the final results. Prints parameters,
+time a step, memory and the estimated time of the whole run without its final results. The flags are those of
+`etude run`.
 
 --memory MB: also find the fewest parts (--batch.parts) of a step's batch that keep training within so much.
 --training-only: leave evaluation, saving and reloading out."""
@@ -95,6 +96,11 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
     validation = task.evaluate()
     eval_s = time.monotonic() - started
     held["evaluation"] = peak_memory_mb()
+    memory.reset_peak()
+    started = time.monotonic()
+    memory.rehearse(task, config)
+    rehearse_s = time.monotonic() - started
+    held["final results"] = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         record = RunRecord(study.name, choice.preset, choice.scale, choice.overrides, to_dict(config))
@@ -118,6 +124,7 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
         "validation": validation,
         "seconds_per_evaluation": eval_s,
         "seconds_per_checkpoint": save_s,
+        "seconds_of_a_part_of_the_results": rehearse_s,
         "checkpoint_mb": size_mb,
         "memory_mb": held,
         "peak_memory_mb": max(held.values()),

@@ -33,6 +33,25 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def rehearse(task: "Task", config: StudyConfig) -> None:
+    """Do a little of what the final results will do beside evaluation, for what it takes of memory.
+
+    Of FID the network and one batch of pictures; of a task that has a method ``rehearse``, that.
+    """
+    import numpy as np
+
+    metric = getattr(config, "metric", None)
+    if getattr(metric, "inception", "none") != "none":
+        from etude.metrics import fid
+
+        untyped: Any = metric
+        device = next(parameter.device for network in task.modules.values() for parameter in network.parameters())
+        fid.Inception(fid.weights_of(untyped.inception), device).features(np.zeros((256, 8, 8), np.uint8))
+    own = getattr(task, "rehearse", None)
+    if own is not None:
+        own()
+
+
 def batch_statistics(task: "Task") -> list[str]:
     """The layers that take statistics over the pictures of a batch: cut into parts, they see another batch.
 

@@ -308,6 +308,16 @@ class Text2MathTask(Task):
         _, verdicts = self.verdicts("dev", replace(self.config.beam, width=1))
         return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
 
+    def rehearse(self) -> None:
+        """Write the programs of a batch of the longest problems, as the results will of all."""
+        encoded, beam = self.encoded["test"], self.config.beam
+        longest = encoded.lengths_N.argsort(descending=True)[: self.config.batch.evaluation]
+        self.model.eval()
+        beam_search(
+            self.model, encoded.batch(longest), width=beam.width, alpha=beam.alpha, rule=beam.rule,
+            grammar=self.tokens if beam.grammar else None,
+        )  # fmt: skip
+
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config = self.config
         known = {scores.canonical(problem.program) for problem in self.problems["train"]}
