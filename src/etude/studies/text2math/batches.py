@@ -59,10 +59,20 @@ class Encoded:
         """Of each problem, the row of its first word in ``features_PD``."""
         return self.lengths_N.cumsum(0) - self.lengths_N
 
-    def batch(self, rows_N: Tensor) -> Batch:
-        """Some problems, padded to the longest of them."""
+    @cached_property
+    def host_lengths(self) -> tuple[Tensor, Tensor]:
+        """Words and tokens of each, on the CPU: to ask a device for them in every step would be to wait for it."""
+        return self.lengths_N.cpu(), (self.targets_NS != PAD).sum(1).cpu()
+
+    def longest(self, rows_N: Tensor) -> tuple[int, int]:
+        """Of some problems, whose rows are on the CPU, the most words and the most tokens, at least one."""
+        words_N, tokens_N = self.host_lengths
+        return int(words_N[rows_N].max()), max(1, int(tokens_N[rows_N].max()))
+
+    def batch(self, rows_N: Tensor, longest: int | None = None) -> Batch:
+        """Some problems, padded to the longest of them, whose length need not be asked for where it is known."""
         lengths_N = self.lengths_N[rows_N]
-        longest = int(lengths_N.max())
+        longest = int(lengths_N.max()) if longest is None else longest
         features_NTD = None
         if self.features_PD is not None:
             place_T = torch.arange(longest, device=rows_N.device).expand(len(rows_N), -1)
@@ -71,10 +81,10 @@ class Encoded:
             features_NTD = self.features_PD[place_NT].float()
         return Batch(self.words_NT[rows_N, :longest], self.indices_NT[rows_N, :longest], lengths_N, features_NTD)
 
-    def targets(self, rows_N: Tensor) -> Tensor:
-        """Their programs, padded to the longest of them."""
+    def targets(self, rows_N: Tensor, longest: int | None = None) -> Tensor:
+        """Their programs, padded to the longest of them, whose length need not be asked for where it is known."""
         targets_NS = self.targets_NS[rows_N]
-        return targets_NS[:, : max(1, int((targets_NS != PAD).sum(1).max()))]
+        return targets_NS[:, : max(1, int((targets_NS != PAD).sum(1).max())) if longest is None else longest]
 
 
 def encode(problems: Sequence[Problem], reader: Reader, tokens: Tokens, device: torch.device) -> Encoded:

@@ -157,7 +157,8 @@ class Decoder(nn.Module):
             early (Vaswani et al. 2017, section 3.2.1).
     """
 
-    number_V: Tensor
+    number_places_U: Tensor
+    numbers_U: Tensor
 
     def __init__(
         self, num_tokens: int, width: int, *, embedding: int, hidden: int, layers: int, dropout: float,
@@ -175,7 +176,9 @@ class Decoder(nn.Module):
         self.logits = nn.Linear(hidden, num_tokens)
         self.number_keys = nn.Linear(width, hidden) if copies else None
         self.number_queries = nn.Linear(hidden, hidden, bias=False) if copies else None
-        self.register_buffer("number_V", number_V, persistent=False)
+        # The tokens that are numbers, and which: found once, for a search of them waits for the device.
+        self.register_buffer("number_places_U", (number_V >= 0).nonzero().flatten(), persistent=False)
+        self.register_buffer("numbers_U", number_V[number_V >= 0], persistent=False)
 
     def remember(self, states_NTD: Tensor, batch: Batch) -> Memory:
         """What of the problems is computed once."""
@@ -183,10 +186,12 @@ class Decoder(nn.Module):
         mask_NT = torch.arange(words, device=states_NTD.device) < batch.lengths_N.to(states_NTD.device)[:, None]
         keys_NTH = states_NTD.new_zeros(num, words, 0) if self.keys is None else self.keys(states_NTD)
         # The place of every number; a problem may have more than have an index.
-        place_NM = torch.zeros(num, MAX_NUMBERS, dtype=torch.int64, device=states_NTD.device)
         known_NT = (batch.indices_NT >= 0) & (batch.indices_NT < MAX_NUMBERS)
-        rows, places = known_NT.nonzero(as_tuple=True)
-        place_NM[rows, batch.indices_NT[rows, places]] = places
+        # The last column takes the words that are none, and is left out.
+        column_NT = batch.indices_NT.where(known_NT, MAX_NUMBERS)
+        place_NT = torch.arange(words, device=states_NTD.device).expand(num, -1)
+        place_NM = torch.zeros(num, MAX_NUMBERS + 1, dtype=torch.int64, device=states_NTD.device)
+        place_NM = place_NM.scatter(1, column_NT, place_NT)[:, :MAX_NUMBERS]
         number_mask_NM = torch.arange(MAX_NUMBERS, device=states_NTD.device) < batch.counts[:, None]
         number_keys = None
         if self.number_keys is not None:
@@ -220,9 +225,7 @@ class Decoder(nn.Module):
         scores_NSM = self.number_queries(u_NSH) @ memory.number_keys_NMH.transpose(1, 2) / self.hidden**0.5
         # A number that the problem does not have keeps the logit of its index alone.
         scores_NSM = scores_NSM * memory.number_mask_NM[:, None]
-        is_number = self.number_V >= 0
-        added = scores_NSM[..., self.number_V[is_number]]
-        return logits_NSV.index_add(-1, is_number.nonzero().flatten(), added)
+        return logits_NSV.index_add(-1, self.number_places_U, scores_NSM[..., self.numbers_U])
 
 
 class Text2Math(nn.Module):

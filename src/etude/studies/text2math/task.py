@@ -239,14 +239,14 @@ class Text2MathTask(Task):
         return replace(encoded, features_PD=found.to(self.runtime.device))
 
     def batch_rows(self, step: int) -> Tensor:
-        """Which training problems a step takes: every epoch in an order of its own."""
+        """Which training problems a step takes, on the CPU: every epoch in an order of its own."""
         per_epoch = -(-len(self.encoded["train"]) // self.config.batch.size)
         epoch, place = divmod(step, per_epoch)
         if self._order is None or self._order[0] != epoch:
             lengths_N = self.encoded["train"].lengths_N.cpu()
             draw = self.runtime.generator("train/order", epoch)
             self._order = (epoch, batches.epoch_order(lengths_N, self.config.batch.size, draw))
-        return self._order[1][place].to(self.runtime.device)
+        return self._order[1][place]
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.encoded["train"]
@@ -259,14 +259,15 @@ class Text2MathTask(Task):
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
-        tokens = (train.targets_NS[rows] != PAD).sum()
+        tokens = (train.targets_NS[rows.to(self.runtime.device)] != PAD).sum()
         for part in self.runtime.parts(parts, self.shared_model):
             # An epoch's last batch may have fewer problems than parts: some are then taken twice, and count once.
-            mine = rows[part % len(rows) :: parts]
-            targets_NS = train.targets(mine)
+            here = rows[part % len(rows) :: parts]
+            mine, (words, longest) = here.to(self.runtime.device), train.longest(here)
+            targets_NS = train.targets(mine, longest)
             share = (targets_NS != PAD).sum() / tokens if part < len(rows) else 0.0
             forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
-            logits_NSV, _ = self.shared_model(train.batch(mine), targets_NS, forced_S)
+            logits_NSV, _ = self.shared_model(train.batch(mine, words), targets_NS, forced_S)
             mean = loss(logits_NSV.float(), targets_NS, config.optim.smoothing)
             # A part with more tokens weighs more, as in one batch.
             weighted = mean * share * parts
