@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# The benchmarks are scripts, which import each other from their own folder.
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
 
 @pytest.fixture
 def benchmark_run(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:

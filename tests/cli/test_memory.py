@@ -77,11 +77,12 @@ def test_a_part_of_the_results_is_tried(monkeypatch: pytest.MonkeyPatch):
             looked.append(images.shape)
 
     monkeypatch.setattr(fid, "Inception", Network)
+    monkeypatch.setattr(fid, "frechet_distance", lambda real, fake: looked.append(real.shape))
     drawn = task("dcgan")
     memory.rehearse(drawn, drawn.config)
     assert looked == [], "the smoke preset measures no FID"
     memory.rehearse(drawn, override(drawn.config, {"metric.inception": ""}))
-    assert looked == [(256, 8, 8)]
+    assert looked == [(256, 8, 8), (256, fid.NUM_FEATURES)]
 
 
 def test_a_batch_that_does_not_fit_is_cut(tmp_path: Path, large: dict[str, Any]):

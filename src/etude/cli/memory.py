@@ -36,7 +36,7 @@ def reset_peak() -> None:
 def rehearse(task: "Task", config: StudyConfig) -> None:
     """Do a little of what the final results will do beside evaluation, for what it takes of memory.
 
-    Of FID the network and one batch of pictures; of a task that has a method ``rehearse``, that.
+    Of FID the network, a batch of pictures and a distance; of a task that has a method ``rehearse``, that.
     """
     import numpy as np
 
@@ -47,6 +47,9 @@ def rehearse(task: "Task", config: StudyConfig) -> None:
         untyped: Any = metric
         device = next(parameter.device for network in task.modules.values() for parameter in network.parameters())
         fid.Inception(fid.weights_of(untyped.inception), device).features(np.zeros((256, 8, 8), np.uint8))
+        # The root of a product of covariances takes as much as the network.
+        real, fake = np.random.default_rng(0).normal(size=(2, 256, fid.NUM_FEATURES)).astype(np.float32)
+        fid.frechet_distance(real, fake)
     own = getattr(task, "rehearse", None)
     if own is not None:
         own()
