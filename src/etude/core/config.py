@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import pydantic
 import yaml
@@ -139,7 +139,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping; `UserError` where it is missing or broken."""
     try:
         text = path.read_text(encoding="utf-8")
-        tokens = yaml.scan(text, yaml.SafeLoader) if "*" in text else ()
+        tokens: Any = cast(Any, yaml).scan(text, yaml.SafeLoader) if "*" in text else ()
         if len(text) > 1 << 20 or any(isinstance(token, yaml.AliasToken) for token in tokens):
             raise ValueError("it has aliases, which may outgrow memory, or more than a million characters")
         values = yaml.safe_load(text)

@@ -3,7 +3,6 @@
 import base64
 import functools
 import html
-import json
 import math
 import os
 import threading
@@ -18,6 +17,7 @@ import gradio as gr
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
+from etude.report.results import read_metrics
 from etude.web import show
 from etude.web.site import Site, answering, current_tab
 
@@ -79,7 +79,7 @@ class Run:
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl with a step; a broken line is passed over. Read again only when it changed."""
+    """What can be read of a run's metrics.jsonl. Read again only when it changed."""
     file = path / "metrics.jsonl"
     try:
         about = file.stat()
@@ -88,17 +88,9 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
             known = _read.get(path)
         if known is not None and known[0] == stamp:
             return known[1]
-        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    rows: list[dict[str, Any]] = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
+    rows, _ = read_metrics(file)
     with _reading:
         _read[path] = stamp, rows
     return rows
