@@ -26,7 +26,7 @@ pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web
 
 _MINUTES = float(os.environ.get("ETUDE_FUZZ_MINUTES", "10"))
 _SECONDS = 60
-"""A file may take; most take some milliseconds."""
+"""Of the processor's time, whatever else runs there, that a file may take; most take some milliseconds."""
 _MEMORY = 3 << 30
 """Bytes that the process may grow by on the way."""
 _SLOW = ("predict slots", "weights ", "slot library", "run ", "cell", "exported config")
@@ -40,8 +40,8 @@ def bounds() -> Iterator[None]:
     def late(*_: Any) -> None:
         raise AssertionError(f"not done after {_SECONDS} seconds")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -50,8 +50,8 @@ def bounds() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def takes_or_refuses(target: Target, path: Path) -> None:

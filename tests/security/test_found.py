@@ -71,6 +71,8 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a format without end": ("prototypes", lambda: _prototypes(format=float("inf"))),
     "a summary that is a list": ("run summary.json", lambda: b"[1]"),
     "a summary that is a number": ("run summary.json", lambda: b"1.5"),
+    "a step that is true": ("run metrics.jsonl", lambda: b'{"step": true, "train/loss": 1.0}\n'),
+    "a loss of 400 figures": ("run metrics.jsonl", lambda: b'{"step": 1, "train/loss": 1' + b"0" * 400 + b"}\n"),
     "a table too deep": ("reference", lambda: b"a = " + b"[" * 5000),
     "a note too deep": ("cache note", lambda: b"[" * 100_000),
     "a note of no numbers": ("cache note", lambda: b'{"path": "P", "size": "x", "mtime_ns": null, "sha256": 1}'),
@@ -88,8 +90,11 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "options that are an object": ("mathqa zip", lambda: _official({"options": {"a": 1}})),
     "an archive cut within a member": ("scenes tar", _cut_short),
 }
-TAKEN = {"a note too deep", "a note of no numbers", "a list of files too deep", "a list of no files"}
-"""Notes that are made again."""
+TAKEN = {
+    "a note too deep", "a note of no numbers", "a list of files too deep", "a list of no files",
+    "a step that is true", "a loss of 400 figures",
+}  # fmt: skip
+"""Notes that are made again, and lines that are passed over."""
 
 
 @pytest.mark.parametrize("case", FOUND)

@@ -40,6 +40,7 @@ READS = {
 READERS = {
     "cli/export.py": "own companions, copied as bytes",
     "cli/load.py": "fuzz: exported config; bytes are copied",
+    "cli/training.py": "fuzz: run summary.json",
     "core/checkpoint.py": "fuzz: weights, resume file, run best.json, run manifest.json",
     "core/config.py": "fuzz: run config.yaml",
     "core/files.py": "fuzz: all of JSON",
