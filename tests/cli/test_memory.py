@@ -86,8 +86,8 @@ def test_a_part_of_the_results_is_tried(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_batch_that_does_not_fit_is_cut(tmp_path: Path, large: dict[str, Any]):
-    whole = large["memory_mb"]["training"]
-    limit = whole - 300
+    # What a process holds varies by a tenth from one to the next.
+    limit = 3 * large["memory_mb"]["training"] // 4
     child = etude("run", *LARGE, "--runs", str(tmp_path), "--name", "cut", "--memory", str(limit))
     assert child.returncode == 0, child.stderr
     run = tmp_path / "resnet" / "cut"

@@ -29,7 +29,7 @@ from etude import cli, studies
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import read_yaml, to_dict
 from etude.core.errors import UserError
-from etude.core.files import sha256
+from etude.core.files import sha256, write_json
 from etude.data import cache as decoded_cache
 from etude.data import cifar10, clevrtex, fetch, folders, mathqa, mnist, omniglot, pairs
 from etude.data.images import read_image
@@ -458,7 +458,7 @@ def _run() -> Path:
     (path / "checkpoints" / "best.json").write_text('{"step": 300, "metric": "val/accuracy", "value": 99.0}')
     (tensors / "resume.pt").write_bytes(_resumes()[0])
     digests = {name: sha256(tensors / name) for name in ("weights.safetensors", "resume.pt")}
-    (tensors / "manifest.json").write_text(json.dumps({"format": 1, "step": 300, "sha256": digests}))
+    write_json(tensors / "manifest.json", {"format": 1, "step": 300, "sha256": digests})
     return path
 
 

@@ -55,7 +55,7 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
             if callable(write):
                 write(temporary)
             else:
-                temporary.write_bytes(write.encode() if isinstance(write, str) else write)
+                temporary.write_bytes(write.encode(errors="replace") if isinstance(write, str) else write)
             sync(temporary)
             # mkstemp gives 0600: a run folder is read by others too.
             temporary.chmod(0o666 & ~umask())
