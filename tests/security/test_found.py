@@ -73,6 +73,7 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a summary that is a number": ("run summary.json", lambda: b"1.5"),
     "a step that is true": ("run metrics.jsonl", lambda: b'{"step": true, "train/loss": 1.0}\n'),
     "a loss of 400 figures": ("run metrics.jsonl", lambda: b'{"step": 1, "train/loss": 1' + b"0" * 400 + b"}\n"),
+    "a setting of two lines": ("reference", lambda: b'[[number]]\n"a\\nb" = 1\n'),
     "a table too deep": ("reference", lambda: b"a = " + b"[" * 5000),
     "a note too deep": ("cache note", lambda: b"[" * 100_000),
     "a note of no numbers": ("cache note", lambda: b'{"path": "P", "size": "x", "mtime_ns": null, "sha256": 1}'),

@@ -131,7 +131,7 @@ def _refuse_unknown(kind: Any, values: Any, prefix: str, origin: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in values.items():  # pyright: ignore[reportUnknownVariableType]
         if name not in fields:
-            raise UserError(f"{origin}: no setting '{prefix}{name}'{nearest(str(name), fields)}")  # pyright: ignore[reportUnknownArgumentType]
+            raise UserError(f"{origin}: no setting '{prefix}{' '.join(str(name).split())}'{nearest(str(name), fields)}")  # pyright: ignore[reportUnknownArgumentType]
         _refuse_unknown(fields[str(name)].type, value, f"{prefix}{name}.", origin)  # pyright: ignore[reportUnknownArgumentType]
 
 
