@@ -55,6 +55,15 @@ def test_a_check_says_what_a_run_takes(tmp_path: Path, large: dict[str, Any]):
     assert large["peak_memory_mb"] == max(large["memory_mb"].values())
 
 
+def test_what_the_parent_holds_does_not_count():
+    held = b"x" * (1 << 30)
+    line = "from etude.cli.training import peak_memory_mb; print(peak_memory_mb())"
+    command = [sys.executable, "-c", line]
+    environment = toy.child_environment()
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert len(held) >> 20 > int(child.stdout) > 20
+
+
 def test_a_part_of_the_results_is_tried(monkeypatch: pytest.MonkeyPatch):
     """Programs of a beam, and FID's network where the preset names one."""
     from etude.metrics import fid

@@ -1,5 +1,6 @@
 """From a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -135,6 +136,10 @@ def peak_memory_mb() -> int:
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() // 2**20
+    with contextlib.suppress(OSError, StopIteration):
+        # Not getrusage(2), to which what the parent held at the start also counts.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -24,7 +24,7 @@ def network(seed: int, *, attention: bool = True, copies: bool = True, layers: i
     encoder = LSTMEncoder(20, embedding=6, hidden=5, layers=layers, dropout=0.0, marks_numbers=True)
     decoder = Decoder(
         len(TOKENS), 10, embedding=6, hidden=7, layers=layers, dropout=0.0, attention=attention,
-        number_V=TOKENS.number, copies=copies,
+        number_V=TOKENS.indices("n"), copies=copies,
     )  # fmt: skip
     for parameter in [*encoder.parameters(), *decoder.parameters()]:
         parameter.data.mul_(4)

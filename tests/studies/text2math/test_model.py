@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, greedy, loss
 from etude.studies.text2math.tokens import MAX_NUMBERS, PAD, START
 
-NUMBER_V = torch.tensor([-1, -1, -1, -1, 0, 1, 2, -1])
+NUMBER_V = [-1, -1, -1, -1, 0, 1, 2, -1]
 V = len(NUMBER_V)
 
 

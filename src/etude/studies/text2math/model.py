@@ -162,7 +162,7 @@ class Decoder(nn.Module):
 
     def __init__(
         self, num_tokens: int, width: int, *, embedding: int, hidden: int, layers: int, dropout: float,
-        attention: bool, number_V: Tensor, copies: bool, scaled: bool = False,
+        attention: bool, number_V: Sequence[int], copies: bool, scaled: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.layers, self.hidden = layers, hidden
@@ -177,8 +177,9 @@ class Decoder(nn.Module):
         self.number_keys = nn.Linear(width, hidden) if copies else None
         self.number_queries = nn.Linear(hidden, hidden, bias=False) if copies else None
         # The tokens that are numbers, and which: found once, for a search of them waits for the device.
-        self.register_buffer("number_places_U", (number_V >= 0).nonzero().flatten(), persistent=False)
-        self.register_buffer("numbers_U", number_V[number_V >= 0], persistent=False)
+        numbers = {place: index for place, index in enumerate(number_V) if index >= 0}
+        self.register_buffer("number_places_U", torch.tensor([*numbers], dtype=torch.int64), persistent=False)
+        self.register_buffer("numbers_U", torch.tensor([*numbers.values()], dtype=torch.int64), persistent=False)
 
     def remember(self, states_NTD: Tensor, batch: Batch) -> Memory:
         """What of the problems is computed once."""

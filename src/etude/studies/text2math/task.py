@@ -82,7 +82,7 @@ def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
         encoder = _own_encoder(own, config.encoder, len(words))
     decoder = Decoder(
         len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
-        dropout=config.dropout, attention=config.attention, scaled=config.scaled, number_V=tokens.number,
+        dropout=config.dropout, attention=config.attention, scaled=config.scaled, number_V=tokens.indices("n"),
         copies=config.copies,
     )  # fmt: skip
     return Text2Math(encoder, decoder, spelled(words, tokens))

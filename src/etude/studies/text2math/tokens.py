@@ -127,9 +127,9 @@ class Tokens:
                 steps[-1][1].append(token)
         return "".join(f"{operator}({','.join(arguments)})|" for operator, arguments in steps)
 
-    def _marked(self, mark: str) -> Tensor:
-        indices = [int(token[1:]) if re.fullmatch(rf"{mark}\d+", token) else -1 for token in self.tokens]
-        return torch.tensor(indices)
+    def indices(self, mark: str) -> list[int]:
+        """Of each token the i of ``n_i``, if that is the mark, or the j of ``#j``; -1 for other tokens."""
+        return [int(token[1:]) if re.fullmatch(rf"{mark}\d+", token) else -1 for token in self.tokens]
 
     @cached_property
     def arity(self) -> Tensor:
@@ -139,12 +139,12 @@ class Tokens:
     @cached_property
     def number(self) -> Tensor:
         """The i of ``n_i``; -1 for other tokens."""
-        return self._marked("n")
+        return torch.tensor(self.indices("n"))
 
     @cached_property
     def result(self) -> Tensor:
         """The j of ``#j``; -1 for other tokens."""
-        return self._marked("#")
+        return torch.tensor(self.indices("#"))
 
     @cached_property
     def constant(self) -> Tensor:
