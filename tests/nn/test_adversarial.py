@@ -118,9 +118,11 @@ def test_the_largest_singular_value_becomes_one() -> None:
     assert torch.equal(before, layer.parametrizations["weight"][0].u_O), "no step of the iteration in evaluation"
 
 
-def test_a_step_that_is_not_finite_is_left_out_and_counted() -> None:
+@pytest.mark.parametrize("fused", [False, True], ids=["asked", "decided on the device"])
+def test_a_step_that_is_not_finite_is_left_out_and_counted(fused: bool) -> None:
     net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    steps = FiniteSteps({"net": net}, {"net": torch.optim.SGD(net.parameters(), 0.1)})
+    adam = torch.optim.Adam(net.parameters(), 0.1, fused=fused)
+    steps = FiniteSteps({"net": net}, {"net": adam})
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for weight, left_out in ((torch.inf, 1), (torch.nan, 1), (1.0, 0)):
         steps.begin()
@@ -133,6 +135,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted() -> None:
         assert all(p.grad is None for p in net.parameters())
         assert all(torch.equal(before[name], value) for name, value in net.state_dict().items()) == bool(left_out)
     assert steps.state() == {"skipped": 2, "in_a_row": 0}
+    assert {int(state["step"]) for state in adam.state.values()} == {1}, "Adam has made one step"
 
 
 def test_a_loss_scale_falls_until_steps_are_finite() -> None:

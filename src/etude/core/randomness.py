@@ -30,6 +30,12 @@ def generator(seed: int, stream: str, step: int, index: int = 0) -> torch.Genera
     return torch.Generator().manual_seed(key(seed, stream, step, index))
 
 
+def upload(drawn: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """What was drawn on the CPU, on the device; to a GPU from pinned memory, for which the CPU need not wait."""
+    held = drawn.pin_memory() if (drawn.device.type, torch.device(device).type) == ("cpu", "cuda") else drawn
+    return held.to(device, non_blocking=True)
+
+
 def seed_globals(seed: int, stream: str, step: int, index: int = 0) -> None:
     """Key the global generators, for draws inside libraries and layers (dropout, initialisation)."""
     value = key(seed, stream, step, index)

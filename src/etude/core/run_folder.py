@@ -163,9 +163,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     # etude itself may run from source, uninstalled.
-    versions = {"etude": __version__}
-    for name in ("torch", "accelerate", "numpy", "safetensors", "pillow"):
-        versions[name] = metadata.version(name)
+    versions = {name: metadata.version(name) for name in ("torch", "accelerate", "numpy", "safetensors", "pillow")}
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(terse=True),
@@ -173,7 +171,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
+        "versions": {"etude": __version__} | versions,
         "commit": commit(),
     }
 

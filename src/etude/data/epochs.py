@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from etude.core import randomness
 from etude.core.runtime import Runtime
 
 
@@ -33,5 +34,5 @@ class Epochs:
         epoch, place = divmod(step, count // size)
         if self._order is None or self._order[:2] != (epoch, count):
             order = torch.randperm(count, generator=self._runtime.generator(self._stream, epoch))
-            self._order = (epoch, count, order.to(self._device))
+            self._order = (epoch, count, randomness.upload(order, self._device))
         return self._order[2][place * size : (place + 1) * size]

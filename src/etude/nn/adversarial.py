@@ -86,11 +86,24 @@ class FiniteSteps:
     def __init__(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
         self._modules, self._optimizers = dict(modules), dict(optimizers)
         self._before: list[Tensor] = []
-        self._now = 0
-        self.skipped = 0
-        """Updates of a network that were left out, from the first step on."""
-        self.in_a_row = 0
-        """Training steps just before this one in which a network was left as it was."""
+        device = next(parameter.device for module in modules.values() for parameter in module.parameters())
+        # On the device: whether a step is left out is decided where its gradient is, and nothing waits to hear of it.
+        self._now, self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
+
+    @property
+    def skipped(self) -> int:
+        """Updates of a network that were left out, from the first step on. Waits for the device."""
+        return int(self._skipped)
+
+    @property
+    def in_a_row(self) -> int:
+        """Training steps just before this one in which a network was left as it was. Waits for the device."""
+        return int(self._in_a_row)
+
+    @property
+    def left_out(self) -> Tensor:
+        """Whether the last step left a network as it was, a boolean on the device."""
+        return self._in_a_row > 0
 
     def state(self) -> dict[str, int]:
         """What an exact resume needs."""
@@ -98,14 +111,15 @@ class FiniteSteps:
 
     def load_state(self, state: Mapping[str, int]) -> None:
         """Take back what `state` gave."""
-        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self._skipped.fill_(state["skipped"])
+        self._in_a_row.fill_(state["in_a_row"])
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for module in self._modules.values() for buffer in module.buffers()]
 
     def begin(self) -> None:
         """Before a training step: running statistics are noted."""
-        self._before, self._now = [buffer.clone() for buffer in self._buffers()], 0
+        self._before, self._now = [buffer.clone() for buffer in self._buffers()], torch.zeros_like(self._now)
 
     def update(self, name: str) -> None:
         """One network's optimiser step, unless a gradient is not finite; its gradients are cleared."""
@@ -113,14 +127,20 @@ class FiniteSteps:
         if getattr(optimizer, "scaler", None) is not None:
             # Under fp16 the loss scale makes gradients infinite; the scaler finds them itself, and then lowers it.
             optimizer.step()
-            left_out = optimizer.step_was_skipped
+            left_out = torch.full_like(self._now, int(optimizer.step_was_skipped))
         else:
             gradients = [p.grad for p in self._modules[name].parameters() if p.grad is not None]
-            left_out = not nn.utils.get_total_norm(gradients).isfinite()
-            if not left_out:
+            left_out = ~nn.utils.get_total_norm(gradients).isfinite()
+            plain = getattr(optimizer, "optimizer", optimizer)
+            if plain.defaults.get("fused"):
+                # What a loss scaler tells a fused optimiser: its kernel then changes nothing, and nobody waits.
+                plain.found_inf = left_out.float()
                 optimizer.step()
-        self._now += left_out
-        self.skipped += left_out
+                plain.found_inf = None
+            elif not left_out:
+                optimizer.step()
+        self._now = self._now + left_out
+        self._skipped = self._skipped + left_out
         optimizer.zero_grad()
 
     def end(self, metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,17 +149,15 @@ class FiniteSteps:
         The running statistics of a step that was left out are put back, and metrics of it that are not finite become
         zero: the loop ends a run at the first loss that is not. After `PATIENCE` such steps in a row the loss is nan.
         """
-        if self._now:
-            for buffer, before in zip(self._buffers(), self._before, strict=True):
-                buffer.copy_(before)
-        self.in_a_row = self.in_a_row + 1 if self._now else 0
-        logged = dict(metrics)
-        if self.in_a_row < PATIENCE:
-            logged = {name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in logged.items()}
-        else:
-            # The loss may be finite where its gradient is not: the loop must see that nothing is learned.
-            logged["loss"] = torch.full_like(logged["loss"], torch.nan)
-        return logged | {"skipped": next(iter(logged.values())).new_tensor(float(self._now))}
+        left_out = self._now > 0
+        for buffer, before in zip(self._buffers(), self._before, strict=True):
+            torch.where(left_out, before, buffer, out=buffer)
+        self._in_a_row = torch.where(left_out, self._in_a_row + 1, 0)
+        patient = self._in_a_row < PATIENCE
+        # The loss may be finite where its gradient is not: the loop must see that nothing is learned.
+        ended = {name: torch.full_like(v, torch.nan) if name == "loss" else v for name, v in metrics.items()}
+        logged = {name: torch.where(patient, v.nan_to_num(0.0, 0.0, 0.0), ended[name]) for name, v in metrics.items()}
+        return logged | {"skipped": self._now.to(next(iter(logged.values())).dtype)}
 
 
 class SpectralNorm(nn.Module):

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from etude.core.randomness import upload
+
 
 def crop_and_flip(
     images_NHWC: UInt8[Tensor, "n h w 3"],
@@ -24,8 +26,8 @@ def crop_and_flip(
     """
     num, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
-    shift_2N = torch.randint(-pad, pad + 1, (2, num), generator=generator).to(device)
-    mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device) & flip
+    shift_2N = upload(torch.randint(-pad, pad + 1, (2, num), generator=generator), device)
+    mirrored_N = upload(torch.rand(num, generator=generator) < 0.5, device) & flip
     if not pad and not flip:
         return images_NHWC
     across_W = torch.arange(width, device=device)
@@ -53,7 +55,7 @@ def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """
     num, _, height, width = x_NCHW.shape
     device = x_NCHW.device
-    centre_2N = [torch.randint(size, (num,), generator=generator).to(device) for size in (height, width)]
+    centre_2N = [upload(torch.randint(size, (num,), generator=generator), device) for size in (height, width)]
     if not side:
         return x_NCHW
     hit = [

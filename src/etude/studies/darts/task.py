@@ -463,7 +463,7 @@ class RetrainTask(_Classifies):
             sum(map(len, self.genotype.cell("reduction" if layer in halved else "normal")))
             for layer in range(self.config.model.layers)
         ]
-        drawn_EN = torch.rand(sum(sizes), count, generator=draw).to(device)
+        drawn_EN = randomness.upload(torch.rand(sum(sizes), count, generator=draw), device)
         return [list(of_cell) for of_cell in drawn_EN.split(sizes)]
 
     def evaluate(self) -> dict[str, float]:

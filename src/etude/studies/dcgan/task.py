@@ -108,7 +108,7 @@ class DCGANTask(Task):
     def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
         """Standard normal ``[count, Z]`` on the device."""
         draw = self.runtime.generator(stream, step, index)
-        return torch.randn(count, self.config.model.noise, generator=draw).to(self.runtime.device)
+        return randomness.upload(torch.randn(count, self.config.model.noise, generator=draw), self.runtime.device)
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, parts = self.config, self.config.batch.parts

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from etude.core.randomness import upload
 from etude.nn.adversarial import start_normal
 
 TestNorm = Literal["batch", "running"]
@@ -166,8 +167,8 @@ def crop_and_mirror(pairs_N2HWC: Tensor, size: int, generator: torch.Generator, 
     """
     num, _, side = pairs_N2HWC.shape[:3]
     device = pairs_N2HWC.device
-    first_2N = torch.randint(0, side - size + 1, (2, num), generator=generator).to(device)
-    mirrored_N = (torch.rand(num, generator=generator) < 0.5).to(device) & mirror
+    first_2N = upload(torch.randint(0, side - size + 1, (2, num), generator=generator), device)
+    mirrored_N = upload(torch.rand(num, generator=generator) < 0.5, device) & mirror
     if side == size and not mirror:
         return pairs_N2HWC
     along = torch.arange(size, device=device)

@@ -141,7 +141,8 @@ class Pix2PixTask(Task):
             held = self.pairs.splits[split].pairs_N2HWC
             self._on_device[split] = held.to(self.runtime.device) if held.nbytes <= _ON_DEVICE else held
         held = self._on_device[split]
-        taken = held[rows if isinstance(rows, slice) else rows.to(held.device)].to(self.runtime.device)
+        mine = held[rows if isinstance(rows, slice) else randomness.upload(rows, held.device)]
+        taken = randomness.upload(mine, self.runtime.device) if held.device != self.runtime.device else mine
         return taken.flip(1) if self.config.data.direction == "BtoA" else taken
 
     def batch_rows(self, step: int) -> Tensor:
@@ -170,7 +171,7 @@ class Pix2PixTask(Task):
         def fakes(part: int, input_NCHW: Tensor, network: nn.Module) -> Tensor:
             draw = self.runtime.generator("train/noise", step, part)
             noise = self.generator.noise(len(input_NCHW), draw) if config.model.dropout else []
-            return network(input_NCHW, [mask.to(device) for mask in noise])
+            return network(input_NCHW, [randomness.upload(mask, device) for mask in noise])
 
         # A batch of one part makes its pictures once for both networks. With more, the running statistics change
         # between the parts, and a graph that is kept would be stale.
@@ -217,14 +218,15 @@ class Pix2PixTask(Task):
                 "discriminator": discriminator, "generator": adversarial, "logit_real": real, "logit_fake": fake
             }  # fmt: skip
         logged = self.steps.end(losses)
-        # A step that was left out has no loss to watch.
-        if optim.gan and not self.steps.in_a_row:
+        if optim.gan:
             self._watch(self.runtime.sum(logged["discriminator"]) / self.runtime.world)
         return logged
 
     def _watch(self, loss: Tensor) -> None:
         mean = self.watched[0].lerp(loss, 1 - _WATCH)
-        self.watched = torch.stack([mean, torch.where(mean < WINS, self.watched[1] + 1, 0.0)])
+        watched = torch.stack([mean, torch.where(mean < WINS, self.watched[1] + 1, 0.0)])
+        # A step that was left out has no loss to watch.
+        self.watched = torch.where(self.steps.left_out, self.watched, watched)
 
     def extra_state(self) -> dict[str, Any]:
         return {"steps": self.steps.state(), "watched": self.watched.cpu()}

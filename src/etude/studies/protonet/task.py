@@ -158,6 +158,7 @@ class ProtonetTask(Task):
             classes, drawings = draw_episode(
                 len(pool), omniglot.NUM_DRAWINGS, config.way, config.shot + config.query, draw
             )
+            classes, drawings = (randomness.upload(rows, self.runtime.device) for rows in (classes, drawings))
             z_ND, _ = self.shared_encoder(to_input(pool.images_CNHW[classes, drawings].flatten(0, 1)))
             z_NKD = z_ND.float().unflatten(0, (config.way, -1))
             support_NKD, query_NQD = z_NKD.split([config.shot, config.query], dim=1)

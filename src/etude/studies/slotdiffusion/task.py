@@ -99,7 +99,7 @@ class _Scenes(Task):
         if not self.config.data.flip:
             return torch.zeros(count, dtype=torch.bool, device=self.runtime.device)
         coin = torch.rand(count, generator=self.runtime.generator("train/flip", step, part)) < 0.5
-        return coin.to(self.runtime.device)
+        return randomness.upload(coin, self.runtime.device)
 
     def set_rates(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """The rates of a step; returns the first group's."""
@@ -181,7 +181,7 @@ class VAETask(_Scenes):
                 side = config.model.size // self.vae.stride
                 shape = (len(images_BCHW), self.vae.latent_channels, side, side)
                 draw = self.runtime.generator("train/latent", step, part)
-                noise_BDhw = torch.randn(shape, generator=draw).to(self.runtime.device)
+                noise_BDhw = randomness.upload(torch.randn(shape, generator=draw), self.runtime.device)
             made_BCHW, named = self.shared(images_BCHW, noise_BDhw)
             error = functional.l1_loss(made_BCHW.float(), images_BCHW)
             if self.vae.kind == "kl":
@@ -352,7 +352,9 @@ class SlotDiffusionTask(_Scenes):
         """Standard normal ``[count, K, S]`` on the device, which slots begin with."""
         model = self.config.model
         draw = self.runtime.generator(stream, step, index)
-        return torch.randn(count, model.num_slots, model.slot_size, generator=draw).to(self.runtime.device)
+        return randomness.upload(
+            torch.randn(count, model.num_slots, model.slot_size, generator=draw), self.runtime.device
+        )
 
     # --- training ---
 
@@ -376,9 +378,12 @@ class SlotDiffusionTask(_Scenes):
             images_BCHW = mirrored(prepare(train.images_NHWC[mine]), flip_B)
             z0_BChw = self.latents[mine, flip_B.long()].float() * self.model.scale
             draw = self.runtime.generator("train/diffusion", step, part)
-            t_B = torch.randint(config.chain.steps, (len(mine),), generator=draw).to(self.runtime.device)
-            drop_B = (torch.rand(len(mine), generator=draw) < config.optim.drop).to(self.runtime.device)
-            noise_BChw = torch.randn(z0_BChw.shape, generator=draw).to(self.runtime.device)
+            drawn = (
+                torch.randint(config.chain.steps, (len(mine),), generator=draw),
+                torch.rand(len(mine), generator=draw) < config.optim.drop,
+                torch.randn(z0_BChw.shape, generator=draw),
+            )
+            t_B, drop_B, noise_BChw = (randomness.upload(part, self.runtime.device) for part in drawn)
             z_BChw = self.schedule.q_sample(z0_BChw, t_B, noise_BChw).contiguous(memory_format=torch.channels_last)
             start_BKS = self.noise(len(mine), "train/slots", step, part)
             found_BChw, _ = self.shared_model(images_BCHW, z_BChw, t_B, start_BKS, drop_B, spread=spread)

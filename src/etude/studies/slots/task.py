@@ -90,7 +90,9 @@ class SlotsTask(Task):
         """Standard normal ``[count, K, S]`` on the device."""
         model = self.config.model
         draw = self.runtime.generator(stream, step, index)
-        return torch.randn(count, model.num_slots, model.slot_size, generator=draw).to(self.runtime.device)
+        return randomness.upload(
+            torch.randn(count, model.num_slots, model.slot_size, generator=draw), self.runtime.device
+        )
 
     # --- training ---
 
@@ -114,7 +116,8 @@ class SlotsTask(Task):
             if config.data.flip:
                 coin = torch.rand(len(images_BCHW), generator=self.runtime.generator("train/flip", step, part)) < 0.5
                 flipped = images_BCHW.flip(3)
-                images_BCHW = torch.where(coin.to(images_BCHW.device)[:, None, None, None], flipped, images_BCHW)
+                flip_B = randomness.upload(coin, images_BCHW.device)
+                images_BCHW = torch.where(flip_B[:, None, None, None], flipped, images_BCHW)
             noise_BKS = self.noise(len(images_BCHW), "train/slots", step, part)
             made_BCHW, named = self.shared_model(images_BCHW, noise_BKS, spread=spread)
             # As the assignment has it: summed over the colours, the mean over pixels and pictures.

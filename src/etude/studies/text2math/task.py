@@ -259,11 +259,11 @@ class Text2MathTask(Task):
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
-        tokens = (train.targets_NS[rows.to(self.runtime.device)] != PAD).sum()
+        tokens = (train.targets_NS[randomness.upload(rows, self.runtime.device)] != PAD).sum()
         for part in self.runtime.parts(parts, self.shared_model):
             # An epoch's last batch may have fewer problems than parts: some are then taken twice, and count once.
             here = rows[part % len(rows) :: parts]
-            mine, (words, longest) = here.to(self.runtime.device), train.longest(here)
+            mine, (words, longest) = randomness.upload(here, self.runtime.device), train.longest(here)
             targets_NS = train.targets(mine, longest)
             share = (targets_NS != PAD).sum() / tokens if part < len(rows) else 0.0
             forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
