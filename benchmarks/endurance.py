@@ -70,17 +70,19 @@ def slope(seconds: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 
 def watch(words: list[str], runs: Path, minutes: float, every: float) -> dict[str, Any]:
-    """Train for some minutes, and stop. Returns the samples and how it ended."""
+    """Train for some minutes from the first metrics on, and stop. Returns the samples and how it ended."""
     study = words[0]
     command = [sys.executable, "-m", "etude", "run", *words, "--name", "long", "--runs", str(runs)]
     log = runs / "log"
     with log.open("w") as to:
         child = subprocess.Popen(command, stdout=to, stderr=to)
-        started, run, rows = time.monotonic(), runs / study / "long", []
+        run, rows = runs / study / "long", []
+        while not (run / "metrics.jsonl").exists() and child.poll() is None:
+            time.sleep(0.1)
+        started = time.monotonic()
         while time.monotonic() - started < 60 * minutes and child.poll() is None:
+            rows.append(sample(child.pid, run, started))
             time.sleep(every)
-            if (run / "metrics.jsonl").exists() and child.poll() is None:
-                rows.append(sample(child.pid, run, started))
         child.send_signal(signal.SIGINT)
         status = child.wait(600)
     lines = log.read_text().strip().splitlines()

@@ -13,6 +13,7 @@ from etude import studies
 from etude.cli.flags import parse, switch
 from etude.cli.table import show
 from etude.cli.training import chosen_weights, summary_of
+from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study
@@ -49,6 +50,18 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
     raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")
 
 
+def refuse_bloated(study: Study, weights: Path) -> None:
+    """Refuse weights whose configuration has a far larger network than they fill, before memory is taken for it."""
+    from etude.core.checkpoint import read_weights
+
+    tensors, header = read_weights(weights, study=study.name)
+    # Parts of a user's own may not be built without memory.
+    if not header.config or any(hub.names_code(value) for _, value in hub.leaves(header.config)):
+        return
+    config = from_dict(study.config, header.config, origin=str(weights))
+    hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)
+
+
 def _holds_weights(word: str, study: str) -> bool:
     """Whether a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
     path = Path(word)
@@ -75,6 +88,8 @@ def main(args: list[str]) -> int:
     study, weights, extra = find_weights(name)
     module = study.load_predict()
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
+    if name not in studies.NAMES:
+        refuse_bloated(study, weights)
     answers = module.predict(weights, extra, options)
     # A study's own way of writing its answers for people.
     if hasattr(module, "tell") and not as_json:

@@ -30,6 +30,8 @@ FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _MOST_JSON = 1 << 24
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_SMALL = 1 << 24
+"""A network of fewer numbers is built whatever its file holds: its study says best what does not fit."""
 _CODE = re.compile(r"\.py:")
 
 _TEMPLATE = """\
@@ -234,28 +236,62 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
+def names_code(value: str) -> bool:
+    """Whether a setting names a part of a user's own, ``path/to/file.py:Name``."""
+    return _CODE.search(value) is not None
+
+
 def _refuse_code(config: Mapping[str, Any], path: Path) -> None:
-    for name, value in _leaves(config):
-        if _CODE.search(value):
+    for name, value in leaves(config):
+        if names_code(value):
             raise UserError(
                 f"{path} names code of its own ({name} {value}), which is run when its network is built: "
                 f"`etude load {path} --trust-code`, if you know that file"
             )
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of a configuration, each with its dotted name."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield from ((f"{prefix}{name}", part) for part in (value if isinstance(value, list) else [value])
                         if isinstance(part, str))  # fmt: skip
 
 
 def require_fit(given: Exported, origin: Path) -> None:
-    """Refuse tensors of other names or shapes than the configuration's networks have.
+    """Refuse tensors of other names or shapes than the configuration's networks have."""
+    wanted = _wanted(given, origin)
+    if wanted is None:
+        return
+    for name, value in wanted.items():
+        if name not in given.tensors:
+            raise UserError(f"{origin} lacks the tensor {name}: export it again")
+        if given.tensors[name].shape != value.shape:
+            shapes = f"{list(given.tensors[name].shape)}, and its configuration has {list(value.shape)}"
+            raise UserError(f"{origin}: the tensor {name} is {shapes}: export it again")
+    stranger = next((name for name in given.tensors if name not in wanted), None)
+    if stranger is not None:
+        raise UserError(f"{origin} has a tensor {stranger!r:.80}, which its network has not: export it again")
 
-    The networks are built without memory for their weights: a configuration may ask for more than there is.
+
+def require_filled(given: Exported, origin: Path) -> None:
+    """Refuse a configuration whose networks are far larger than the file's tensors, for which memory would be taken."""
+    wanted = _wanted(given, origin)
+    if wanted is None:
+        return
+    held, asked = (sum(value.numel() for value in tensors.values()) for tensors in (given.tensors, wanted))
+    if asked > max(_SMALL, 2 * held):
+        raise UserError(
+            f"{origin} holds {held:,} numbers, and its configuration has a network of {asked:,}: export it again"
+        )
+
+
+def _wanted(given: Exported, origin: Path) -> "dict[str, Tensor] | None":
+    """The tensors of the configuration's networks by name, without memory: it may ask for more than there is.
+
+    None for networks of which a part lies elsewhere.
     """
     import torch
 
@@ -268,13 +304,6 @@ def require_fit(given: Exported, origin: Path) -> None:
     except (RuntimeError, ValueError, OverflowError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{origin}: its configuration makes no network ({reason}): export it again") from error
-    wanted = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    for name, value in wanted.items():
-        if name not in given.tensors:
-            raise UserError(f"{origin} lacks the tensor {name}: export it again")
-        if given.tensors[name].shape != value.shape:
-            shapes = f"{list(given.tensors[name].shape)}, and its configuration has {list(value.shape)}"
-            raise UserError(f"{origin}: the tensor {name} is {shapes}: export it again")
-    stranger = next((name for name in given.tensors if name not in wanted), None)
-    if stranger is not None:
-        raise UserError(f"{origin} has a tensor {stranger!r:.80}, which its network has not: export it again")
+    if modules is None:
+        return None
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}

@@ -62,4 +62,6 @@ def chosen(text: str, seed: int) -> Genotype:
     if not is_random(text):
         return from_text(text)
     draw = randomness.generator(seed, "cell", int(text.removeprefix(RANDOM)))
-    return Genotype(random_cell(NODES, draw), random_cell(NODES, draw))
+    # Also where the network of the cell is built without memory.
+    with torch.device("cpu"):
+        return Genotype(random_cell(NODES, draw), random_cell(NODES, draw))
