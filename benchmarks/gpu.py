@@ -14,10 +14,11 @@ the bound. A form that fuses operators moves less, and may beat it.
 The exit status is 1 where a form's first losses are another than the plain form's, beyond what its precision allows.
 """
 
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +46,8 @@ FORMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 TOLERANCE = {"etude": 1e-3, "bf16": 0.1, "compile": 1e-3, "both": 0.1}
 """The largest relative difference of the first losses from the plain form's."""
+_COMPARED = 4
+"""How many: the first one says nothing of gradients and optimisers."""
 BYTES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _SCENES = {"model.size": 64, "data.most": 64, "batch.size": 16}
 SIZES: dict[str, dict[str, Any]] = {
@@ -149,11 +152,11 @@ def roofline(device: torch.device, *, quick: bool) -> dict[str, float]:
     return found
 
 
-def cost(task: Task) -> dict[str, int]:
-    """Operations and bytes of one step."""
+def cost(task: Task, number: int) -> tuple[float, dict[str, int]]:
+    """The loss of a step, and its operations and bytes."""
     with Counts() as counts:
-        step(task, 1)
-    return {"flops": counts.flops, "bytes": counts.bytes}
+        loss = step(task, number)
+    return loss, {"flops": counts.flops, "bytes": counts.bytes}
 
 
 def step(task: Task, number: int) -> float:
@@ -161,12 +164,18 @@ def step(task: Task, number: int) -> float:
     return float(task.train_step(number)["loss"])
 
 
+def apart(losses: Sequence[float], plain: Sequence[float]) -> float:
+    """The largest relative difference; infinity where a loss is no number."""
+    apart = [abs(one - other) / max(1e-9, abs(other)) for one, other in zip(losses, plain, strict=True)]
+    return max(apart) if all(map(math.isfinite, apart)) else math.inf
+
+
 def measure(name: str, options: Options, device: torch.device, peaks: Mapping[str, float]) -> dict[str, Any]:
     """All forms of one study."""
     exact = {"matmul": torch.backends.cuda.matmul, "conv": torch.backends.cudnn}
     tf32 = {key: backend.allow_tf32 for key, backend in exact.items()}
     tasks: dict[str, Task] = {}
-    losses: dict[str, float] = {}
+    losses: dict[str, list[float]] = {}
     times: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
     bound: dict[str, int] = {}
@@ -177,11 +186,12 @@ def measure(name: str, options: Options, device: torch.device, peaks: Mapping[st
         tasks[form] = build(name, options, form, device.type)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        losses[form] = step(tasks[form], 0)
+        losses[form] = [step(tasks[form], number) for number in range(_COMPARED - 1)]
         if form == "plain":
-            bound = cost(tasks[form])
-        for number in range(1, 4):
-            step(tasks[form], number)
+            last, bound = cost(tasks[form], _COMPARED - 1)
+        else:
+            last = step(tasks[form], _COMPARED - 1)
+        losses[form].append(last)
         memory[form] = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else float("nan")
     blocks, steps = (1, 2) if options.quick else (options.repeats, options.steps)
     for _ in range(blocks):
@@ -205,7 +215,7 @@ def measure(name: str, options: Options, device: torch.device, peaks: Mapping[st
         median = statistics.median(row)
         rows[form] = {
             "seconds": row, "median_s": median, "lead": plain / median, "bound_s": least, "attained": least / median,
-            "loss": losses[form], "apart": abs(losses[form] - losses["plain"]) / max(1e-9, abs(losses["plain"])),
+            "losses": losses[form], "apart": apart(losses[form], losses["plain"]),
             "memory_mb": memory[form],
         }  # fmt: skip
     return {"cost": bound, "forms": rows}

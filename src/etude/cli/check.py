@@ -24,7 +24,7 @@ Runs one batch of training, evaluation, saving and reloading, and a part of the 
 time a step, memory and the estimated time of the whole run without its final results. The flags are those of
 `etude run`.
 
---memory MB: also find the fewest parts (--batch.parts) of a step's batch that keep training within so much.
+--memory MB: find the fewest parts (--batch.parts) of a step's batch that keep training within so much, and check those.
 --training-only: leave evaluation, saving and reloading out."""
 _STEPS = 4
 
@@ -37,10 +37,13 @@ def main(args: list[str]) -> int:
     word = take(args, "--memory", "")
     most = memory.limit(word) if word else 0
     chosen = choose(args, "etude check")
-    facts = check(chosen, training_only=short)
+    found: dict[str, Any] = {}
     if most:
+        # First: the batch in one may take more than there is.
         number, took = memory.fit(args, chosen.config, most)
-        facts["parts_within_limit"] = {"limit_mb": most, "parts": number, "training_mb": took}
+        found = {"parts_within_limit": {"limit_mb": most, "parts": number, "training_mb": took}}
+        chosen = choose([*args, "--batch.parts", str(number)], "etude check")
+    facts = check(chosen, training_only=short) | found
     if as_json:
         show([facts], as_json=True)
     else:

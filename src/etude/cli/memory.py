@@ -110,11 +110,12 @@ def fit(words: Sequence[str], config: StudyConfig, limit_mb: int) -> tuple[int, 
     flag, now = parts_of(config)
     if flag != "--batch.parts":
         raise UserError(f"--memory: a step of {words[0]} is whole episodes: fewer ways or queries take less memory")
-    number, took, vain = now, None, 0
+    number, took, vain, failed = now, None, 0, now
     for number in candidates(untyped.batch.size, now):
         before, took = took, _measure([*words, "--batch.parts", str(number)])
         if took is not None and took <= limit_mb:
-            return number, took
+            return _fewer(words, untyped.batch.size, failed, (number, took), limit_mb)
+        failed = number
         if took is not None and before is not None:
             vain = vain + 1 if took > _GAIN * before else 0
         if vain == 2:
@@ -124,6 +125,19 @@ def fit(words: Sequence[str], config: StudyConfig, limit_mb: int) -> tuple[int, 
         f"--memory {limit_mb}: a step in {number} part(s) {least}: a smaller network, smaller pictures or fewer, "
         "or a higher limit"
     )
+
+
+def _fewer(words: Sequence[str], size: int, failed: int, fits: tuple[int, int], limit_mb: int) -> tuple[int, int]:
+    """The fewest parts between a number that is too few and one that fits: halving what is between them."""
+    between = [number for number in range(failed + 1, fits[0]) if size % number == 0]
+    while between:
+        middle = len(between) // 2
+        took = _measure([*words, "--batch.parts", str(between[middle])])
+        if took is not None and took <= limit_mb:
+            fits, between = (between[middle], took), between[:middle]
+        else:
+            between = between[middle + 1 :]
+    return fits
 
 
 def _measure(words: Sequence[str]) -> int | None:

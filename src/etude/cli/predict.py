@@ -55,8 +55,7 @@ def refuse_bloated(study: Study, weights: Path) -> None:
     from etude.core.checkpoint import read_weights
 
     tensors, header = read_weights(weights, study=study.name)
-    # Parts of a user's own may not be built without memory.
-    if not header.config or any(hub.names_code(value) for _, value in hub.leaves(header.config)):
+    if not header.config:
         return
     config = from_dict(study.config, header.config, origin=str(weights))
     hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)

@@ -1,5 +1,6 @@
 """``etude run STUDY [PRESET] [--name NAME] [--flags]``: train a preset."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def main(args: list[str]) -> int:
     most = take(args, "--memory", "")
     chosen = choose(args, "etude run")
     if most:
+        if "RANK" in os.environ:
+            raise UserError(
+                "--memory measures in one process: `etude check ... --memory` names the parts, to be given to all"
+            )
         number, took = fit(args, chosen.config, limit(most))
         say(f"--batch.parts {number}: a step takes {took:,} MB")
         args = [*args, "--batch.parts", str(number)]

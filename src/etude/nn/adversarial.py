@@ -132,7 +132,7 @@ class FiniteSteps:
             gradients = [p.grad for p in self._modules[name].parameters() if p.grad is not None]
             left_out = ~nn.utils.get_total_norm(gradients).isfinite()
             plain = getattr(optimizer, "optimizer", optimizer)
-            if plain.defaults.get("fused"):
+            if all(group.get("fused") for group in plain.param_groups):
                 # What a loss scaler tells a fused optimiser: its kernel then changes nothing, and nobody waits.
                 plain.found_inf = left_out.float()
                 optimizer.step()

@@ -236,25 +236,19 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def names_code(value: str) -> bool:
-    """Whether a setting names a part of a user's own, ``path/to/file.py:Name``."""
-    return _CODE.search(value) is not None
-
-
 def _refuse_code(config: Mapping[str, Any], path: Path) -> None:
-    for name, value in leaves(config):
-        if names_code(value):
+    for name, value in _leaves(config):
+        if _CODE.search(value):
             raise UserError(
                 f"{path} names code of its own ({name} {value}), which is run when its network is built: "
                 f"`etude load {path} --trust-code`, if you know that file"
             )
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The texts of a configuration, each with its dotted name."""
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield from ((f"{prefix}{name}", part) for part in (value if isinstance(value, list) else [value])
                         if isinstance(part, str))  # fmt: skip
@@ -278,7 +272,13 @@ def require_fit(given: Exported, origin: Path) -> None:
 
 def require_filled(given: Exported, origin: Path) -> None:
     """Refuse a configuration whose networks are far larger than the file's tensors, for which memory would be taken."""
-    wanted = _wanted(given, origin)
+    try:
+        wanted = _wanted(given, origin)
+    except UserError:
+        # A part of a user's own need not be one that is built without memory.
+        if any(_CODE.search(value) for _, value in _leaves(given.header.config)):
+            return
+        raise
     if wanted is None:
         return
     held, asked = (sum(value.numel() for value in tensors.values()) for tensors in (given.tensors, wanted))
