@@ -7,7 +7,9 @@ its resident memory is a least-squares line through all samples after the first 
 standard error of the line.
 
 The exit status is 1 where memory grows by more than a hundredth an hour and two standard errors, where more
-checkpoints lie on disk than the retention rule allows, or where the run does not stop as it should. Linux only.
+checkpoints lie on disk than the retention rule allows, or more in the folder than they and the metrics take, where the
+metrics have more lines than the intervals of the log and of evaluation make, or where the run does not stop as it
+should. Linux only.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from rich.table import Table
 from etude.core.files import write_json
 from etude.core.run_folder import RunFolder, environment
 
+_BESIDE_MB = 1.0
+"""What a run has beside checkpoints and metrics while it trains: its configuration and its log."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,6 +47,8 @@ def sample(pid: int, run: Path, started: float) -> dict[str, float]:
         "open_files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
         "metrics_kb": len(lines) / 1024,
+        "lines": lines.count(b"\n"),
+        "checkpoint_mb": max((size(p) for p in checkpoints), default=0) / 2**20,
         "folder_mb": size(run) / 2**20,
         "checkpoints": len(checkpoints),
         "step": max((int(p.name[5:]) for p in checkpoints), default=0),
@@ -86,11 +93,44 @@ def watch(words: list[str], runs: Path, minutes: float, every: float) -> dict[st
         child.send_signal(signal.SIGINT)
         status = child.wait(600)
     lines = log.read_text().strip().splitlines()
-    return {"samples": rows, "status": status, "said": lines[-1] if lines else "", "keep": _keep(run)}
+    return {"samples": rows, "status": status, "said": lines[-1] if lines else "", "loop": _loop(run)}
 
 
-def _keep(run: Path) -> int:
-    return RunFolder.open(run).record.config["loop"]["keep"]
+def _loop(run: Path) -> dict[str, Any]:
+    return RunFolder.open(run).record.config["loop"]
+
+
+def judge(found: Mapping[str, Any], rows: Sequence[Mapping[str, float]], memory: tuple[float, float]) -> list[str]:
+    """What is wrong, a line each.
+
+    Args:
+        found: what `watch` returned.
+        rows: the samples that count.
+        memory: the slope of resident memory, MB an hour, and its standard error.
+    """
+    loop, (rise, error) = found["loop"], memory
+    # The best one beside the newest, and one that is about to be removed.
+    kept = loop["keep"] + 2
+    most = max(row["checkpoints"] for row in rows)
+    faults: list[str] = []
+    if rise - 2 * error > 0.01 * rows[0]["rss_mb"]:
+        faults.append(f"memory grows by {rise:.1f} +- {error:.1f} MB an hour")
+    if most > kept:
+        faults.append(f"{most:.0f} checkpoints, and {loop['keep']} are kept")
+    held = max(row["folder_mb"] - row["metrics_kb"] / 1024 for row in rows)
+    allowed = kept * max(row["checkpoint_mb"] for row in rows) + _BESIDE_MB
+    if held > allowed:
+        faults.append(f"{held:.1f} MB in the folder beside the metrics, and {kept} checkpoints take {allowed:.1f} MB")
+    for row in rows:
+        # What was trained since the checkpoint that gives the step is not known better.
+        steps = row["step"] + 2 * loop["save_every"]
+        lines = 2 + steps // loop["log_every"] + (steps // loop["eval_every"] if loop["eval_every"] else 0)
+        if row["lines"] > lines:
+            faults.append(f"{row['lines']:.0f} lines of metrics by step {row['step']:.0f}, and {lines:.0f} are due")
+            break
+    if found["status"] != 130:
+        faults.append(f"it ended with {found['status']}")
+    return faults
 
 
 def main() -> int:
@@ -122,14 +162,7 @@ def main() -> int:
     Console().print(f"{' '.join(words)}: {len(rows)} samples over {minutes:.0f} minutes")
     Console().print(table)
     print(found["said"])
-    (rise, error), first = slopes["rss_mb"], rows[0]["rss_mb"]
-    most = max(row["checkpoints"] for row in rows)
-    faults = [
-        *([f"memory grows by {rise:.1f} +- {error:.1f} MB an hour"] if rise - 2 * error > 0.01 * first else []),
-        # The best one beside the newest, and one that is about to be removed.
-        *([f"{most:.0f} checkpoints, and {found['keep']} are kept"] if most > found["keep"] + 2 else []),
-        *([f"it ended with {found['status']}"] if found["status"] != 130 else []),
-    ]
+    faults = judge(found, rows, slopes["rss_mb"])
     for fault in faults:
         print(f"FAIL: {fault}")
     if options.json:

@@ -27,8 +27,7 @@ def test_a_training_is_watched(tmp_path: Path, benchmark_run: Callable[..., subp
     done = benchmark_run("endurance", *words, "--json", str(tmp_path / "e"), *small)
     # So short a training still grows: the status may be 1 for that alone.
     assert done.returncode in (0, 1), done.stderr
-    assert "checkpoints, and" not in done.stdout
-    assert "it ended with" not in done.stdout
+    assert all(line.startswith("FAIL: memory grows") for line in done.stdout.splitlines() if "FAIL" in line)
     assert "stopped at step" in done.stdout
     found = json.loads((tmp_path / "e").read_text())
     rows = found["samples"]
@@ -37,6 +36,31 @@ def test_a_training_is_watched(tmp_path: Path, benchmark_run: Callable[..., subp
     assert all(row["rss_mb"] > 50 and row["checkpoints"] <= 4 for row in rows)
     assert rows[-1]["step"] > rows[0]["step"]
     assert rows[-1]["metrics_kb"] > rows[0]["metrics_kb"]
+
+
+SOUND: dict[str, float] = {
+    "rss_mb": 500.0, "checkpoints": 4, "checkpoint_mb": 3.0, "folder_mb": 12.5, "metrics_kb": 90.0, "lines": 24,
+    "step": 200,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "memory", "says"),
+    [
+        ({}, 130, (4.0, 0.1), None),
+        ({}, 130, (9.0, 0.1), "memory grows by 9.0 +- 0.1 MB an hour"),
+        ({}, 130, (9.0, 3.0), None),
+        ({}, -9, (0.0, 0.1), "it ended with -9"),
+        ({"checkpoints": 5}, 130, (0.0, 0.1), "5 checkpoints, and 2 are kept"),
+        ({"folder_mb": 14.0}, 130, (0.0, 0.1), "13.9 MB in the folder beside the metrics"),
+        ({"lines": 400}, 130, (0.0, 0.1), "400 lines of metrics by step 200"),
+    ],
+)
+def test_what_is_wrong_is_found(changed: dict[str, float], status: int, memory: tuple[float, float], says: str | None):
+    loop = {"keep": 2, "save_every": 10, "log_every": 10, "eval_every": 100}
+    faults = endurance.judge({"loop": loop, "status": status}, [SOUND, SOUND | changed], memory)
+    assert len(faults) == (says is not None)
+    assert says is None or faults[0].startswith(says)
 
 
 def test_what_vanishes_while_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
