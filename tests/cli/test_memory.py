@@ -137,6 +137,33 @@ def test_the_fewest_parts_that_fit(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
+    ("answers", "fewest", "tried"),
+    [
+        ([None, 1900, 1950, None], (6, 1950), [4, 8, 6, 5]),
+        ([None, 1900, 2100], (8, 1900), [4, 8, 6]),
+        ([None, None, 1400, 2100, 1800], (15, 1800), [4, 8, 16, 12, 15]),
+    ],
+)
+def test_what_lies_between_a_failure_and_a_fit(
+    monkeypatch: pytest.MonkeyPatch, answers: list[int | None], fewest: tuple[int, int], tried: list[int]
+):
+    config = override(studies.load("resnet").preset("mini").build(), {"batch.size": 240, "batch.parts": 4})
+    seen = measured(monkeypatch, answers)
+    assert memory.fit(["resnet", "mini"], config, 2000) == fewest
+    assert list(map(int, seen)) == tried
+
+
+def test_a_limit_within_several_processes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("RANK", "0")
+    assert main(["run", "resnet", "smoke", "--memory", "2000"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "`etude check resnet smoke --memory 2000` names the parts" in said
+
+
+@pytest.mark.parametrize(
     ("answers", "says"),
     [
         ([3000, 2990, 2985], r"in 4 part\(s\) takes 2,985 MB, and smaller parts save nothing"),

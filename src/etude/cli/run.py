@@ -1,6 +1,7 @@
 """``etude run STUDY [PRESET] [--name NAME] [--flags]``: train a preset."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -32,9 +33,8 @@ def main(args: list[str]) -> int:
     chosen = choose(args, "etude run")
     if most:
         if "RANK" in os.environ:
-            raise UserError(
-                "--memory measures in one process: `etude check ... --memory` names the parts, to be given to all"
-            )
+            check = f"`etude check {shlex.join(args)} --memory {most}` names the parts"
+            raise UserError(f"--memory measures in one process: {check}, which all are then given")
         number, took = fit(args, chosen.config, limit(most))
         say(f"--batch.parts {number}: a step takes {took:,} MB")
         args = [*args, "--batch.parts", str(number)]
