@@ -26,7 +26,7 @@ from etude.core.run_folder import environment
 BAR = 0.2
 _MADE = ("--data.source", "generated")
 _SCENES = (*_MADE, "--data.most", "300", "--metric.watched", "64")
-_FID = ("--metric.inception", "" if "ETUDE_INCEPTION" in os.environ else "none")
+_FID = ("--metric.inception", os.environ.get("ETUDE_INCEPTION", "none"))
 RUNS: dict[str, tuple[str, ...]] = {
     "resnet": ("laptop", "--loop.max-steps", "40", *_MADE),
     "text2math": ("laptop", "--loop.max-steps", "150"),

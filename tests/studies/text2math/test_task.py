@@ -330,6 +330,14 @@ def test_an_encoder_that_does_not_fit(tmp_path: Path, name: str, fault: str) -> 
 # Predictions
 
 
+def test_the_heaviest_step_has_the_most_words() -> None:
+    built = task(batch__size=8, loop__max_steps=7)
+    train = built.encoded["train"]
+    words = [train.batch(rows, train.longest(rows)[0]).words_NT.numel() for rows in map(built.batch_rows, range(7))]
+    assert len(set(words)) > 1
+    assert words[built.heaviest_step()] == max(words)
+
+
 def test_a_prediction_shows_its_work(trained: Text2MathTask, weights: Path) -> None:
     problem = trained.problems["train"][0]
     (answer,) = predict(weights, None, Options(problems=(problem.text,)))

@@ -309,6 +309,16 @@ class Text2MathTask(Task):
         _, verdicts = self.verdicts("dev", replace(self.config.beam, width=1))
         return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
 
+    def heaviest_step(self) -> int:
+        """Of the first epoch's steps the one with the most words, which `etude check` trains for its memory."""
+        lengths_N = self.encoded["train"].lengths_N.cpu()
+        per_epoch = -(-len(lengths_N) // self.config.batch.size)
+        words = [
+            len(rows) * int(lengths_N[rows].max())
+            for rows in map(self.batch_rows, range(min(per_epoch, self.config.loop.max_steps)))
+        ]
+        return max(range(len(words)), key=words.__getitem__)
+
     def rehearse(self) -> None:
         """Write the programs of a batch of the longest problems, as the results will of all."""
         encoded, beam = self.encoded["test"], self.config.beam
