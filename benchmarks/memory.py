@@ -32,7 +32,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "text2math": ("laptop", "--loop.max-steps", "150"),
     "text2math, ours": ("ours", "--loop.max-steps", "150"),
     "slots": ("laptop", "--loop.max-steps", "40", *_SCENES, *_FID),
-    "slotdiffusion, autoencoder": ("vae-laptop", "--loop.max-steps", "40", *_SCENES),
+    "slotdiffusion, autoencoder": ("vae-laptop", "--loop.max-steps", "40", *_SCENES, *_FID),
     "slotdiffusion": (
         "laptop", "--loop.max-steps", "40", "--vae.weights", "untrained", "--sample.ancestral", "20", *_SCENES,
         "--metric.composed", "64", "--metric.reconstructed", "16", *_FID,

@@ -92,6 +92,9 @@ def test_a_part_of_the_results_is_tried(monkeypatch: pytest.MonkeyPatch):
     assert looked == [], "the smoke preset measures no FID"
     memory.rehearse(drawn, override(drawn.config, {"metric.inception": ""}))
     assert looked == [(256, 8, 8), (256, fid.NUM_FEATURES)]
+    encodes = task("slotdiffusion", preset="vae-smoke", **{"metric.inception": ""})
+    memory.rehearse(encodes, encodes.config)
+    assert len(looked) == 2, "an autoencoder measures none"
 
 
 def test_a_batch_that_does_not_fit_is_cut(tmp_path: Path, large: dict[str, Any]):
@@ -198,9 +201,9 @@ PLAIN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def task(study: str, **settings: Any) -> Task:
+def task(study: str, preset: str = "smoke", **settings: Any) -> Task:
     loaded = studies.load(study)
-    config = override(loaded.preset("smoke").build(), settings | {"loop.device": "cpu"})
+    config = override(loaded.preset(preset).build(), settings | {"loop.device": "cpu"})
     return loaded.task(config, Runtime(config.loop, config.seed))
 
 

@@ -36,12 +36,13 @@ def reset_peak() -> None:
 def rehearse(task: "Task", config: StudyConfig) -> None:
     """Do a little of what the final results will do beside evaluation, for what it takes of memory.
 
-    Of FID the network, a batch of pictures and a distance; of a task that has a method ``rehearse``, that.
+    Of FID the network, a batch of pictures and a distance, unless the task's ``measures_fid`` says no; of a task that
+    has a method ``rehearse``, that.
     """
     import numpy as np
 
     metric = getattr(config, "metric", None)
-    if getattr(metric, "inception", "none") != "none":
+    if getattr(metric, "inception", "none") != "none" and getattr(task, "measures_fid", True):
         from etude.metrics import fid
 
         untyped: Any = metric

@@ -146,6 +146,9 @@ def make_task(config: SlotDiffusionConfig, runtime: Runtime) -> Task:
 class VAETask(_Scenes):
     """The autoencoder, trained on pixels alone: absolute error, and what keeps the latents in bounds."""
 
+    measures_fid = False
+    """For `etude check`: nothing is drawn."""
+
     def __init__(self, config: SlotDiffusionConfig, runtime: Runtime) -> None:
         self._begin(config, runtime)
         self.vae = build_vae(config.vae)
