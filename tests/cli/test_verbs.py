@@ -1,11 +1,15 @@
 """The command line: what each verb prints, its JSON, and one line for each fault."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from tests.core import toy
 
 from etude.cli import VERBS, main
+from etude.studies.protonet.task import ProtonetTask
 
 TINY = ("--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2")
 SMALL = (*TINY, "--evaluation.val-episodes", "20", "--evaluation.episodes", "20", "--evaluation.pool-episodes", "20")
@@ -119,6 +123,42 @@ def test_a_finished_run_is_left_alone(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
     assert main(["resume", str(finished)]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("moment", "saved"), [("data_checksums", ""), ("results", "4"), ("figures", "4")])
+def test_a_stop_outside_training_says_how_to_go_on(
+    finished: Path,
+    tmp_path: Path,
+    moment: str,
+    saved: str,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first step, while it evaluates, while it draws; and the resumed run ends as one in one go."""
+    path = tmp_path / "protonet" / "tiny"
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        # What a launcher does: the process that ends already must not die of it.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProtonetTask, moment, stop)
+        assert main(["run", "protonet", "smoke", "--name", "tiny", "--runs", str(tmp_path), *SMALL]) == 130
+    step = f"step {saved} is saved" if saved else "no step is saved yet"
+    assert capsys.readouterr().err == f"etude: stopped, {step}: `etude resume {path}` goes on\n"
+    assert not (path / "summary.json").exists()
+    assert main(["resume", str(path)]) == 0
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (path, finished))
+    for name in ("train_seconds", "peak_memory_mb"):
+        assert ours.pop(name) > 0
+        assert theirs.pop(name) > 0
+    assert ours == theirs
+    assert toy.metrics(path) == toy.metrics(finished)
+    names = [sorted(str(p.relative_to(run)) for p in run.rglob("*")) for run in (path, finished)]
+    assert names[0] == names[1]
 
 
 def test_eval_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
