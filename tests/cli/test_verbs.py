@@ -161,6 +161,28 @@ def test_a_stop_outside_training_says_how_to_go_on(
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("began", [False, True])
+def test_a_process_lost_before_training_is_one_line(
+    here: Path, began: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the first of several makes the folder."""
+
+    def wait(_: object) -> None:
+        if began:
+            (here / "runs" / "protonet" / "mine").mkdir(parents=True)
+            (here / "runs" / "protonet" / "mine" / "config.yaml").touch()
+        raise RuntimeError("[pair.cc:547] Connection closed by peer, of gloo")
+
+    monkeypatch.setattr("accelerate.PartialState.wait_for_everyone", wait)
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState.__init__", lambda *_, **__: None)
+    monkeypatch.setenv("RANK", "1")
+    line = fault(capsys, "run", "protonet", "smoke", "--name", "mine", *SMALL)
+    assert line.startswith("etude: process 1 of 2 lost another one, which ended or cannot be reached")
+    assert line.endswith("goes on from the last checkpoint" if began else "before the run began: start it again")
+
+
 def test_eval_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(finished), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -460,7 +460,7 @@ def test_the_best_checkpoint_broken_after_the_one_before_it_is_gone(tmp_path: Pa
     path = tmp_path / "parts"
     with pytest.raises(Crash):
         toy.train(path, settings, {8: crash})
-    task, loop = toy.build(path, settings)
+    _, loop = toy.build(path, settings)
     assert loop.checkpoints.steps() == [6, 8]
     assert loop.checkpoints.best_step == 8
     spoil(loop, 8)

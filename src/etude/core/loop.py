@@ -82,8 +82,10 @@ class _Window:
         bad = steps[steps >= 0]
         return int(bad.min().item()) if len(bad) else None
 
-    def state(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "count": self.count}
+    def state(self, runtime: Runtime) -> dict[str, Any]:
+        """The means over the processes, of which a resume may have another number."""
+        sums = {name: runtime.sum(value) / runtime.world for name, value in self.sums.items()}
+        return {"sums": sums, "count": self.count}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
@@ -264,6 +266,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of the step that `state` holds, and prune older ones."""
         self.runtime.wait()
+        window = self.window.state(self.runtime)
         if self.runtime.is_main:
             step = self.state.step
             resume = {
@@ -271,7 +274,7 @@ class Loop:
                 "optimizers": {name: o.state_dict() for name, o in self.task.optimizers.items()},
                 "task": self.task.extra_state(),
                 "runtime": self.runtime.state(),
-                "window": self.window.state(),
+                "window": window,
             }
             self.checkpoints.save(step, self.task.modules, self.header, resume)
             self._mark_best()
