@@ -140,9 +140,11 @@ def test_a_stop_outside_training_says_how_to_go_on(
     path = tmp_path / "protonet" / "tiny"
 
     def stop(*_: object) -> None:
-        os.kill(os.getpid(), number)
-        # What a launcher does: the process that ends already must not die of it.
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            # What a launcher does: the process that ends already must not die of it.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
         patched.setattr(ProtonetTask, moment, stop)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from etude import studies
@@ -102,19 +101,14 @@ def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
     """Whatever ends a run's process or another one of it within this, the last line says how the run goes on.
 
     Raises:
-        Interrupted: Ctrl-C, or SIGTERM, which a process that has begun to end no longer hears.
+        Interrupted: Ctrl-C or SIGTERM.
         UserError: another process is gone.
     """
     from etude.core.loop import on_stop
 
-    def end(number: int, frame: FrameType | None) -> None:
-        # A launcher hands on what all its processes were sent.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
     rank, world = os.environ.get("RANK", "0"), world_size()
     try:
-        with on_stop(end):
+        with on_stop(signal.default_int_handler):
             try:
                 yield
             except RuntimeError as error:
@@ -127,6 +121,7 @@ def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
                 raise UserError(f"{lost}: `etude resume {run.path}`, {how}") from error
     except KeyboardInterrupt as error:
         if world > 1:
+            # A launcher hands on what all its processes were sent: the line below must come all the same.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if not (run.path / "config.yaml").exists():
             raise Interrupted("stopped before the run began") from error
