@@ -38,6 +38,7 @@ import etude.report.card
 import etude.report.figures  # noqa: F401
 from etude import cli, studies
 from etude.core.checkpoint import Checkpoints, read_resume, read_weights
+from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.run_folder import RunFolder, environment
 
@@ -278,7 +279,7 @@ def kills(trial: Trial, count: int) -> str:
 
 
 def stopped(trial: Trial, _: int) -> str:
-    """Ctrl-C at a random step: it saves, and the command that it names ends as if nothing had been."""
+    """Ctrl-C at a random step, and again after the last: the command that it then names ends as if nothing had been."""
     path = trial.run("stopped")
     life = trial.life(path)
     at = trial.draw.randrange(SAVE, STEPS // 2, SAVE)
@@ -288,6 +289,11 @@ def stopped(trial: Trial, _: int) -> str:
     line = life.said[-1]
     demand(line.endswith(f"saved: `etude resume {path}` goes on"), f"it said: {line}")
     demand(f"stopped at step {newest(path)}," in line, f"{line}: but the newest checkpoint is {newest(path)}")
+    life = trial.life(path)
+    life.until(lambda: newest(path) == STEPS)
+    demand(life.kill(signal.SIGINT) == 130, f"after its last step it ended with {life.status}: {life.said[-1:]}")
+    line = life.said[-1]
+    demand(f"step {STEPS}" in line and line.endswith(f"`etude resume {path}` goes on"), f"after its last step: {line}")
     trial.finish(path)
     return "equal"
 
@@ -468,7 +474,7 @@ def main() -> int:
             for fault in options.faults:
                 try:
                     row[fault] = FAULTS[fault](trial, options.kills if fault == "kill -9" else options.bytes)
-                except (Wrong, TimeoutError) as error:
+                except (Wrong, TimeoutError, UserError) as error:
                     row[fault] = f"WRONG: {error}"
                     print(f"{name}: {fault}: {error}", file=sys.stderr, flush=True)
             row["processes"], row["seconds"] = trial.count, round(time.monotonic() - started)

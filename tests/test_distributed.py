@@ -1,6 +1,7 @@
 """Two processes end as one does, and take up what one began."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.core import toy
+
+from etude import studies
+from etude.core.checkpoint import read_weights
+from etude.core.config import override
+from etude.core.errors import Interrupted
+from etude.core.run_folder import RunFolder
+from etude.studies.darts.task import SearchTask
 
 # In double precision, so that the order of a sum cannot grow into another accuracy: in single precision the
 # biases before a batch norm, whose gradient is zero but for rounding, drift with Adam.
@@ -150,6 +159,68 @@ def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path, f
         f"etude: process 0 of 2 lost another one, which ended or cannot be reached: `etude resume {path}`, in as many "
         "processes as you like, goes on from the last checkpoint"
     ]
+    assert "[rank0]: Traceback" not in said
+    end(begin(1, "resume", str(path)))
+    assert_same_run(path, whole)
+
+
+def test_a_signal_to_every_process_saves(tmp_path: Path, flags: list[str], whole: Path):
+    """As SLURM sends it before the time is up; torchrun then sends it to its processes once more."""
+    path = tmp_path / "protonet" / "late"
+    child = begin(2, "run", "protonet", "smoke", "--name", "late", "--runs", str(tmp_path), *flags)
+    deadline = time.monotonic() + PATIENCE
+    while not (path / "checkpoints" / "step-00000004").exists():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    for pid in [*children(child.pid), child.pid]:
+        os.kill(pid, signal.SIGTERM)
+    _, said = child.communicate(timeout=PATIENCE)
+    assert child.returncode != 0
+    ours = {line for line in said.splitlines() if line.startswith("etude: ")}
+    newest = RunFolder.open(path).checkpoints().newest()
+    assert newest is not None
+    assert ours == {f"etude: stopped at step {newest}, saved: `etude resume {path}` goes on"}
+    assert 4 < newest < STEPS
+    end(begin(1, "resume", str(path)))
+    assert_same_run(path, whole)
+
+
+# The second process is gone while both measure the final results.
+LAST = """
+import os
+import signal
+import sys
+
+from etude import cli
+from etude.studies.protonet.task import ProtonetTask
+
+results = ProtonetTask.results
+
+
+def kill(task, extra):
+    if task.runtime.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    task.runtime.wait()
+    return results(task, extra)
+
+
+ProtonetTask.results = kill
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_process_lost_after_training_is_one_line_too(tmp_path: Path, flags: list[str], whole: Path):
+    (tmp_path / "last.py").write_text(LAST)
+    path = tmp_path / "protonet" / "last"
+    words = [str(tmp_path / "last.py"), "run", "protonet", "smoke", "--name", "last", "--runs", str(tmp_path), *flags]
+    child = launch(2, words)
+    _, said = child.communicate(timeout=PATIENCE)
+    assert child.returncode != 0
+    (line,) = (line for line in said.splitlines() if line.startswith("etude: "))
+    # Whichever comes first: the broken connection, or the signal by which torchrun ends those that are left.
+    assert line.startswith(("etude: process 0 of 2 lost another one", f"etude: stopped, step {STEPS} is saved"))
+    assert f"`etude resume {path}`" in line
     assert "[rank0]: Traceback" not in said
     end(begin(1, "resume", str(path)))
     assert_same_run(path, whole)
@@ -346,3 +417,67 @@ def test_two_processes_search_cells_as_one(tmp_path: Path):
     for name, value in one["state"].items():
         np.testing.assert_allclose(two["state"][name], value, rtol=1e-5, atol=1e-7, err_msg=name)
     assert one["ended"] == two["ended"]
+
+
+LIVES: dict[str, dict[str, Any]] = {
+    "protonet": {"data.size": 16, "model.width": 4, "episodes.way": 5, "episodes.per_step": 2},
+    "dcgan": {"batch.parts": 2},
+    "pix2pix": {"batch.parts": 2},
+    "darts": {"model.channels": 4, "data.size": 8, "batch.size": 16, "batch.parts": 2},
+}
+# A window of the log lies across both changes of the number of processes.
+LENGTHS = {"loop.max_steps": 6, "loop.eval_every": 0, "loop.log_every": 3, "loop.save_every": 0}
+SPOILED = (1, 3)
+"""Steps in which the generator's gradient is not finite: the last of the first life, and of the second."""
+
+
+def live(study: str, path: str, since: int, until: int, processes: int) -> None:
+    """Take a run up where it must stand, or begin it, and stop it after some steps."""
+    kind = SearchTask if study == "darts" else studies.load(study).load_task()
+    config = override(studies.load(study).preset("smoke").build(), LIVES[study] | LENGTHS)
+    task, loop = toy.begin(Path(path), study, kind, config)
+    assert loop.runtime.world == processes
+    step, now = task.train_step, 0
+
+    def train_step(number: int) -> Any:
+        nonlocal now
+        now = number
+        if number == until - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(number)
+
+    task.train_step = train_step  # type: ignore[method-assign]
+    if "generator" in task.modules:
+        weight = next(task.modules["generator"].parameters())
+        weight.register_hook(lambda gradient: gradient * math.inf if now in SPOILED else gradient)
+    assert loop.resume() == since
+    with pytest.raises(Interrupted, match=f"stopped at step {until}, saved"):
+        loop.train()
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("study", LIVES)
+def test_one_process_then_two_then_one_end_as_one(tmp_path: Path, study: str):
+    """Weights, optimisers, what tasks keep beside them, all bit for bit, though Adam's first steps follow the sign of a
+    gradient that is but rounding: of two parts there is one sum, in whichever order and process they are computed.
+    """
+    whole, cut, script = (tmp_path / name for name in ("whole", "cut", "live.py"))
+    live(study, str(whole), 0, 6, 1)
+    live(study, str(cut), 0, 2, 1)
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(toy.ROOT)!r})\nfrom tests.test_distributed import live\n"
+        f"live({study!r}, {str(cut)!r}, 2, 4, 2)\n"
+    )
+    end(launch(2, [str(script)]))
+    live(study, str(cut), 4, 6, 1)
+    ours, theirs = (RunFolder.open(path).checkpoints() for path in (cut, whole))
+    assert toy.same(read_weights(ours.weights(6))[0], read_weights(theirs.weights(6))[0])
+    state = theirs.load_resume(6)
+    assert toy.same(ours.load_resume(6), state)
+    assert len(toy.metrics(whole)) == 2
+    assert toy.metrics(cut) == [close_to(row) for row in toy.metrics(whole)]
+    # What was kept is no beginner's: the comparison is of something.
+    assert len(state["optimizers"]) == {"protonet": 1}.get(study, 2)
+    if study in ("dcgan", "pix2pix"):
+        assert state["task"]["steps"]["skipped"] == len(SPOILED)

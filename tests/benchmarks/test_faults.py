@@ -42,6 +42,26 @@ def test_the_other_faults(tmp_path: Path, benchmark_run: Run):
     }  # fmt: skip
 
 
+def test_a_fault_that_is_refused_ends_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What etude raises in this process, as for a file that it cannot read."""
+
+    def refused(*_: object) -> str:
+        raise UserError("a file is broken")
+
+    monkeypatch.setattr(faults, "FAULTS", {"one": refused, "two": lambda *_: "equal"})
+    monkeypatch.setattr(faults.Trial, "undisturbed", lambda _: 0.0)
+    monkeypatch.setattr("sys.argv", ["faults.py", "protonet", "--json", str(tmp_path / "f")])
+    monkeypatch.setenv("ETUDE_CACHE", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    try:
+        assert faults.main() == 1
+    finally:
+        torch.set_num_threads(threads)
+    (row,) = json.loads((tmp_path / "f").read_text())["rows"]
+    assert (row["one"], row["two"]) == ("WRONG: a file is broken", "equal")
+
+
 @pytest.mark.slow
 def test_all_of_it(benchmark_run: Run):
     done = benchmark_run("faults")

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.core import toy
 
 from etude import cli, studies
 from etude.cli import study as verb
 from etude.cli.flags import take
-from etude.cli.study import Grid, settings
+from etude.cli.study import Grid, best_of, fill, settings
 from etude.cli.training import choose
 from etude.core.config import override, read_yaml
 from etude.core.errors import UserError
@@ -290,3 +291,56 @@ def test_the_report_shows_the_picture_of_a_grid(here: Path, capsys: pytest.Captu
     assert cli.main(["report", "--runs", "runs", "--out", "without.html"]) == 0
     without = Path("without.html").read_text()
     assert with_it.count("data:image/") == without.count("data:image/") + 1
+
+
+def test_settings_are_filled_in_from_the_run_before(tmp_path: Path):
+    loop = toy.train(tmp_path / "run", toy.config(4))
+    assert fill("{after}", loop.run) == str(tmp_path / "run")
+    assert fill("{after}/x", loop.run) == f"{tmp_path}/run/x"
+    assert fill("{after.best_step}", loop.run) == loop.checkpoints.best_step == 4
+    assert fill("plain", None) == "plain"
+    assert fill(3, None) == 3
+
+
+def ended(path: Path, best: float | None, direction: str = "max", **config: object) -> Path:
+    """A run that ended with this score on validation; one that was only begun where there is none."""
+    run = RunFolder.create(path, RunRecord("toy", "smoke", "smoke", {}, dict(config)))
+    if best is not None:
+        run.write_summary({"validation": {"metric": "m", "best": best, "direction": direction}})
+    return path
+
+
+@pytest.mark.parametrize(("direction", "winner"), [("max", "b"), ("min", "a")])
+def test_the_best_of_some_runs(tmp_path: Path, direction: str, winner: str):
+    paths = [ended(tmp_path / name, best, direction) for name, best in (("a", 0.1), ("b", 0.7), ("c", 0.5))]
+    for order in (paths, paths[::-1]):
+        best = best_of(order)
+        assert best is not None
+        assert best.path == tmp_path / winner
+
+
+def test_runs_that_have_not_ended_are_no_candidates(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    begun = [tmp_path / "nowhere", tmp_path / "empty", ended(tmp_path / "begun", None)]
+    assert best_of(begun) is None
+    assert best_of([]) is None
+    best = best_of([*begun, ended(tmp_path / "a", 0.1), ended(tmp_path / "b", 0.2)])
+    assert best is not None
+    assert best.path.name == "b"
+
+
+def test_one_run_is_the_best_without_a_score(tmp_path: Path):
+    RunFolder.create(tmp_path / "a", RunRecord("toy", "smoke", "smoke", {}, {})).write_summary({"validation": None})
+    best = best_of([tmp_path / "a"])
+    assert best is not None
+    assert best.path == tmp_path / "a"
+
+
+def test_a_setting_of_the_best_run_is_filled_in(tmp_path: Path):
+    for name, score, rate in (("a", 0.3, 0.01), ("b", 0.6, 0.3), ("c", 0.2, 1.0)):
+        ended(tmp_path / name, score, optim={"lr": rate, "betas": [rate, 0.9]}, seed=5)
+    best = best_of([tmp_path / name for name in "abc"])
+    assert fill("{after.optim.lr}", best) == 0.3
+    assert fill("{after.optim.betas}", best) == [0.3, 0.9]
+    assert fill("{after.seed}", best) == 5
+    assert fill("{after}", best) == str(tmp_path / "b")

@@ -1,11 +1,15 @@
 """The command line: what each verb prints, its JSON, and one line for each fault."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from tests.core import toy
 
 from etude.cli import VERBS, main
+from etude.studies.protonet.task import ProtonetTask
 
 TINY = ("--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2")
 SMALL = (*TINY, "--evaluation.val-episodes", "20", "--evaluation.episodes", "20", "--evaluation.pool-episodes", "20")
@@ -119,6 +123,66 @@ def test_a_finished_run_is_left_alone(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
     assert main(["resume", str(finished)]) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("moment", "saved"), [("data_checksums", ""), ("results", "4"), ("figures", "4")])
+def test_a_stop_outside_training_says_how_to_go_on(
+    finished: Path,
+    tmp_path: Path,
+    moment: str,
+    saved: str,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first step, while it evaluates, while it draws; and the resumed run ends as one in one go."""
+    path = tmp_path / "protonet" / "tiny"
+
+    def stop(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            # What a launcher does: the process that ends already must not die of it.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProtonetTask, moment, stop)
+        assert main(["run", "protonet", "smoke", "--name", "tiny", "--runs", str(tmp_path), *SMALL]) == 130
+    step = f"step {saved} is saved" if saved else "no step is saved yet"
+    assert capsys.readouterr().err == f"etude: stopped, {step}: `etude resume {path}` goes on\n"
+    assert not (path / "summary.json").exists()
+    assert main(["resume", str(path)]) == 0
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (path, finished))
+    for name in ("train_seconds", "peak_memory_mb"):
+        assert ours.pop(name) > 0
+        assert theirs.pop(name) > 0
+    assert ours == theirs
+    assert toy.metrics(path) == toy.metrics(finished)
+    names = [sorted(str(p.relative_to(run)) for p in run.rglob("*")) for run in (path, finished)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_process_lost_before_training_is_one_line(
+    here: Path, began: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the first of several makes the folder."""
+
+    def wait(_: object) -> None:
+        if began:
+            (here / "runs" / "protonet" / "mine").mkdir(parents=True)
+            (here / "runs" / "protonet" / "mine" / "config.yaml").touch()
+        raise RuntimeError("[pair.cc:547] Connection closed by peer, of gloo")
+
+    monkeypatch.setattr("accelerate.PartialState.wait_for_everyone", wait)
+    monkeypatch.setattr("accelerate.PartialState.is_main_process", False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState.__init__", lambda *_, **__: None)
+    monkeypatch.setenv("RANK", "1")
+    line = fault(capsys, "run", "protonet", "smoke", "--name", "mine", *SMALL)
+    assert line.startswith("etude: process 1 of 2 lost another one, which ended or cannot be reached")
+    assert line.endswith("goes on from the last checkpoint" if began else "before the run began: start it again")
 
 
 def test_eval_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

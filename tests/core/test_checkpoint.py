@@ -350,9 +350,8 @@ def test_any_byte_of_a_checkpoint(checkpoints: Checkpoints):
         for place in places:
             data = bytearray(whole)
             data[place] ^= draw.randint(1, 255)
-            # A whole number in the place of the format is a newer etude's, which is refused.
-            if name == "manifest.json" and whole[:place].endswith(b'"format": ') and chr(data[place]) in "23456789":
-                continue
+            if name == "manifest.json" and whole[:place].endswith(b'"format": '):
+                data[place] = draw.choice(b"23456789")
             path.write_bytes(data)
             with pytest.warns(RuntimeWarning, match="is not used"):
                 assert checkpoints.newest() == 20, (name, place, data[place])
@@ -364,25 +363,31 @@ def test_any_byte_of_a_checkpoint(checkpoints: Checkpoints):
 
 def test_a_newer_checkpoint_is_refused_not_passed_over(checkpoints: Checkpoints):
     """An older one would throw away what the newer etude did."""
-    reseal(checkpoints, 30, format=FORMAT + 1)
-    with pytest.raises(UserError, match=rf"newer etude \(format {FORMAT + 1}\): upgrade etude"):
+    for weights in (about(format=FORMAT + 1)["etude"], "{"):
+        # Whether their header is like ours or of another kind.
+        write_foreign(checkpoints.path(30) / "weights.safetensors", {"etude": weights})
+        reseal(checkpoints, 30, format=FORMAT + 1)
+        with pytest.raises(UserError, match=rf"newer etude \(format {FORMAT + 1}, .*\): upgrade etude"):
+            checkpoints.newest()
+    (checkpoints.path(30) / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match="newer etude"):
         checkpoints.newest()
 
 
 def test_no_checkpoints_at_all(tmp_path: Path):
     none = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert (none.steps(), none.newest(), none.best_step) == ([], None, None)
-    none.prune()
+    none.prune(0)
 
 
 def test_prune_keeps_the_newest_and_the_best(checkpoints: Checkpoints):
     checkpoints.keep = 1
     checkpoints.mark_best(10, "loss", 0.5)
-    checkpoints.prune()
+    checkpoints.prune(30)
     assert checkpoints.steps() == [10, 30]
     assert checkpoints.best_step == 10
     checkpoints.mark_best(30, "loss", 0.4)
-    checkpoints.prune()
+    checkpoints.prune(30)
     assert checkpoints.steps() == [30]
 
 
@@ -394,7 +399,7 @@ def test_what_a_crash_left_is_ignored_and_pruned(checkpoints: Checkpoints):
     (checkpoints.folder / "notes.txt").write_text("of the user")
     assert checkpoints.steps() == [10, 20, 30]
     assert checkpoints.newest() == 30
-    checkpoints.prune()
+    checkpoints.prune(30)
     assert sorted(p.name for p in checkpoints.folder.iterdir()) == [
         "notes.txt", "step-00000010", "step-00000020", "step-00000030"
     ]  # fmt: skip

@@ -5,8 +5,10 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from etude.core import randomness
 from etude.core.checkpoint import read_weights
 from etude.core.errors import Interrupted, UserError
 from etude.core.loop import Loop, rows_of
+from etude.core.runtime import Runtime
 
 
 class Crash(Exception):  # noqa: N818 - it is a stop, no fault
@@ -278,17 +281,63 @@ def test_timed_saves(tmp_path: Path):
     assert loop.checkpoints.steps() == [6]
 
 
-def test_two_signals_stop_at_once(tmp_path: Path):
+def both(*numbers: signal.Signals) -> Callable[[], None]:
+    """Signals of this process, one after the other."""
+
+    def send() -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return send
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     task, loop = toy.build(tmp_path / "run", toy.config(12))
-
-    def twice() -> None:
-        interrupt()
-        interrupt()
-
-    task.before[5] = twice
+    task.before[5] = both(signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         loop.train()
     assert loop.checkpoints.steps() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "world"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), 1),
+        ((signal.SIGTERM, signal.SIGINT), 1),
+        # A launcher of several hands the terminal's Ctrl-C on to processes that had it already.
+        ((signal.SIGINT, signal.SIGINT), 2),
+    ],
+)
+def test_a_stop_that_comes_again_is_one_stop(tmp_path: Path, numbers: tuple[signal.Signals, ...], world: int):
+    """SLURM sends SIGTERM to every process, and torchrun sends it to its own again."""
+    task, loop = toy.build(tmp_path / "run", toy.config(12))
+
+    def send() -> None:
+        task.runtime.__class__ = type("Several", (Runtime,), {"world": world})
+        both(*numbers)()
+        task.runtime.__class__ = Runtime
+
+    task.before[5] = send
+    with pytest.raises(Interrupted, match="stopped at step 6, saved"):
+        loop.train()
+    assert loop.checkpoints.newest() == 6
+
+
+def test_a_stop_in_the_last_step_is_heard(tmp_path: Path):
+    """What comes after training may take long."""
+    task, loop = toy.build(tmp_path / "run", toy.config(12))
+    task.before[11] = interrupt
+    with pytest.raises(Interrupted, match="stopped at step 12, saved"):
+        loop.train()
+    assert loop.checkpoints.newest() == 12
+
+
+def test_a_stop_in_the_last_save_is_heard(tmp_path: Path):
+    task, loop = toy.build(tmp_path / "run", toy.config(12))
+    task.extra_state = lambda: interrupt() or {} if loop.state.step == 12 else {}  # type: ignore[func-returns-value, method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        loop.train()
+    assert loop.checkpoints.newest() == 12
 
 
 def test_signal_handlers_are_put_back(tmp_path: Path):
@@ -397,6 +446,65 @@ def test_the_last_checkpoint_broken(tmp_path: Path):
     (loop.checkpoints.path(12) / "weights.safetensors").write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="is not used"):
         assert_same_end(whole, toy.train(tmp_path / "parts", settings))
+
+
+def spoil(loop: Loop, *steps: int) -> None:
+    for step in steps:
+        (loop.checkpoints.path(step) / "weights.safetensors").write_bytes(b"")
+
+
+def test_the_best_checkpoint_broken_after_the_one_before_it_is_gone(tmp_path: Path):
+    """Best at 4, then at 8 where 4 was pruned: from 6 on, 4 cannot be the best, and 8 is again."""
+    settings = toy.config(12, save_every=2, keep=2, scores=(3.0, 2.0, 4.0))
+    whole = toy.train(tmp_path / "whole", settings)
+    path = tmp_path / "parts"
+    with pytest.raises(Crash):
+        toy.train(path, settings, {8: crash})
+    _, loop = toy.build(path, settings)
+    assert loop.checkpoints.steps() == [6, 8]
+    assert loop.checkpoints.best_step == 8
+    spoil(loop, 8)
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert loop.resume() == 6
+    assert loop.checkpoints.best_step is None
+    assert (loop.state.best, loop.state.best_step) == (None, None)
+    loop.train()
+    assert_same_end(whole, loop)
+
+
+@pytest.mark.parametrize("harm", [spoil, lambda loop, step: shutil.rmtree(loop.checkpoints.path(step))])
+def test_a_run_that_has_trained_and_lost_its_best_takes_its_last(tmp_path: Path, harm: Callable[[Loop, int], None]):
+    settings = toy.config(12, eval_every=2)
+    task, loop = toy.build(tmp_path / "run", settings)
+    task.before[6] = lambda: task.adam.param_groups[0].update(lr=50.0)
+    loop.train()
+    assert loop.checkpoints.best_step == 6
+    harm(loop, 6)
+    again, loop = toy.build(tmp_path / "run", settings)
+    with pytest.warns(RuntimeWarning, match="step-00000006 is not used"):
+        assert loop.resume() == 12
+    loop.train()
+    assert again.steps == []
+    assert loop.reload() == loop.checkpoints.best_step == loop.state.best_step == 12
+    _, scores = rows_of(toy.metrics(tmp_path / "run"), "val/loss")
+    assert loop.state.best == scores[-1]
+
+
+def test_a_broken_checkpoint_takes_no_good_ones_place(tmp_path: Path):
+    """The first good save after it must outlive the pruning."""
+    path = tmp_path / "run"
+    with pytest.raises(Crash):
+        toy.train(path, toy.config(12, save_every=2, eval_every=0, keep=2), {6: crash})
+    task, loop = toy.build(path, toy.config(12, save_every=2, eval_every=0, keep=1))
+    spoil(loop, 6)
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert loop.resume() == 4
+    task.before[4] = interrupt
+    with pytest.raises(Interrupted, match="at step 5, saved"):
+        loop.train()
+    assert loop.checkpoints.steps() == [5, 6]
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert toy.train(path, toy.config(12, save_every=2, eval_every=0, keep=1)).checkpoints.steps() == [12]
 
 
 def test_no_whole_checkpoint_is_one_line(tmp_path: Path):

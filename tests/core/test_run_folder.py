@@ -149,7 +149,7 @@ def test_metrics_round_trip(run: RunFolder):
     assert list(run.metrics()) == ROWS
 
 
-def test_a_torn_last_line_is_left_out(run: RunFolder):
+def test_a_torn_last_line_is_left_out(run: RunFolder, caplog: pytest.LogCaptureFixture):
     """Wherever the crash cut it; the lines before it are whole."""
     path = fill(run)
     whole = path.read_bytes()
@@ -158,6 +158,25 @@ def test_a_torn_last_line_is_left_out(run: RunFolder):
         assert list(run.metrics()) == ROWS[:2]
     path.write_bytes(whole + b"\0\0\0\0")
     assert list(run.metrics()) == ROWS
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("harm", [b"\xff", b"\n", b"x"])
+def test_a_bad_line_costs_no_other(run: RunFolder, caplog: pytest.LogCaptureFixture, harm: bytes):
+    """A resume writes the others back; a warning names the one that is lost."""
+    path = fill(run)
+    data = path.read_bytes()
+    place = data.index(b"\n") + 3
+    path.write_bytes(data[:place] + harm + data[place + 1 :])
+    assert list(run.metrics()) == [ROWS[0], ROWS[2]]
+    assert caplog.messages[0] == f"line 2 of {path} cannot be read: left out"
+    assert len(caplog.messages) == data.count(b"\n") - 2 + (harm == b"\n")
+    caplog.clear()
+    run.rewind_metrics(6)
+    assert caplog.messages
+    caplog.clear()
+    assert list(run.metrics()) == [ROWS[0], ROWS[2]]
+    assert not caplog.messages
 
 
 def test_a_line_after_a_torn_one_starts_anew(run: RunFolder):

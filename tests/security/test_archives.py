@@ -395,12 +395,12 @@ def test_a_step_that_is_none(value: str, tmp_path: Path) -> None:
         chosen_weights(RunFolder(tmp_path))
 
 
-def test_metrics_that_are_none_end_the_list(tmp_path: Path) -> None:
+def test_metrics_that_are_none_are_left_out(tmp_path: Path) -> None:
     from etude.core.run_folder import RunFolder
 
     for line in ("[1]", "null", "3", '{"a": 1}', '{"step": "x"}', "[" * 100_000, '"x"', b"\xff".decode("latin-1")):
         (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "a": 2}}\n{line}\n{{"step": 3}}\n', encoding="latin-1")
-        assert list(RunFolder(tmp_path).metrics()) == [{"step": 1, "a": 2}]
+        assert list(RunFolder(tmp_path).metrics()) == [{"step": 1, "a": 2}, {"step": 3}]
 
 
 # --- weights ---

@@ -16,6 +16,8 @@ _SLURM = """#!/bin/bash
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120
 
+# torchrun hands the signal on, and kills what has not saved after so many seconds; it would wait 30.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
 # Data are there before the job: `etude data get` on a machine with a network.
 export ETUDE_CACHE=${{ETUDE_CACHE:-$SCRATCH/etude}}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

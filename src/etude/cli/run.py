@@ -8,7 +8,7 @@ from pathlib import Path
 from etude.cli.flags import take
 from etude.cli.launch import launch
 from etude.cli.memory import fit, limit
-from etude.cli.training import choose, default_name, run_to_end, say
+from etude.cli.training import bearing_ends, choose, default_name, run_to_end, say, world_size
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
@@ -44,9 +44,6 @@ def main(args: list[str]) -> int:
         words = ["run", *args, "--name", name or default_name(chosen), *(["--runs", runs] if runs != "runs" else [])]
         print(launch(form, words, config=chosen.config, run=where, nodes=nodes or "1", per_node=per_node))
         return 0
-    # After the words are understood: PyTorch takes seconds to import.
-    from etude.core.runtime import world_size
-
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     new = not path.exists()
@@ -71,8 +68,9 @@ def _shared_folder(path: Path, record: RunRecord) -> RunFolder:
     from accelerate import PartialState
 
     cpu = record.config["loop"]["device"] == "cpu"
-    state = PartialState(cpu=cpu)
-    if state.is_main_process:
-        RunFolder.create(path, record)
-    state.wait_for_everyone()
+    with bearing_ends(RunFolder(path)):
+        state = PartialState(cpu=cpu)
+        if state.is_main_process:
+            RunFolder.create(path, record)
+        state.wait_for_everyone()
     return RunFolder.open(path)

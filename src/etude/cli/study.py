@@ -18,7 +18,7 @@ from etude.cli.table import show
 from etude.cli.training import say
 from etude.core.config import as_flags, differences, run_name
 from etude.core.errors import UserError
-from etude.core.grid import Engine, Item, LocalEngine, Outcome, best_of, fill, run_grid
+from etude.core.grid import Engine, Item, LocalEngine, Outcome, run_grid
 from etude.core.run_folder import RunFolder
 from etude.core.study import Job, Study
 from etude.report.results import comparisons
@@ -173,3 +173,29 @@ class Grid:
             path = self.runs / self.study.name / f"{self.name}.png"
             experiment.picture(path, f"{self.study.title}: {self.name}", lines)
             say(f"picture: {path}")
+
+
+def fill(value: object, before: RunFolder | None) -> object:
+    """A job's setting with ``{after}`` and ``{after.NAME}`` filled in from the run it follows."""
+    if not isinstance(value, str) or "{after" not in value:
+        return value
+    assert before is not None, "a job that says {after} names the job it follows"
+    if value == "{after.best_step}":
+        return before.checkpoints().best_step
+    if value.startswith("{after."):
+        place: Any = before.record.config
+        for part in value[len("{after.") : -1].split("."):
+            place = place[part]
+        return place
+    return value.replace("{after}", str(before.path))
+
+
+def best_of(folders: Sequence[Path]) -> RunFolder | None:
+    """Of some runs the one that validated best; of one, that one. Runs that have not ended are passed over."""
+    ended = [RunFolder.open(path) for path in folders if (path / "summary.json").exists()]
+
+    def score(run: RunFolder) -> float:
+        about = (run.summary or {})["validation"]
+        return about["best"] if about["direction"] == "max" else -about["best"]
+
+    return max(ended, key=score) if len(ended) > 1 else ended[0] if ended else None

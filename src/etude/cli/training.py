@@ -3,7 +3,9 @@
 import contextlib
 import os
 import resource
+import signal
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from etude import studies
 from etude.cli.flags import parse
 from etude.core.config import Scale, StudyConfig, differences, run_name
-from etude.core.errors import UserError
+from etude.core.errors import Interrupted, UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study, Task
@@ -53,6 +55,11 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
 
     Returns the summary. A run that has ended already is left as it is.
     """
+    with bearing_ends(run):
+        return _run_to_end(study, run, config)
+
+
+def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, Any]:
     from etude.core.checkpoint import WeightsHeader
     from etude.core.loop import Loop
     from etude.core.runtime import Runtime
@@ -73,15 +80,7 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             if sys.stderr.isatty():
                 start = f", from step {resumed_at}" if resumed_at else ""
                 say(f"{study.name} {run.record.preset} in {run.path}{start}")
-        try:
-            loop.train()
-        except RuntimeError as error:
-            if runtime.world > 1 and lost_process(error):
-                raise UserError(
-                    f"process {runtime.rank} of {runtime.world} lost another one, which ended or cannot be reached: "
-                    f"`etude resume {run.path}`, in as many processes as you like, goes on from the last checkpoint"
-                ) from error
-            raise
+        loop.train()
         step = loop.reload()
         summary = _summary(run, task, loop, step)
         if runtime.is_main:
@@ -95,6 +94,45 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
         return summary
     finally:
         run.unlock()
+
+
+@contextlib.contextmanager
+def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
+    """Whatever ends a run's process or another one of it within this, the last line says how the run goes on.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+        UserError: another process is gone.
+    """
+    from etude.core.loop import on_stop
+
+    rank, world = os.environ.get("RANK", "0"), world_size()
+    try:
+        with on_stop(signal.default_int_handler):
+            try:
+                yield
+            except RuntimeError as error:
+                if world == 1 or not lost_process(error):
+                    raise
+                lost = f"process {rank} of {world} lost another one, which ended or cannot be reached"
+                if not (run.path / "config.yaml").exists():
+                    raise UserError(f"{lost} before the run began: start it again") from error
+                how = "in as many processes as you like, goes on from the last checkpoint"
+                raise UserError(f"{lost}: `etude resume {run.path}`, {how}") from error
+    except KeyboardInterrupt as error:
+        if world > 1:
+            # A launcher hands on what all its processes were sent: the line below must come all the same.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not (run.path / "config.yaml").exists():
+            raise Interrupted("stopped before the run began") from error
+        steps = run.checkpoints().steps()
+        saved = f"step {steps[-1]} is saved" if steps else "no step is saved yet"
+        raise Interrupted(f"stopped, {saved}: `etude resume {run.path}` goes on") from error
+
+
+def world_size() -> int:
+    """The number of processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def lost_process(error: RuntimeError) -> bool:

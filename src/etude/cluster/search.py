@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from etude.cli.flags import parse
 from etude.core.config import as_flags, to_dict
-from etude.core.errors import UserError
+from etude.core.errors import UserError, refuse_newer
 from etude.core.files import one_line_faults, read_json, write_json
 from etude.core.study import Study
 
@@ -159,8 +159,7 @@ class Ledger:
             return cls(path, about)
         body = read_json(path)
         try:
-            if body["format"] > FORMAT:
-                raise UserError(f"{path} was written by a newer etude (format {body['format']}): upgrade etude")
+            refuse_newer(path, body["format"], FORMAT)
             monitor = tuple(body["monitor"]) if body["monitor"] else None
             known, trials = dict(body["about"]), [Trial(**trial) for trial in body["trials"]]
         except (KeyError, TypeError) as error:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, refuse_newer
 from etude.core.files import as_json, one_line_faults, read_json, sha256, sweep, sync, umask, write_atomic, write_json
 
 # Their annotations are partial.
@@ -100,10 +100,7 @@ def read_weights(path: Path, *, study: str | None = None) -> tuple[dict[str, Ten
             raise TypeError("a study's name and two mappings")
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} was not written by etude: it has no header of ours") from error
-    if number > FORMAT:
-        raise UserError(
-            f"{path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude"
-        )
+    refuse_newer(path, number, FORMAT)
     if study is not None and header.study != study:
         raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of '{study}'")
     return tensors, header
@@ -186,11 +183,13 @@ class Checkpoints:
             sync(self.folder)
         return final
 
-    def prune(self) -> None:
-        """Remove all but the newest ``keep`` checkpoints and the best one, and what a crash left."""
-        spared = {*self.steps()[-self.keep :], self.best_step}
-        for step in self.steps():
-            if step not in spared:
+    def prune(self, newest: int) -> None:
+        """Remove what a crash left and, up to the step ``newest``, all but ``keep`` checkpoints and the best one.
+
+        Later ones are broken: a resume passed over them, and a step that comes again replaces them.
+        """
+        for step in [step for step in self.steps() if step <= newest][: -self.keep]:
+            if step != self.best_step:
                 shutil.rmtree(self.path(step), ignore_errors=True)
         sweep(self.folder)
 
@@ -200,7 +199,11 @@ class Checkpoints:
         try:
             manifest = read_json(path / _MANIFEST)
             if manifest["format"] > FORMAT:
-                raise UserError(f"{path} was written by a newer etude (format {manifest['format']}): upgrade etude")
+                try:
+                    # Weights say their format too: where they are ours, a byte of the manifest changed.
+                    read_weights(path / _WEIGHTS)
+                except UserError:
+                    refuse_newer(path, manifest["format"], FORMAT)
             for name in (_WEIGHTS, _RESUME):
                 if not (path / name).is_file():
                     return f"{name} is missing"
@@ -218,12 +221,14 @@ class Checkpoints:
 
     def newest(self) -> int | None:
         """The newest step whose checkpoint is whole; a broken one is named in a warning and passed over."""
-        for step in reversed(self.steps()):
-            fault = self.fault(step)
-            if fault is None:
-                return step
+        return next(filter(self.usable, reversed(self.steps())), None)
+
+    def usable(self, step: int) -> bool:
+        """Whether the checkpoint of a step is whole; a warning says what is wrong with one that is not."""
+        fault = self.fault(step)
+        if fault is not None:
             warnings.warn(f"{self.path(step)} is not used: {fault}", RuntimeWarning, stacklevel=2)
-        return None
+        return fault is None
 
     def weights(self, step: int) -> Path:
         """The weights file of a step, its checksum tried; `UserError` where the checkpoint is broken."""

@@ -19,5 +19,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{hint} (known: {', '.join(known)})" if known else hint
 
 
+def refuse_newer(origin: object, number: int, known: int) -> None:
+    """`UserError` where what ``origin`` names has a format of a larger number than the ``known`` one."""
+    if number > known:
+        newer = f"a newer etude (format {number}, this one reads {known})"
+        raise UserError(f"{origin} was written by {newer}: upgrade etude")
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no fault
     """The run was asked to stop, and has saved a checkpoint."""

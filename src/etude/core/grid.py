@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
-
-from etude.core.run_folder import RunFolder
+from typing import Literal, Protocol, runtime_checkable
 
 State = Literal["done", "ran", "failed", "waits"]
 
@@ -130,29 +128,3 @@ def _outcome(item: Item, future: Future[int]) -> Outcome:
         return Outcome(item, "ran")
     lines = item.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if item.log.exists() else []
     return Outcome(item, "failed", status or 1, lines[-1] if lines else "it printed nothing")
-
-
-def fill(value: object, before: RunFolder | None) -> object:
-    """A job's setting with ``{after}`` and ``{after.NAME}`` filled in from the run it follows."""
-    if not isinstance(value, str) or "{after" not in value:
-        return value
-    assert before is not None, "a job that says {after} names the job it follows"
-    if value == "{after.best_step}":
-        return before.checkpoints().best_step
-    if value.startswith("{after."):
-        place: Any = before.record.config
-        for part in value[len("{after.") : -1].split("."):
-            place = place[part]
-        return place
-    return value.replace("{after}", str(before.path))
-
-
-def best_of(folders: Sequence[Path]) -> RunFolder | None:
-    """Of some runs the one that validated best; of one, that one. Runs that have not ended are passed over."""
-    ended = [RunFolder.open(path) for path in folders if (path / "summary.json").exists()]
-
-    def score(run: RunFolder) -> float:
-        about = (run.summary or {})["validation"]
-        return about["best"] if about["direction"] == "max" else -about["best"]
-
-    return max(ended, key=score) if len(ended) > 1 else ended[0] if ended else None

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -82,8 +82,10 @@ class _Window:
         bad = steps[steps >= 0]
         return int(bad.min().item()) if len(bad) else None
 
-    def state(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "count": self.count}
+    def state(self, runtime: Runtime) -> dict[str, Any]:
+        """The means over the processes, of which a resume may have another number."""
+        sums = {name: runtime.sum(value) / runtime.world for name, value in self.sums.items()}
+        return {"sums": sums, "count": self.count}
 
     def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
@@ -91,26 +93,19 @@ class _Window:
 
 
 @contextmanager
-def _stop_signals() -> Generator[list[int], None, None]:
-    """Collect Ctrl-C and SIGTERM, so that the step under way ends and is saved. A second one kills."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> Generator[None, None, None]:
+    """Within it, Ctrl-C and SIGTERM call ``handler``; in another thread than the main one they do what they did."""
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:
         # Only the main thread may set handlers.
-        yield seen
+        yield
         return
     try:
-        yield seen
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def progress_bar(*, enabled: bool = True) -> Progress:
@@ -158,7 +153,12 @@ class Loop:
         self.task.load_extra_state(resume["task"])
         self.runtime.load_state(resume["runtime"])
         self.window.load_state(resume["window"], self.runtime.device)
-        self.state = LoopState(**resume["loop"])
+        self.state = state = LoopState(**resume["loop"])
+        if state.best_step not in (None, step) and not self.checkpoints.usable(state.best_step):
+            # A later best one, which is broken now, had taken its place.
+            state.best = state.best_step = None
+            if state.stopped_early or step == self.config.max_steps:
+                self._judge(self.task.evaluate())
         if self.runtime.is_main:
             self.run.rewind_metrics(step)
             # A kill may have come between the checkpoint and the mark.
@@ -170,11 +170,20 @@ class Loop:
 
         Raises:
             UserError: a loss that is not finite, or no room for a checkpoint.
-            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            Interrupted: Ctrl-C or SIGTERM; the step under way has ended and is saved.
+            KeyboardInterrupt: a second Ctrl-C, at once, where this is the only process; or a stop after the last save.
         """
         config, state = self.config, self.state
         sinks = open_sinks(config.trackers, self.run.path, state.step) if self.runtime.is_main else []
-        with ExitStack() as ends, _stop_signals() as stopping, progress_bar(enabled=self.runtime.is_main) as bar:
+        stopping: list[int] = []
+
+        def note(number: int, frame: FrameType | None) -> None:
+            # A launcher hands on what its processes were sent themselves, and has a kill of its own.
+            if number == signal.SIGINT and number in stopping and self.runtime.world == 1:
+                raise KeyboardInterrupt
+            stopping.append(number)
+
+        with ExitStack() as ends, on_stop(note), progress_bar(enabled=self.runtime.is_main) as bar:
             for sink in sinks:
                 ends.callback(sink.close)
             shown = bar.add_task(self.run.path.name, total=config.max_steps, completed=state.step, note="")
@@ -208,8 +217,11 @@ class Loop:
                 if last or stop or improved or timed or state.stopped_early or _due(state.step, config.save_every):
                     self._refuse_non_finite(weights=True)
                     self.save()
-                if stop and not last:
+                if stop:
                     raise Interrupted(f"stopped at step {state.step}, saved: `etude resume {self.run.path}` goes on")
+            if stopping:
+                # It came while the last step was saved.
+                raise KeyboardInterrupt
 
     def _any(self, here: bool) -> bool:
         """Whether it holds in any process, so that all of them take the same turn."""
@@ -254,6 +266,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of the step that `state` holds, and prune older ones."""
         self.runtime.wait()
+        window = self.window.state(self.runtime)
         if self.runtime.is_main:
             step = self.state.step
             resume = {
@@ -261,11 +274,11 @@ class Loop:
                 "optimizers": {name: o.state_dict() for name, o in self.task.optimizers.items()},
                 "task": self.task.extra_state(),
                 "runtime": self.runtime.state(),
-                "window": self.window.state(),
+                "window": window,
             }
             self.checkpoints.save(step, self.task.modules, self.header, resume)
             self._mark_best()
-            self.checkpoints.prune()
+            self.checkpoints.prune(step)
         self.saved_at = time.monotonic()
         self.runtime.wait()
 
@@ -273,6 +286,8 @@ class Loop:
         state = self.state
         if self.task.monitor and state.best is not None and state.best_step is not None:
             self.checkpoints.mark_best(state.best_step, self.task.monitor[0], state.best)
+        else:
+            (self.checkpoints.folder / "best.json").unlink(missing_ok=True)
 
     def reload(self) -> int:
         """Put the chosen weights, the best or else the last, back from disk and hold them to their score.

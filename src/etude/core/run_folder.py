@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import shlex
@@ -15,13 +16,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from etude import __version__
 from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
-from etude.core.errors import UserError
+from etude.core.errors import UserError, refuse_newer
 from etude.core.files import one_line_faults, read_json, sweep, write_atomic, write_json
 
 if TYPE_CHECKING:
     from etude.core.checkpoint import Checkpoints
 
 FORMAT = 1
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,7 @@ class RunFolder:
         number = body.get("format")
         if not isinstance(number, int):
             raise UserError(f"{origin} has no format number: it is not a run of etude")
-        if number > FORMAT:
-            raise UserError(
-                f"{self.path} was written by a newer etude (format {number}, this one reads {FORMAT}): upgrade etude"
-            )
+        refuse_newer(self.path, number, FORMAT)
         del body["format"]
         return from_dict(RunRecord, body, origin=str(origin))
 
@@ -128,16 +127,19 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line that a crash cut short is left out."""
+        """The lines of ``metrics.jsonl``. One that cannot be read is passed over; a warning names it, unless it is the
+        last, which a crash cuts short."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 # Fails where the step is no number, too.
                 yield (row := json.loads(line)) | {"step": row["step"] + 0}
             except (ValueError, LookupError, TypeError, RecursionError):
-                return
+                if number < len(lines):
+                    _log.warning("line %d of %s cannot be read: left out", number, path)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines of steps after ``step``: a resumed run writes them again."""

@@ -4,7 +4,6 @@
 
 import contextlib
 import ctypes
-import os
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -228,8 +227,3 @@ def resolve_device(name: str) -> str:
     if not there[name]:
         raise UserError(f"no {name} device here: use --loop.device auto or cpu")
     return name
-
-
-def world_size() -> int:
-    """The number of processes that the launcher started, before a `Runtime` exists."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

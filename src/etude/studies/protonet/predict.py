@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import UserError
+from etude.core.errors import UserError, refuse_newer
 from etude.core.files import write_atomic
 from etude.data.images import class_folders, picture_files, read_image, to_square
 from etude.studies.protonet.model import Distance, prototypes
@@ -171,8 +171,7 @@ def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
             raise TypeError("names and whole numbers")
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
         raise UserError(f"{path} holds no prototypes of etude: make them with --save-prototypes") from error
-    if number > FORMAT:
-        raise UserError(f"{path} was written by a newer etude (format {number}): upgrade etude")
+    refuse_newer(path, number, FORMAT)
     if weights != embedder.fingerprint:
         raise UserError(f"{path} was made with other weights: make it again with --save-prototypes")
     with torch.no_grad():
