@@ -103,8 +103,10 @@ def _engine(options: Options) -> Engine:
     return RayEngine(options.ray, say=say, **about)
 
 
-def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` words as dotted settings, read as flags are."""
+def settings(
+    study: Study, preset: str, words: Sequence[str], seeds: str = "the seeds of a grid are given with --seeds"
+) -> dict[str, Any]:
+    """``NAME=VALUE`` words as dotted settings, read as flags are; ``seeds`` says where a seed belongs."""
     before = study.preset(preset).build()
     flags: list[str] = []
     for word in words:
@@ -112,7 +114,7 @@ def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UserError(f"--set takes NAME=VALUE, such as optim.lr=0.01, not '{word}'")
         if name == "seed":
-            raise UserError(f"--set {word}: the seeds of a grid are given with --seeds")
+            raise UserError(f"--set {word}: {seeds}")
         flags += as_flags({name: value == "true"} if value in ("true", "false") else {name: value})
     after = parse(study.config, flags, prog=f"etude run {study.name} {preset}", default=before)
     return differences(before, after)
