@@ -4,6 +4,8 @@ What is done is left, what was begun is resumed, what is missing runs: on this m
 `ray`), where a run whose node dies goes on elsewhere from its last checkpoint. The exit status is 1 where a run failed.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +68,13 @@ def main(args: list[str]) -> int:
     study.preset(preset)
     grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
     items = grid.items(options.seeds)
-    engine = _engine(options)
-    try:
-        outcomes = run_grid(items, engine, say)
-    finally:
-        engine.close()
+    # Ray tells of nodes that died on standard output, where the answer goes.
+    with contextlib.redirect_stdout(sys.stderr):
+        engine = _engine(options)
+        try:
+            outcomes = run_grid(items, engine, say)
+        finally:
+            engine.close()
     grid.draw(outcomes)
     show(
         [

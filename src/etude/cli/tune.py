@@ -9,7 +9,9 @@ their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are w
 example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,false batch.size=int:16:128
 """
 
+import contextlib
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,15 +112,17 @@ def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str
     if ledger.monitor is None or sum(trial.state != "begun" for trial in ledger.trials) < options.trials:
         if storage is not None:
             storage.check()
-        ray = connect(options.ray)
-        try:
-            require_room(ray, options.cpus, options.gpus)
-            if ledger.monitor is None:
-                ledger.monitor = read_monitor(ray, plan)
-                ledger.write()
-            tune(ray, plan, ledger, say)
-        finally:
-            ray.shutdown()
+        # Ray tells of nodes that died on standard output, where the answer goes.
+        with contextlib.redirect_stdout(sys.stderr):
+            ray = connect(options.ray)
+            try:
+                require_room(ray, options.cpus, options.gpus)
+                if ledger.monitor is None:
+                    ledger.monitor = read_monitor(ray, plan)
+                    ledger.write()
+                tune(ray, plan, ledger, say)
+            finally:
+                ray.shutdown()
         gather(plan, ledger, say, begun=True)
     rows = _rows(plan, ledger)
     show(rows, f"validation {ledger.monitor[0]}, {ledger.monitor[1]}", as_json=options.json)
