@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine: one is killed while it trains; a worker is killed; a search."""
+"""A real Ray cluster of two nodes on this machine: nodes and workers are killed, grids and searches stopped."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from tests.core import toy
 
-from etude import studies
+from etude import cli, studies
 from etude.cli.study import Grid, settings
 from etude.core.checkpoint import read_weights
 from etude.core.grid import Item
@@ -23,7 +24,7 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 psutil = pytest.importorskip("psutil", reason="comes with the extra `ray`")
 
 PATIENCE = 300.0
-STEPS = 120
+STEPS = 200
 TINY = (
     f"loop.max-steps={STEPS} loop.save-every=4 loop.log-every=2 loop.eval-every=20 model.width=4 data.size=16 "
     "episodes.way=5 episodes.per-step=2 evaluation.ways=5 evaluation.episodes=20 evaluation.pool-episodes=20 "
@@ -81,8 +82,14 @@ def cluster() -> Iterator[Nodes]:
 def start(*words: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "etude", *words]
     return subprocess.Popen(
-        command, env=toy.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, env=toy.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def interrupt(child: "subprocess.Popen[str]") -> None:
+    """Ctrl-C: a terminal tells all that the command has started."""
+    os.killpg(child.pid, signal.SIGINT)
 
 
 def end(child: "subprocess.Popen[str]", status: int = 0) -> tuple[str, str]:
@@ -118,10 +125,13 @@ def trained(name: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same runs, undisturbed, one after another with a thread each: other threads add up in another order."""
+    """The same runs, undisturbed, one after another with a thread each: other threads add up in another order.
+
+    In this process, which has PyTorch.
+    """
     runs = tmp_path_factory.mktemp("whole")
     for item in items(runs):
-        end(start(*item.flags()))
+        assert cli.main(list(item.flags())) == 0
     return runs / "protonet"
 
 
@@ -181,15 +191,52 @@ def test_a_worker_is_killed_and_runs_lie_on_storage(cluster: Nodes, whole: Path,
         assert sorted(steps) == sorted(path.name for path in (whole / name).glob("checkpoints/step-*"))
     log = (runs / "protonet" / f"{killed}.log").read_text()
     assert log.count(": etude resume ") == 1
-    assert not list(Path(f"/tmp/etude-{os.getuid()}").glob(f"attempt-*/runs/protonet/{killed}/summary.json"))
+    shops = Path(tempfile.gettempdir()) / f"etude-{os.getuid()}"
+    assert shops.is_dir()
+    assert not list(shops.glob(f"attempt-*/runs/protonet/{killed}/summary.json"))
 
 
-@pytest.mark.parametrize("words", [["--gpus", "0.5"], ["--cpus", "64"]], ids=" ".join)
-def test_what_no_node_has_is_one_line(cluster: Nodes, words: list[str], tmp_path: Path):
-    _, said = end(start(*GRID, "--runs", str(tmp_path), "--ray", cluster.address, *words), status=2)
-    assert said.count("\n") == 1
-    assert "no node of the cluster has " in said
-    assert "lower --cpus or --gpus" in said
+def test_ctrl_c_of_a_grid(cluster: Nodes, whole: Path, tmp_path: Path):
+    """On a cluster of its own: what trains is saved, the cluster ends, the command goes on."""
+    words = [*GRID, "--runs", str(tmp_path), "--ray"]
+    grid, paths = start(*words, "local"), [tmp_path / "protonet" / name for name in NAMES]
+    wait_for(lambda: any(list(path.glob("checkpoints/step-*")) for path in paths), grid)
+    started = psutil.Process(grid.pid).children(recursive=True)
+    assert {at.ip for process in (psutil.Process(grid.pid), *started) for at in listens(process)} <= LOOPBACK
+    interrupt(grid)
+    _, said = end(grid, status=130)
+    assert "saved first" in said
+    assert not any(trained(name) for name in NAMES)
+    assert not psutil.wait_procs(started, timeout=30)[1], "its cluster has ended"
+    begun = [path for path in paths if list(path.glob("checkpoints/step-*"))]
+    assert begun
+    for path in begun:
+        assert not (path / "summary.json").exists()
+        assert "saved: `etude resume" in path.with_name(f"{path.name}.log").read_text()
+    # On the nodes that are there, for time's sake.
+    out, _ = end(start(*words, cluster.address))
+    assert out.count(" ran ") == 2
+    for path in paths:
+        assert_same(path, whole / path.name)
+
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def listens(process: Any) -> list[Any]:
+    try:
+        return [at.laddr for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
+    except psutil.Error:
+        return []
+
+
+def test_what_no_node_has_is_one_line(cluster: Nodes, tmp_path: Path):
+    words = [*GRID, "--runs", str(tmp_path), "--ray", cluster.address]
+    for child in [start(*words, *more) for more in (["--gpus", "0.5"], ["--cpus", "64"])]:
+        _, said = end(child, status=2)
+        assert said.count("\n") == 1
+        assert "no node of the cluster has " in said
+        assert "lower --cpus or --gpus" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -229,6 +276,55 @@ def test_a_search_stops_what_falls_behind(cluster: Nodes, tmp_path: Path):
     assert len({trial["optim.lr"] for trial in more}) == 4
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     shutil.rmtree(tmp_path / "protonet")
+
+
+def test_a_search_is_lost_stopped_and_gathered(cluster: Nodes, tmp_path: Path):
+    """On storage: a worker is killed, Ctrl-C, the same command goes on, and gathers again what is not here."""
+    cluster.tell("add")
+    runs, store = tmp_path / "runs" / "protonet", tmp_path / "store" / "protonet"
+    some = ["--set", *TINY, "loop.max-steps=400", "loop.eval-every=100"]
+    words = [
+        "tune", "protonet", "smoke", "--search", "optim.lr=1e-3,1e30", *some, "--trials", "2", "--json",
+        "--no-early-stop", "--runs", str(runs.parent), "--ray", cluster.address, "--storage", f"file://{store.parent}",
+    ]  # fmt: skip
+
+    def newest() -> tuple[int, str]:
+        found = store.glob("tune-smoke-*/checkpoints/step-*/manifest.json")
+        return max(((int(path.parent.name[5:]), path.parts[-4]) for path in found), default=(0, ""))
+
+    search = start(*words)
+    step, name = wait_for(lambda: newest()[0] >= 4 and newest(), search)
+    (child,) = wait_for(lambda: trained(name), search)
+    os.kill(child.ppid(), signal.SIGKILL)
+    log = store / f"{name}.log"
+    wait_for(lambda: ": etude resume " in log.read_text() and newest()[0] > step + 4, search)
+    interrupt(search)
+    out, said = end(search, status=130)
+    assert "trials begun and saved: the same command goes on with them" in said
+    # The other trial may have failed by then.
+    (row,) = [row for row in json.loads(out) if row["optim.lr"] == 1e-3]
+    assert (row["state"], row["run"]) == ("begun", str(runs / name))
+    assert list((runs / name).glob("checkpoints/step-*/manifest.json")), "what was saved is here"
+    assert not (runs / name / "summary.json").exists()
+    assert not trained(name)
+
+    out, said = end(start(*words))
+    rows = {row["optim.lr"]: row for row in json.loads(out)}
+    assert len(rows) == 2
+    assert rows[1e-3] | {"best": 0, "step": 0} == {
+        "trial": row["trial"], "optim.lr": 1e-3, "best": 0, "step": 0, "trained": 400, "state": "done",
+        "run": str(runs / name), "reason": "",
+    }  # fmt: skip
+    assert rows[1e30]["state"] == "failed"
+    assert "not finite" in rows[1e30]["reason"], "its log was brought"
+    steps = [line["step"] for line in toy.metrics(runs / name)]
+    assert steps == sorted(set(steps))
+    assert "best on validation: " in said
+
+    # As if the command had died before it gathered.
+    shutil.rmtree(runs / name)
+    again, _ = end(start(*words))
+    assert json.loads(again) == json.loads(out)
 
 
 def test_a_study_without_a_metric_is_one_line(cluster: Nodes, tmp_path: Path):

@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import pytest
 from tests.core import toy
 
 from etude import cli, studies
-from etude.cluster import connect, worker
+from etude.cluster import connect, tuner, worker
 from etude.cluster.engine import work_of
 from etude.cluster.search import Ledger, Range, Trial, best_so_far, read_search, rounded, size_of
 from etude.cluster.storage import Lost, Mirror, Storage
@@ -139,6 +142,8 @@ TUNE = ["tune", "protonet", "smoke", "--search", "optim.lr=log:1e-4:1e-1"]
         ([*TUNE, "--trials", "0"], "--trials must be 1 or more, not 0"),
         ([*TUNE, "--reduction", "1"], "--reduction must be 2 or more, not 1"),
         ([*TUNE, "--name", "a/b"], "no plain name"),
+        ([*TUNE, "--set", "seed=1"], "--set seed=1: the seed of all trials is given with --seed\n"),
+        ([*STUDY, "--set", "seed=1"], "--set seed=1: the seeds of a grid are given with --seeds\n"),
         ([*TUNE, "--ray", "127.0.0.1:1"], "nothing answers there"),
     ],
 )
@@ -185,16 +190,21 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "net.py").touch()
+    for name in ("my.py", "photos", "conv4"):
+        (tmp_path / name).touch()
     log = Path("out/protonet/b.log")
     words = [
         "run", "protonet", "smoke", "--name", "b", "--runs", "out", "--selected-run", "out/protonet/a",
-        "--model.encoder", "mine/net.py:Net", "--data.source", "generated",
+        "--model.encoder", "mine/net.py:Net", "--data.source", "generated", "--model.distance", "my.py:manhattan",
+        "--data.folder", "photos", "--other.encoder", "conv4", "--data.folder-b", "nowhere", "--x", "no.py:Name",
     ]  # fmt: skip
     work = work_of(words, log, 2, Storage(f"file://{tmp_path}/store"))
     assert (work.study, work.name, work.runs, work.before) == ("protonet", "b", "out", ("a",))
     assert worker._moved(work) == [
         "run", "protonet", "smoke", "--name", "b", "--runs", "runs", "--selected-run", "runs/protonet/a",
-        "--model.encoder", f"{tmp_path}/mine/net.py:Net", "--data.source", "generated",
+        "--model.encoder", f"{tmp_path}/mine/net.py:Net", "--data.source", "generated", "--model.distance",
+        f"{tmp_path}/my.py:manhattan", "--data.folder", f"{tmp_path}/photos", "--other.encoder", "conv4",
+        "--data.folder-b", "nowhere", "--x", "no.py:Name",
     ]  # fmt: skip
     environment = worker.environment(dataclasses.replace(work, environment=(("ETUDE_MIRROR", "m"),), source=""))
     assert environment["OMP_NUM_THREADS"] == "2"
@@ -205,6 +215,23 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     RunFolder.create(tmp_path / "out" / "protonet" / "b", record)
     again = work_of(["resume", "out/protonet/b"], log, 1, None)
     assert (again.study, again.name, again.runs, again.before) == ("protonet", "b", "out", ("a",))
+
+
+def texts(kind: Any, prefix: str = "") -> Iterator[str]:
+    for name, type_ in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(type_):
+            yield from texts(type_, f"{prefix}{name}.")
+        elif type_ in (str, tuple[str, ...]):
+            yield f"{prefix}{name}"
+
+
+def test_every_setting_that_may_name_a_place_is_known() -> None:
+    """A new one goes to `PLACES`, or here: names, and user's parts, which `.py:` tells. A cell is text by then."""
+    others = {
+        "norm", "encoder", "decoder", "distance", "sampler", "stop", "cell", "table", "cam_classes", "genotype",
+    }  # fmt: skip
+    found = {name.rpartition(".")[2] for study in studies.NAMES for name in texts(studies.load(study).config)}
+    assert found - others == {place.replace("-", "_") for place in worker.PLACES}
 
 
 # --- storage ---
@@ -287,6 +314,58 @@ def test_the_order_of_an_upload(tmp_path: Path, store: Storage, monkeypatch: pyt
     assert [name for name in sent if name in order] == order
 
 
+@pytest.mark.parametrize("at", ["config.yaml", "00000006/resume.pt", "00000006/manifest.json"])
+def test_one_that_is_taken_over_in_an_upload_touches_nothing_more(
+    at: str, tmp_path: Path, store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was thought dead was sending all the while."""
+    run, far = begun(tmp_path / "run"), tmp_path / "store" / "toy" / "run"
+    mirror = Mirror(store, "toy/run", run, "me")
+    mirror.claim()
+    made(run, 3)
+    mirror.push()
+    made(run, 6)
+    shutil.rmtree(run / "checkpoints" / "step-00000003")
+    (run / "config.yaml").write_text("changed")
+    (run / "metrics.jsonl").write_text("1\n")
+    sent: list[str] = []
+    put = store.put
+
+    def slow(source: Path, name: str) -> None:
+        put(source, name)
+        sent.append(name)
+        if name.endswith(at):
+            Mirror(Storage(store.url), "toy/run", tmp_path / "other", "you").claim()
+
+    monkeypatch.setattr(store, "put", slow)
+    with pytest.raises(Lost):
+        mirror.push()
+    assert sent[-1].endswith(at)
+    assert (far / "checkpoints" / "step-00000003" / "manifest.json").exists(), "the new owner may be bringing it"
+
+
+def test_two_owners_share_no_half_file(tmp_path: Path, store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Storage(store.url)
+    seen_at: list[str] = []
+    monkeypatch.setattr(store.fs, "mv", lambda beside, place: seen_at.append(beside))
+    store.write("toy/run/config.yaml", "mine")
+    other.write("toy/run/config.yaml", "theirs")
+    store.write("toy/run.log", "mine")
+    store.write("toy/run2.log", "another run's")
+    monkeypatch.undo()
+    assert [Path(beside).read_text() for beside in seen_at[:2]] == ["mine", "theirs"]
+    Mirror(other, "toy/run", tmp_path / "run", "you").claim()
+    assert [Path(beside).exists() for beside in seen_at] == [False, False, False, True], "they are swept away"
+    assert other.files("toy/run") == [".owner"]
+
+
+def test_two_commands_try_one_storage(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda *words: (write(*words), Storage(store.url).check()))
+    store.check()
+    assert not list(Path(str(store.root)).iterdir())
+
+
 def test_half_an_upload_is_passed_over(tmp_path: Path, store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun(tmp_path / "run")
     made(run, 3)
@@ -361,6 +440,153 @@ def test_a_storage_that_refuses_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--storage file://.*file/below: "):
         Storage(f"file://{tmp_path}/file/below").check()
+
+
+def test_a_storage_that_is_away_at_the_beginning_is_no_fault_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(worker, "_PUSH", 0.01)
+    (tmp_path / "store").touch()
+    words = ("run", "protonet", "nosuch", "--name", "x", "--runs", "runs")
+    work = Work("protonet", "x", words, "runs", str(tmp_path), "x.log", storage=f"file://{tmp_path}/store")
+    monkeypatch.setattr(worker, "_ARRIVE", 0.1)
+    status, fault = worker.run(work)
+    assert status == worker.ELSEWHERE
+    assert fault.startswith(f"--storage file://{tmp_path}/store: ")
+    # For a while it is waited for.
+    monkeypatch.setattr(worker, "_ARRIVE", 60.0)
+    claim, tries = Mirror.claim, []
+
+    def late(mirror: Mirror) -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            (tmp_path / "store").unlink()
+        claim(mirror)
+
+    monkeypatch.setattr(Mirror, "claim", late)
+    assert worker.run(work) == (2, ""), "by its own fault, which its log tells"
+    assert len(tries) == 3
+    assert "no preset 'nosuch'" in (tmp_path / "store" / "protonet" / "x.log").read_text()
+
+
+# --- what a search gathers ---
+
+SEARCH = ["tune", "protonet", "smoke", "--search", "optim.lr=0.1,0.2,0.3"]
+
+
+@pytest.fixture
+def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Storage]:
+    """A search whose driver died before anything was brought: a trial done, one stopped, one failed."""
+    monkeypatch.chdir(tmp_path)
+    store, folder = Storage(f"file://{tmp_path}/store"), tmp_path / "runs" / "protonet"
+    for number, values in enumerate(([0.5, 0.25], [0.75]), start=1):
+        name = f"tune-smoke-{number:03d}"
+        run = RunFolder.create(tmp_path / "made" / name, RunRecord("protonet", "smoke", "smoke", {}, {}))
+        for step, value in enumerate(values, start=1):
+            run.append_metrics({"step": 3 * step, "val/accuracy": value})
+            made(run.path, 3 * step)
+        if number == 1:
+            run.write_summary({"step": 6})
+        Mirror(store, f"protonet/{name}", run.path, "").push(last=True)
+    store.write("protonet/tune-smoke-003.log", "etude: loss is not finite\n")
+    about = {
+        "study": "protonet", "preset": "smoke", "set": {}, "search": ["optim.lr=0.1,0.2,0.3"], "seed": 0,
+    }  # fmt: skip
+    trials = [Trial(1, {"optim.lr": 0.1}, "done"), Trial(2, {"optim.lr": 0.2}, "stopped")]
+    ledger = Ledger(
+        folder / "tune-smoke.tune.json", about, ("accuracy", "max"), [*trials, Trial(3, {"optim.lr": 0.3}, "failed")]
+    )
+    ledger.write()
+    return folder, store
+
+
+def test_what_a_lost_driver_has_not_gathered_is_gathered(
+    searched: tuple[Path, Storage], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a cluster: no trial is wanted."""
+    folder, store = searched
+    monkeypatch.setattr("etude.cli.tune.connect", lambda address: pytest.fail("there is nothing to run"))
+    assert cli.main([*SEARCH, "--trials", "3", "--storage", store.url, "--json"]) == 0
+    out, said = capsys.readouterr()
+    rows = json.loads(out)
+    assert [row["best"] for row in rows] == [0.5, 0.75, None]
+    assert rows[2]["reason"] == "etude: loss is not finite"
+    assert "best on validation: trial 1: " in said
+    assert [len(list((folder / f"tune-smoke-00{n}").glob("checkpoints/*"))) for n in (1, 2)] == [1, 1]
+    # Without the URL it can only be said.
+    shutil.rmtree(folder / "tune-smoke-001")
+    assert cli.main([*SEARCH, "--trials", "3", "--json"]) == 1
+    assert "give the --storage" in json.loads(capsys.readouterr().out)[0]["reason"]
+
+
+def test_a_further_search_knows_what_was_not_gathered(
+    searched: tuple[Path, Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra `ray` is not installed")
+    _, store = searched
+    knows: list[Any] = []
+    came: set[str] = set()
+
+    def look(ray: Any, plan: Any, ledger: Ledger, say: Any) -> None:
+        stopper = tuner._stopper(dataclasses.replace(plan, grace=1), ledger)
+        searcher = tuner._searcher(plan, ledger, stopper, say)
+        knows.extend((trial.state.name, trial.value) for trial in searcher.study.trials)
+        came.update(*(recorded for _, recorded in stopper._brackets[0]._rungs))
+
+    monkeypatch.setattr("etude.cli.tune.connect", lambda address: SimpleNamespace(shutdown=lambda: None))
+    monkeypatch.setattr("etude.cli.tune.require_room", lambda *words: None)
+    monkeypatch.setattr(tuner, "tune", look)
+    assert cli.main([*SEARCH, "--trials", "4", "--storage", store.url]) == 0
+    assert knows == [("COMPLETE", 0.5), ("COMPLETE", 0.75), ("FAIL", None)]
+    assert came == {"known-1", "known-2"}, "by which others are stopped"
+
+
+def test_what_trained_further_here_is_not_replaced(
+    searched: tuple[Path, Storage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stopped trial says `etude resume`; what that trains is not thrown away, nor while it trains."""
+    folder, store = searched
+    words = [*SEARCH, "--trials", "3", "--storage", store.url]
+    stopped = folder / "tune-smoke-002"
+    assert cli.main(words) == 0
+    run = RunFolder(stopped)
+    run.lock()
+    (stopped / "trains").touch()
+    assert cli.main(words) == 0
+    assert (stopped / "trains").exists()
+    assert f"left: {stopped.relative_to(folder.parents[1])} trains here now" in capsys.readouterr().err
+    made(stopped, 6)
+    run.unlock()
+    assert cli.main(words) == 0
+    assert (stopped / "trains").exists(), "six steps here, three there"
+    # Further there, it comes; and is free afterwards.
+    made(folder.parents[1] / "made" / "tune-smoke-002", 9)
+    Mirror(store, "protonet/tune-smoke-002", folder.parents[1] / "made" / "tune-smoke-002", "").push()
+    assert cli.main(words) == 0
+    assert not (stopped / "trains").exists()
+    run.lock()
+    run.unlock()
+
+
+def test_a_search_reads_its_record_when_it_is_alone(
+    searched: tuple[Path, Storage], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another that ends as this one begins has written its last trial meanwhile."""
+    folder, store = searched
+    path = folder / "tune-smoke.tune.json"
+    whole = path.read_text()
+    body = json.loads(whole)
+    path.write_text(json.dumps(body | {"trials": body["trials"][:2]}))
+    alone = Ledger.alone
+
+    def late(ledger: Ledger) -> Any:
+        path.write_text(whole)
+        return alone(ledger)
+
+    monkeypatch.setattr(Ledger, "alone", late)
+    assert cli.main([*SEARCH, "--trials", "3", "--storage", store.url, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
 
 
 # --- processes ---

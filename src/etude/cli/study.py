@@ -4,6 +4,8 @@ What is done is left, what was begun is resumed, what is missing runs: on this m
 `ray`), where a run whose node dies goes on elsewhere from its last checkpoint. The exit status is 1 where a run failed.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +68,13 @@ def main(args: list[str]) -> int:
     study.preset(preset)
     grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
     items = grid.items(options.seeds)
-    engine = _engine(options)
-    try:
-        outcomes = run_grid(items, engine, say)
-    finally:
-        engine.close()
+    # Ray tells of nodes that died on standard output, where the answer goes.
+    with contextlib.redirect_stdout(sys.stderr):
+        engine = _engine(options)
+        try:
+            outcomes = run_grid(items, engine, say)
+        finally:
+            engine.close()
     grid.draw(outcomes)
     show(
         [
@@ -103,8 +107,10 @@ def _engine(options: Options) -> Engine:
     return RayEngine(options.ray, say=say, **about)
 
 
-def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` words as dotted settings, read as flags are."""
+def settings(
+    study: Study, preset: str, words: Sequence[str], seeds: str = "the seeds of a grid are given with --seeds"
+) -> dict[str, Any]:
+    """``NAME=VALUE`` words as dotted settings, read as flags are; ``seeds`` says where a seed belongs."""
     before = study.preset(preset).build()
     flags: list[str] = []
     for word in words:
@@ -112,7 +118,7 @@ def settings(study: Study, preset: str, words: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UserError(f"--set takes NAME=VALUE, such as optim.lr=0.01, not '{word}'")
         if name == "seed":
-            raise UserError(f"--set {word}: the seeds of a grid are given with --seeds")
+            raise UserError(f"--set {word}: {seeds}")
         flags += as_flags({name: value == "true"} if value in ("true", "false") else {name: value})
     after = parse(study.config, flags, prog=f"etude run {study.name} {preset}", default=before)
     return differences(before, after)

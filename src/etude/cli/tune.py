@@ -9,7 +9,9 @@ their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are w
 example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,false batch.size=int:16:128
 """
 
+import contextlib
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +74,7 @@ def main(args: list[str]) -> int:
             raise UserError(f"--{name} must be {least} or more, not {getattr(options, name)}")
     require_sizes(options.cpus, options.gpus)
     study = studies.load(options.study)
-    fixed = read_settings(study, options.preset, options.set)
+    fixed = read_settings(study, options.preset, options.set, "the seed of all trials is given with --seed")
     ranges = read_search(study, options.preset, options.search, fixed)
     # Of the run as a whole: what is searched over may change how long it is.
     loop = override(study.preset(options.preset).build(), fixed).loop
@@ -83,9 +85,8 @@ def main(args: list[str]) -> int:
         "seed": options.seed,
     }  # fmt: skip
     path = options.runs / study.name / f"{options.name or f'tune-{options.preset}'}.tune.json"
-    ledger = Ledger.open(path, about)
-    with ledger.alone():
-        return _search(options, ledger, ranges, fixed, loop)
+    with Ledger(path, about).alone():
+        return _search(options, Ledger.open(path, about), ranges, fixed, loop)
 
 
 def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str, Any], loop: Any) -> int:
@@ -105,19 +106,24 @@ def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str
         options.runs, options.seed, loop.max_steps, options.trials, options.cpus, options.gpus, options.jobs, storage,
         grace, options.reduction,
     )  # fmt: skip
+    if ledger.monitor is not None:
+        # What an earlier call could not: the searcher and the table read runs here.
+        gather(plan, ledger, say)
     if ledger.monitor is None or sum(trial.state != "begun" for trial in ledger.trials) < options.trials:
         if storage is not None:
             storage.check()
-        ray = connect(options.ray)
-        try:
-            require_room(ray, options.cpus, options.gpus)
-            if ledger.monitor is None:
-                ledger.monitor = read_monitor(ray, plan)
-                ledger.write()
-            tune(ray, plan, ledger, say)
-        finally:
-            ray.shutdown()
-        gather(plan, ledger)
+        # Ray tells of nodes that died on standard output, where the answer goes.
+        with contextlib.redirect_stdout(sys.stderr):
+            ray = connect(options.ray)
+            try:
+                require_room(ray, options.cpus, options.gpus)
+                if ledger.monitor is None:
+                    ledger.monitor = read_monitor(ray, plan)
+                    ledger.write()
+                tune(ray, plan, ledger, say)
+            finally:
+                ray.shutdown()
+        gather(plan, ledger, say, begun=True)
     rows = _rows(plan, ledger)
     show(rows, f"validation {ledger.monitor[0]}, {ledger.monitor[1]}", as_json=options.json)
     begun = [trial for trial in ledger.trials if trial.state == "begun"]
@@ -146,6 +152,8 @@ def _rows(plan: Any, ledger: Ledger) -> list[dict[str, Any]]:
             reason = lines[-1] if lines else "it printed nothing"
         elif trial.state == "stopped":
             reason = f"fell behind: `etude resume {folder}` goes on"
+        elif trial.state == "done" and not folder.exists():
+            reason = "its run is not here: give the --storage that it was made with"
         rows.append(
             {
                 "trial": trial.number, **trial.settings, "best": best.value if best else None,

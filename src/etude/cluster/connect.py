@@ -42,7 +42,8 @@ def connect(address: str) -> Any:
     """Join a cluster, or start one on this machine.
 
     Args:
-        address: ``local``; ``auto``, the cluster that runs on this machine or that RAY_ADDRESS names; or HOST:PORT.
+        address: ``local``, which listens on loopback alone; ``auto``, the cluster that runs on this machine or that
+            RAY_ADDRESS names; or HOST:PORT.
 
     Returns the module ``ray``.
     """
@@ -53,6 +54,10 @@ def connect(address: str) -> Any:
         )
     if address not in ("local", "auto"):
         _require_listener(address)
+    if address == "local":
+        # Ray's switch for systems whose firewall asks: all that it starts listens on loopback. It turns an address of
+        # 127.0.0.1 that is handed to `init` into that of the network.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray = load("ray")
     settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "address": address}
     if address == "local":

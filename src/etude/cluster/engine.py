@@ -69,6 +69,7 @@ class RayEngine:
             status, fault, reason = self._attempt(work)
             if self.storage is not None:
                 self._bring_log(work, log)
+            reason = fault or reason
             if fault:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 with log.open("a", encoding="utf-8") as file:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +28,10 @@ _MANIFEST, _BEST, _SUMMARY = "manifest.json", "checkpoints/best.json", "summary.
 
 class Lost(Exception):  # noqa: N818 - it is no fault of ours
     """Another process has taken the run over."""
+
+
+class Away(UserError):  # noqa: N818 - a line for the user, as the others
+    """The storage did not answer as it should: another try, or another node, may have more luck."""
 
 
 class Storage:
@@ -48,6 +53,8 @@ class Storage:
         protocols = self.fs.protocol
         self.whole = bool(_OBJECTS & {protocols, *(protocols if isinstance(protocols, tuple) else ())})
         """Whether a file is there whole or not at all."""
+        self.mark = uuid.uuid4().hex[:12]
+        """What two processes that write the same name do not share."""
 
     @contextlib.contextmanager
     def faults(self) -> Iterator[None]:
@@ -57,15 +64,14 @@ class Storage:
         except (UserError, Lost, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise UserError(
-                f"--storage {self.url}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise Away(f"--storage {self.url}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
     def check(self) -> None:
         """Write and remove a small file, so that a wrong place or missing rights show before anything trains."""
         with self.faults():
-            self.write(".etude", "")
-            self.fs.rm(self.at(".etude"))
+            probe = f".etude-{self.mark}"
+            self.write(probe, "")
+            self.fs.rm(self.at(probe))
 
     def at(self, name: str) -> str:
         return str(self.root / name)
@@ -75,7 +81,7 @@ class Storage:
         return self.fs.exists(self.at(name))
 
     def read(self, name: str) -> str:
-        return self.fs.cat_file(self.at(name)).decode()
+        return self.fs.cat_file(self.at(name)).decode("utf-8", "replace")
 
     def write(self, name: str, text: str) -> None:
         self._make(name, lambda place: self.fs.pipe_file(place, text.encode()))
@@ -89,7 +95,8 @@ class Storage:
             send(place)
             return
         self.fs.makedirs(str(PurePosixPath(place).parent), exist_ok=True)
-        beside = str(PurePosixPath(place).with_name(f".{PurePosixPath(place).name}.part"))
+        # By the mark, for a node that was thought dead may be at the same file.
+        beside = str(PurePosixPath(place).with_name(f".{PurePosixPath(place).name}.{self.mark}.part"))
         send(beside)
         self.fs.mv(beside, place)
 
@@ -97,6 +104,25 @@ class Storage:
         """Remove a file or a folder, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.at(name), recursive=True)
+
+    def clean(self, name: str) -> None:
+        """Remove what cut-short uploads of a run and of its log left."""
+        if self.whole:
+            return
+        self.fs.invalidate_cache()
+        place = PurePosixPath(self.at(name))
+        found = [path for path in self.fs.find(str(place)) if path.endswith(".part")]
+        logs = self.fs.ls(str(place.parent), detail=False) if self.fs.exists(str(place.parent)) else []
+        start = f".{place.name}.log."
+        found += [p for p in logs if PurePosixPath(p).name.startswith(start) and p.endswith(".part")]
+        for path in found:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(path)
+
+    def newest(self, name: str) -> int | None:
+        """The step of a run's newest whole checkpoint."""
+        found = [path for path in self.files(name) if path.endswith(f"/{_MANIFEST}")]
+        return max((int(at[1]) for path in found if (at := _STEP.match(path))), default=None)
 
     def files(self, name: str) -> list[str]:
         """The files of a folder, relative to it, without what an upload left half."""
@@ -184,6 +210,12 @@ class Mirror:
         """Take the run over: a process on a node that was thought dead pushes no more."""
         with self.storage.faults():
             self.storage.write(f"{self.name}/{_OWNER}", self.owner)
+            self.storage.clean(self.name)
+
+    def check(self) -> None:
+        """Raises `Lost` where another has claimed the run."""
+        if self.owner and self.storage.read(f"{self.name}/{_OWNER}") != self.owner:
+            raise Lost(self.name)
 
     def bring(self) -> None:
         with self.storage.faults():
@@ -191,15 +223,17 @@ class Mirror:
         self.known = {path: self._stamp(path) for path in (*self._others(), *self._manifests())}
 
     def push(self, *, last: bool = False) -> None:
-        """Send what is new; with ``last`` the summary too, which says that the run has ended."""
+        """Send what is new; with ``last`` the summary too, which says that the run has ended.
+
+        Before each change the owner is read again: what takes long may end after another has taken the run over.
+        """
         manifests = self._manifests()
         changed = [path for path in self._others() if self._new(path)]
         checkpoints = [path for path in manifests if self._new(path)]
         if not changed and not checkpoints and not last:
             return
         with self.storage.faults():
-            if self.owner and self.storage.read(f"{self.name}/{_OWNER}") != self.owner:
-                raise Lost(self.name)
+            self.check()
             for path in changed:
                 if path not in (_BEST, _SUMMARY):
                     self._send(path)
@@ -212,6 +246,7 @@ class Mirror:
                 self._send(_SUMMARY)
 
     def _send(self, path: str) -> None:
+        self.check()
         try:
             # Before the file is read, so that what is written meanwhile is sent the next time.
             stamp = self._stamp(path)
@@ -224,16 +259,19 @@ class Mirror:
 
     def _send_checkpoint(self, manifest: str) -> None:
         place = manifest.removesuffix(f"/{_MANIFEST}")
+        self.check()
         try:
             self.storage.remove(f"{self.name}/{manifest}")
             for file in sorted((self.folder / place).iterdir()):
                 if file.name != _MANIFEST:
+                    self.check()
                     self.storage.put(file, f"{self.name}/{place}/{file.name}")
             self._send(manifest)
         except FileNotFoundError:
             if (self.folder / manifest).exists():
                 raise
             # The run has pruned it meanwhile.
+            self.check()
             self.known.pop(manifest, None)
             self.storage.remove(f"{self.name}/{place}")
 
@@ -242,6 +280,7 @@ class Mirror:
         # The newest stays in any case: the next may not be sent yet.
         for manifest in sent[:-1]:
             if not (self.folder / manifest).exists():
+                self.check()
                 self.storage.remove(f"{self.name}/{manifest}")
                 self.storage.remove(f"{self.name}/{manifest.removesuffix(f'/{_MANIFEST}')}")
                 del self.known[manifest]

@@ -17,6 +17,7 @@ from etude.cluster.search import Ledger, Range, Score, Trial, best_so_far, round
 from etude.cluster.storage import Storage
 from etude.cluster.worker import Work
 from etude.core.errors import UserError
+from etude.core.files import write_atomic
 from etude.core.run_folder import RunFolder
 
 _REPEATS = 20
@@ -117,16 +118,21 @@ def trainable(monitor: tuple[str, str], last: int, place: str) -> type[Any]:
 
             if place and place not in sys.path and (Path(place) / "etude").is_dir():
                 sys.path.insert(0, place)
+            from etude.cluster.storage import Away
             from etude.cluster.worker import Attempt, Work
 
             self.seen, self.fault, self.attempt = 0, "", None
             try:
                 self.attempt = Attempt(Work(**config["work"]))
+            except Away as error:
+                # Ray Tune tries again, elsewhere if need be.
+                raise RuntimeError(str(error)) from error
             except ValueError as error:
                 self.fault = str(error)
 
         def step(self) -> dict[str, Any]:
             from etude.cluster.search import best_so_far
+            from etude.cluster.storage import Away
             from etude.cluster.worker import ELSEWHERE
             from etude.core.run_folder import RunFolder
 
@@ -135,6 +141,8 @@ def trainable(monitor: tuple[str, str], last: int, place: str) -> type[Any]:
             try:
                 # Not longer, for meanwhile nobody could stop it.
                 status = self.attempt.poll(1.0)
+            except Away as error:
+                raise RuntimeError(str(error)) from error
             except ValueError as error:
                 return {"ended": 2, "reason": str(error), "done": True}
             if status == ELSEWHERE:
@@ -338,13 +346,54 @@ def _told(settings: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def gather(plan: Plan, ledger: Ledger) -> None:
-    """Bring the trials' runs from the storage, those that can be gone on with whole."""
+def gather(plan: Plan, ledger: Ledger, say: Callable[[str], None], *, begun: bool = False) -> None:
+    """Bring what the storage has of trials: logs, and runs, whole where they can be gone on with.
+
+    What this machine has trained further is left, and so is what trains here now.
+
+    Args:
+        plan: says where the storage is.
+        ledger: the trials.
+        say: told what is left.
+        begun: bring those too that have not ended.
+    """
     if plan.storage is None:
         return
+    folder = plan.runs / plan.study
     for trial in ledger.trials:
         name = ledger.run(trial)
-        path = plan.runs / plan.study / name
-        if not (path / "summary.json").exists() and plan.storage.exists(f"{plan.study}/{name}/config.yaml"):
-            chosen, place = trial.state == "done", f"{plan.runs / plan.study}/"
-            plan.storage.gather(f"{plan.study}/{name}", path, chosen=chosen, here=place, there=f"runs/{plan.study}/")
+        run = RunFolder(folder / name)
+        if (trial.state == "begun" and not begun) or (run.path / "summary.json").exists():
+            continue
+        with plan.storage.faults():
+            if plan.storage.exists(f"{plan.study}/{name}.log"):
+                write_atomic(folder / f"{name}.log", plan.storage.read(f"{plan.study}/{name}.log"))
+            if not plan.storage.exists(f"{plan.study}/{name}/config.yaml"):
+                continue
+        here = run.path.exists()
+        if here:
+            try:
+                run.lock()
+            except UserError:
+                say(f"left: {run.path} trains here now; what the storage has of it is not brought")
+                continue
+        try:
+            if here and _further(plan.storage, f"{plan.study}/{name}", run.path):
+                continue
+            plan.storage.gather(
+                f"{plan.study}/{name}", run.path, chosen=trial.state == "done", here=f"{folder}/",
+                there=f"runs/{plan.study}/",
+            )  # fmt: skip
+        finally:
+            run.unlock()
+
+
+def _further(storage: Storage, name: str, path: Path) -> bool:
+    """Whether the run here is as far as what the storage has of it, or further."""
+    steps = [int(found.parent.name.removeprefix("step-")) for found in path.glob("checkpoints/step-*/manifest.json")]
+    if not steps:
+        return False
+    with storage.faults():
+        theirs = storage.newest(name)
+        ended = storage.exists(f"{name}/summary.json")
+    return theirs is None or max(steps) > theirs or (max(steps) == theirs and not ended)

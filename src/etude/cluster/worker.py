@@ -13,12 +13,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from etude.cluster.storage import Lost, Mirror, Storage
+from etude.cluster.storage import Away, Lost, Mirror, Storage
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 
@@ -27,12 +27,17 @@ _PUSH = 2.0
 """Seconds between two looks for what the storage lacks."""
 _SAVE = 60.0
 """Seconds that a run has to end a step and save when it is asked to stop."""
-_LOCK = 60.0
-"""Seconds to wait for a folder that a process of a lost worker still holds."""
+_LOCK = 180.0
+"""Seconds to wait for a folder that a process of a lost worker still holds; NFS keeps a dead node's lock for 90."""
+_ARRIVE = 60.0
+"""Seconds to try to bring a run from the storage."""
 _AWAY = 300.0
 """Seconds to try to send what an ended run leaves."""
 ELSEWHERE = -1
-"""The exit status of a run that was killed or asked to stop by somebody else: it goes on on another node."""
+"""The exit status of a run that was killed or asked to stop by somebody else, or that the storage kept from beginning
+or ending: it goes on on another node."""
+PLACES = ("folder", "folder-b", "split-file", "bert", "weights", "inception", "start", "selected-run")
+"""Flags, without what stands before a dot, whose value may name a file or folder by a plain name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Work:
 class Attempt:
     """One attempt at a run. With a storage it works in a folder of its own, which the storage mirrors.
 
-    Raises `UserError` from the start where the folder, the lock or the storage cannot be had.
+    Raises `UserError` from the start where the folder cannot be had, and of that `Away` where the storage cannot.
     """
 
     def __init__(self, work: Work) -> None:
@@ -70,6 +75,8 @@ class Attempt:
         self.shop: _Workshop | None = None
         self.child: subprocess.Popen[bytes] | None = None
         self.pushed = 0.0
+        self.logged = -1
+        """Bytes of the log that the storage has."""
         here = Path(work.cwd)
         words = list(work.words)
         if work.storage:
@@ -98,13 +105,7 @@ class Attempt:
         if work.storage:
             storage = Storage(work.storage)
             self.mirror = Mirror(storage, f"{work.study}/{work.name}", self.path, uuid.uuid4().hex)
-            self.mirror.claim()
-            self.mirror.bring()
-            with storage.faults():
-                if storage.exists(f"{work.study}/{self.log.name}"):
-                    self.log.write_text(storage.read(f"{work.study}/{self.log.name}"), encoding="utf-8")
-                for name in work.before:
-                    storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
+            _patiently(self._bring, _ARRIVE)
         elif self.path.exists():
             _wait_for_lock(self.path)
         # Decided here and now: an attempt that was lost may have begun it.
@@ -119,6 +120,20 @@ class Attempt:
                 stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
                 start_new_session=True,
             )  # fmt: skip
+
+    def _bring(self) -> None:
+        assert self.mirror is not None
+        work, storage = self.work, self.mirror.storage
+        for name in (work.name, *work.before):
+            # Of an earlier try.
+            shutil.rmtree(self.path.parent / name, ignore_errors=True)
+        self.mirror.claim()
+        self.mirror.bring()
+        with storage.faults():
+            if storage.exists(f"{work.study}/{self.log.name}"):
+                self.log.write_text(storage.read(f"{work.study}/{self.log.name}"), encoding="utf-8")
+            for name in work.before:
+                storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
 
     def poll(self, seconds: float) -> int | None:
         """The exit status, or None where the run still trains after so many seconds."""
@@ -137,15 +152,7 @@ class Attempt:
             time.sleep(_POLL)
 
     def _ended(self, status: int) -> int:
-        deadline = time.monotonic() + _AWAY
-        while True:
-            try:
-                self._push(last=True)
-                break
-            except UserError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_PUSH)
+        _patiently(lambda: self._push(last=True), _AWAY)
         # Killed by the system, or asked by it to make room.
         return ELSEWHERE if status in (-signal.SIGKILL, -signal.SIGTERM, 130) else status
 
@@ -178,7 +185,11 @@ class Attempt:
             return
         with self.mirror.storage.faults():
             self.mirror.push(last=last)
-            self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+            length = self.log.stat().st_size
+            if length != self.logged:
+                self.mirror.check()
+                self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+                self.logged = length
 
 
 def environment(work: Work) -> dict[str, str]:
@@ -212,6 +223,8 @@ def run(work: Work) -> tuple[int, str]:
         while (status := attempt.poll(60.0)) is None:
             pass
         return status, ""
+    except Away as error:
+        return ELSEWHERE, str(error)
     except UserError as error:
         return 2, str(error)
     except Lost:
@@ -234,15 +247,34 @@ def _moved(work: Work) -> list[str]:
             word = "runs"
         elif word.startswith(prefix):
             word = f"runs/{work.study}/{word.removeprefix(prefix)}"
-        elif "/" in word and (Path(work.cwd) / word.rpartition(":")[0 if ".py:" in word else 2]).exists():
-            word = str(Path(work.cwd) / word)
+        elif ".py:" in word or "/" in word or (words and words[-1].startswith("--") and _names_place(words[-1])):
+            file = word.rpartition(":")[0] if ".py:" in word else word
+            if file and (Path(work.cwd) / file).exists():
+                word = str(Path(work.cwd) / word)
         words.append(word)
     return words
+
+
+def _names_place(flag: str) -> bool:
+    return flag.removeprefix("--").rpartition(".")[2] in PLACES
 
 
 def prefix_of(runs: str, study: str) -> str:
     """How the paths of a study's runs begin."""
     return f"{Path(runs) / study}/"
+
+
+def _patiently(act: Callable[[], None], seconds: float) -> None:
+    """Do what needs the storage, again and again for so long while it does not answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            act()
+            return
+        except Away:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_PUSH)
 
 
 def _wait_for_lock(path: Path) -> None:
