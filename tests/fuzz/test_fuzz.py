@@ -33,6 +33,12 @@ _SLOW = ("predict slots", "weights ", "slot library", "run ", "cell", "exported 
 """Targets whose one reading takes a good part of a second."""
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions that are given no name for their picture leave it where they run."""
+    monkeypatch.chdir(tmp_path)
+
+
 @contextlib.contextmanager
 def bounds() -> Iterator[None]:
     """Fails what takes too long or too much memory."""
