@@ -551,18 +551,24 @@ def test_what_trained_further_here_is_not_replaced(
     stopped = folder / "tune-smoke-002"
     assert cli.main(words) == 0
     run = RunFolder(stopped)
+    made_there = folder.parents[1] / "made" / "tune-smoke-002"
+
+    def further_there(step: int) -> None:
+        made(made_there, step)
+        Mirror(store, "protonet/tune-smoke-002", made_there, "").push()
+
     run.lock()
     (stopped / "trains").touch()
+    further_there(6)
     assert cli.main(words) == 0
     assert (stopped / "trains").exists()
     assert f"left: {stopped.relative_to(folder.parents[1])} trains here now" in capsys.readouterr().err
-    made(stopped, 6)
+    made(stopped, 9)
     run.unlock()
     assert cli.main(words) == 0
-    assert (stopped / "trains").exists(), "six steps here, three there"
+    assert (stopped / "trains").exists(), "nine steps here, six there"
     # Further there, it comes; and is free afterwards.
-    made(folder.parents[1] / "made" / "tune-smoke-002", 9)
-    Mirror(store, "protonet/tune-smoke-002", folder.parents[1] / "made" / "tune-smoke-002", "").push()
+    further_there(12)
     assert cli.main(words) == 0
     assert not (stopped / "trains").exists()
     run.lock()
