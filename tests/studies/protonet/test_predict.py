@@ -301,7 +301,7 @@ ABOUT = {"format": 1, "classes": ["a", "b"], "shots": [1, 1], "weights": "0" * 1
         (json.dumps(ABOUT | {"shots": [1]}), (2, 16), "holds no prototypes of etude"),
         (json.dumps(ABOUT), (3, 16), "holds no prototypes of etude"),
         (json.dumps(ABOUT), (2,), "holds no prototypes of etude"),
-        (json.dumps(ABOUT | {"format": 2}), (2, 16), "was written by a newer etude (format 2)"),
+        (json.dumps(ABOUT | {"format": 2}), (2, 16), "was written by a newer etude (format 2, "),
         (json.dumps(ABOUT), (2, 16), "made with other weights"),
     ],
 )
