@@ -200,9 +200,13 @@ def test_ctrl_c_of_a_grid(cluster: Nodes, whole: Path, tmp_path: Path):
     """On a cluster of its own: what trains is saved, the cluster ends, the command goes on."""
     words = [*GRID, "--runs", str(tmp_path), "--ray"]
     grid, paths = start(*words, "local"), [tmp_path / "protonet" / name for name in NAMES]
-    wait_for(lambda: any(list(path.glob("checkpoints/step-*")) for path in paths), grid)
+    # Before they train, which takes no longer than to look.
+    wait_for(lambda: any((path / "config.yaml").exists() for path in paths), grid)
     started = psutil.Process(grid.pid).children(recursive=True)
-    assert {at.ip for process in (psutil.Process(grid.pid), *started) for at in listens(process)} <= LOOPBACK
+    listening = {at.ip for process in (psutil.Process(grid.pid), *started) for at in listens(process)}
+    assert listening
+    assert listening <= LOOPBACK
+    wait_for(lambda: any(list(path.glob("checkpoints/step-*")) for path in paths), grid)
     interrupt(grid)
     _, said = end(grid, status=130)
     assert "saved first" in said
