@@ -1,4 +1,4 @@
-"""benchmarks/memory.py: its runs are ones that there are, and a prediction that is far off gives another exit status."""
+"""benchmarks/memory.py: its runs are there, and a prediction that is far off gives another exit status."""
 
 import json
 import sys
