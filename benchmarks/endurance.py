@@ -92,12 +92,8 @@ def watch(words: list[str], runs: Path, minutes: float, every: float) -> dict[st
             time.sleep(every)
         child.send_signal(signal.SIGINT)
         status = child.wait(600)
-    lines = log.read_text().strip().splitlines()
-    return {"samples": rows, "status": status, "said": lines[-1] if lines else "", "loop": _loop(run)}
-
-
-def _loop(run: Path) -> dict[str, Any]:
-    return RunFolder.open(run).record.config["loop"]
+    lines, loop = log.read_text().strip().splitlines(), RunFolder.open(run).record.config["loop"]
+    return {"samples": rows, "status": status, "said": lines[-1] if lines else "", "loop": loop}
 
 
 def judge(found: Mapping[str, Any], rows: Sequence[Mapping[str, float]], memory: tuple[float, float]) -> list[str]:

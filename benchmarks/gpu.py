@@ -183,6 +183,8 @@ def measure(name: str, options: Options, device: torch.device, peaks: Mapping[st
     for form in ("plain", *(form for form in options.forms if form != "plain")):
         for backend in exact.values():
             backend.allow_tf32 = False
+        # What the forms before hold is not this one's.
+        held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         tasks[form] = build(name, options, form, device.type)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -192,7 +194,9 @@ def measure(name: str, options: Options, device: torch.device, peaks: Mapping[st
         else:
             last = step(tasks[form], _COMPARED - 1)
         losses[form].append(last)
-        memory[form] = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else float("nan")
+        memory[form] = math.nan
+        if device.type == "cuda":
+            memory[form] = (torch.cuda.max_memory_allocated(device) - held) / 2**20
     blocks, steps = (1, 2) if options.quick else (options.repeats, options.steps)
     for _ in range(blocks):
         for form, task in tasks.items():

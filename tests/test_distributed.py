@@ -112,6 +112,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> Path:
     return runs / "protonet" / "whole"
 
 
+def wait_for_step_4(path: Path, child: "subprocess.Popen[str]") -> None:
+    """Until a run has saved its fourth step."""
+    deadline = time.monotonic() + PATIENCE
+    while not (path / "checkpoints" / "step-00000004").exists():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_two_processes_equal_one(tmp_path: Path, flags: list[str], whole: Path):
     end(begin(2, "run", "protonet", "smoke", "--name", "two", "--runs", str(tmp_path), *flags))
     path = tmp_path / "protonet" / "two"
@@ -123,11 +132,7 @@ def test_two_processes_go_on_where_one_stopped(tmp_path: Path, flags: list[str],
     """And the best weights, which the one process scored, stand before the two."""
     path = tmp_path / "protonet" / "half"
     child = begin(1, "run", "protonet", "smoke", "--name", "half", "--runs", str(tmp_path), *flags)
-    deadline = time.monotonic() + PATIENCE
-    while not (path / "checkpoints" / "step-00000004").exists():
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_step_4(path, child)
     child.send_signal(signal.SIGTERM)
     _, said = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130, said
@@ -141,11 +146,7 @@ def test_a_process_that_is_killed_ends_all_and_the_run_goes_on(tmp_path: Path, f
     """Within a minute, with one line of the process that is left; one process alone then ends the run."""
     path = tmp_path / "protonet" / "cut"
     child = begin(2, "run", "protonet", "smoke", "--name", "cut", "--runs", str(tmp_path), *flags)
-    deadline = time.monotonic() + PATIENCE
-    while not (path / "checkpoints" / "step-00000004").exists():
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_step_4(path, child)
     ranks = {rank_of(pid): pid for pid in children(child.pid)}
     assert set(ranks) == {0, 1}
     os.kill(ranks[1], signal.SIGKILL)
@@ -168,11 +169,7 @@ def test_a_signal_to_every_process_saves(tmp_path: Path, flags: list[str], whole
     """As SLURM sends it before the time is up; torchrun then sends it to its processes once more."""
     path = tmp_path / "protonet" / "late"
     child = begin(2, "run", "protonet", "smoke", "--name", "late", "--runs", str(tmp_path), *flags)
-    deadline = time.monotonic() + PATIENCE
-    while not (path / "checkpoints" / "step-00000004").exists():
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_step_4(path, child)
     for pid in [*children(child.pid), child.pid]:
         os.kill(pid, signal.SIGTERM)
     _, said = child.communicate(timeout=PATIENCE)

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.nn.adversarial import spectral_norm, start_normal
@@ -32,11 +33,6 @@ def stages(size: int) -> tuple[int, int]:
         if size >= 2 * base and base << doublings == size:
             return base, doublings
     raise UserError(f"pictures of {size} pixels cannot be made: give 28, 32, 56, 64, 112, 128 or 256")
-
-
-def one_hot(labels_N: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """A row a label, 1 at its place, of the type of ``like``; PyTorch's own reads the labels on some devices."""
-    return torch.eye(num_classes, dtype=like.dtype, device=like.device)[labels_N]
 
 
 class Generator(nn.Module):
@@ -67,7 +63,7 @@ class Generator(nn.Module):
         """Pictures ``[N, C, H, W]`` of noise and, where there are classes, of int64 labels."""
         if self.num_classes:
             assert labels_N is not None, "a conditional generator is told the classes"
-            z_NZ = torch.cat([z_NZ, one_hot(labels_N, self.num_classes, z_NZ)], 1)
+            z_NZ = torch.cat([z_NZ, functional.one_hot(labels_N, self.num_classes).to(z_NZ.dtype)], 1)
         return self.layers(z_NZ[:, :, None, None])
 
 
@@ -107,6 +103,6 @@ class Discriminator(nn.Module):
         """Logits ``[N]``."""
         if self.num_classes:
             assert labels_N is not None, "a conditional discriminator is told the classes"
-            planes = one_hot(labels_N, self.num_classes, images_NCHW)[:, :, None, None]
+            planes = functional.one_hot(labels_N, self.num_classes).to(images_NCHW.dtype)[:, :, None, None]
             images_NCHW = torch.cat([images_NCHW, planes.expand(-1, -1, *images_NCHW.shape[2:])], 1)
         return self.layers(images_NCHW).flatten()

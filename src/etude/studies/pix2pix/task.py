@@ -142,7 +142,7 @@ class Pix2PixTask(Task):
             self._on_device[split] = held.to(self.runtime.device) if held.nbytes <= _ON_DEVICE else held
         held = self._on_device[split]
         mine = held[rows if isinstance(rows, slice) else randomness.upload(rows, held.device)]
-        taken = randomness.upload(mine, self.runtime.device) if held.device != self.runtime.device else mine
+        taken = randomness.upload(mine, self.runtime.device)
         return taken.flip(1) if self.config.data.direction == "BtoA" else taken
 
     def batch_rows(self, step: int) -> Tensor:

@@ -259,13 +259,13 @@ class Text2MathTask(Task):
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         total = torch.zeros((), device=self.runtime.device)
-        tokens = (train.targets_NS[randomness.upload(rows, self.runtime.device)] != PAD).sum()
+        _, tokens_N = train.host_lengths
         for part in self.runtime.parts(parts, self.shared_model):
             # An epoch's last batch may have fewer problems than parts: some are then taken twice, and count once.
             here = rows[part % len(rows) :: parts]
             mine, (words, longest) = randomness.upload(here, self.runtime.device), train.longest(here)
             targets_NS = train.targets(mine, longest)
-            share = (targets_NS != PAD).sum() / tokens if part < len(rows) else 0.0
+            share = tokens_N[here].sum() / tokens_N[rows].sum() if part < len(rows) else 0.0
             forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
             logits_NSV, _ = self.shared_model(train.batch(mine, words), targets_NS, forced_S)
             mean = loss(logits_NSV.float(), targets_NS, config.optim.smoothing)
@@ -311,18 +311,18 @@ class Text2MathTask(Task):
 
     def heaviest_step(self) -> int:
         """Of the first epoch's steps the one with the most words, which `etude check` trains for its memory."""
-        lengths_N = self.encoded["train"].lengths_N.cpu()
-        per_epoch = -(-len(lengths_N) // self.config.batch.size)
-        words = [
-            len(rows) * int(lengths_N[rows].max())
-            for rows in map(self.batch_rows, range(min(per_epoch, self.config.loop.max_steps)))
-        ]
-        return max(range(len(words)), key=words.__getitem__)
+        train = self.encoded["train"]
+
+        def words(step: int) -> int:
+            rows = self.batch_rows(step)
+            return len(rows) * train.longest(rows)[0]
+
+        return max(range(min(-(-len(train) // self.config.batch.size), self.config.loop.max_steps)), key=words)
 
     def rehearse(self) -> None:
         """Write the programs of a batch of the longest problems, as the results will of all."""
         encoded, beam = self.encoded["test"], self.config.beam
-        longest = encoded.lengths_N.argsort(descending=True)[: self.config.batch.evaluation]
+        longest = batches.by_length(encoded.lengths_N, self.config.batch.evaluation)[0]
         self.model.eval()
         beam_search(
             self.model, encoded.batch(longest), width=beam.width, alpha=beam.alpha, rule=beam.rule,
