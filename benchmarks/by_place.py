@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from sklearn.cluster import KMeans
 
-from etude.cli.flags import parse
 from etude.core.errors import UserError
-from etude.data.scene_config import SceneConfig, load_scenes
-from etude.metrics.slots import score
+from etude.runs.flags import parse
+from etude.scenes.scores import score
+from etude.scenes.source import SceneConfig, load_scenes
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Imported once, here: the processes that are killed are forks of this one, and begin at once.
-import etude.core.loop
-import etude.report.card
-import etude.report.figures  # noqa: F401
-from etude import cli, studies
+from etude import cli, registry
 from etude.core.checkpoint import Checkpoints, read_resume, read_weights
 from etude.core.errors import UserError
 from etude.core.files import write_json
@@ -448,14 +445,14 @@ FAULTS: dict[str, Callable[[Trial, int], str]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(studies.NAMES)}; all by default")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(registry.NAMES)}; all by default")
     parser.add_argument("--kills", type=int, default=20, help="a study")
     parser.add_argument("--bytes", type=int, default=100, help="changed a study")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS), metavar="FAULT")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", type=Path, help="a file for the table")
     options = parser.parse_args()
-    unknown = set(options.studies) - set(studies.NAMES)
+    unknown = set(options.studies) - set(registry.NAMES)
     if unknown or not 1 <= options.kills <= STEPS // SAVE - 4 or options.bytes < 1:
         parser.error(
             f"no study {sorted(unknown)}" if unknown else f"--kills 1 to {STEPS // SAVE - 4}, --bytes 1 or more"

@@ -30,14 +30,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import side_by_side
-from etude import studies
-from etude.cli.flags import parse
-from etude.cli.training import choose
+from etude import registry
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.core.files import write_json
 from etude.core.runtime import Runtime, resolve_device
 from etude.core.study import Task
+from etude.runs.flags import parse
+from etude.runs.training import choose
 from faults import TARGETS
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -227,10 +227,10 @@ def measure(name: str, options: Options, device: torch.device, peaks: Mapping[st
 
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="gpu.py", description=__doc__ or "")
-    unknown = set(options.studies) - set(studies.NAMES)
+    unknown = set(options.studies) - set(registry.NAMES)
     if unknown or set(options.forms) - set(FORMS):
         raise UserError(f"no study or form {sorted(unknown | (set(options.forms) - set(FORMS)))}: known are "
-                        f"{', '.join(studies.NAMES)}; {', '.join(FORMS)}")  # fmt: skip
+                        f"{', '.join(registry.NAMES)}; {', '.join(FORMS)}")  # fmt: skip
     device = torch.device(resolve_device(options.device))
     peaks = roofline(device, quick=options.quick)
     about = side_by_side.surroundings()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import side_by_side
-from etude import studies
+from etude import registry
 from etude.core.files import write_json
 from etude.core.run_folder import environment
 
@@ -72,9 +72,9 @@ def main() -> int:
     parser.add_argument("study", nargs="*", help="which; all by default")
     parser.add_argument("--json", type=Path, help="a file for all measurements")
     options = parser.parse_args()
-    unknown = set(options.study) - set(studies.NAMES)
+    unknown = set(options.study) - set(registry.NAMES)
     if unknown:
-        parser.error(f"no study {', '.join(sorted(unknown))}: known are {', '.join(studies.NAMES)}")
+        parser.error(f"no study {', '.join(sorted(unknown))}: known are {', '.join(registry.NAMES)}")
     found: dict[str, dict[str, Any]] = {}
     for name in RUNS:
         if not options.study or name.partition(",")[0] in options.study:

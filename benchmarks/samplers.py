@@ -13,9 +13,9 @@ from typing import Annotated
 
 import tyro
 
-from etude.cli.flags import parse
-from etude.cli.training import load_trained
 from etude.core.errors import UserError
+from etude.runs.flags import parse
+from etude.runs.weights import load_trained
 from etude.studies.slotdiffusion.samplers import check_steps
 from etude.studies.slotdiffusion.task import SlotDiffusionTask
 

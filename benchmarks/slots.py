@@ -22,9 +22,9 @@ import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
-from etude.data.scene_config import SceneConfig
 from etude.nn.pixels import prepare
-from etude.nn.slot_attention import EPSILON, SlotAttention
+from etude.scenes.slot_attention import EPSILON, SlotAttention
+from etude.scenes.source import SceneConfig
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import Batch, ModelConfig, OptimConfig, SlotsConfig
 from etude.studies.slots.task import SlotsTask

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tests.core import toy
 
-from etude import studies
+from etude import registry
 from etude.core.checkpoint import read_weights
 from etude.core.config import override
 from etude.core.errors import Interrupted
@@ -430,8 +430,8 @@ SPOILED = (1, 3)
 
 def live(study: str, path: str, since: int, until: int, processes: int) -> None:
     """Take a run up where it must stand, or begin it, and stop it after some steps."""
-    kind = SearchTask if study == "darts" else studies.load(study).load_task()
-    config = override(studies.load(study).preset("smoke").build(), LIVES[study] | LENGTHS)
+    kind = SearchTask if study == "darts" else registry.load(study).module("task").make_task
+    config = override(registry.load(study).preset("smoke").build(), LIVES[study] | LENGTHS)
     task, loop = toy.begin(Path(path), study, kind, config)
     assert loop.runtime.world == processes
     step, now = task.train_step, 0

@@ -11,17 +11,17 @@ import torch
 from tests.core import toy
 
 from benchmarks import faults
-from etude import studies
+from etude import registry
 from etude.core.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_every_study_is_tried():
-    assert {study for study, _, _ in faults.TARGETS.values()} == set(studies.NAMES)
+    assert {study for study, _, _ in faults.TARGETS.values()} == set(registry.NAMES)
 
 
-@pytest.mark.parametrize("study", studies.NAMES)
+@pytest.mark.parametrize("study", registry.NAMES)
 def test_a_study_bears_kills_and_changed_bytes(study: str, tmp_path: Path, benchmark_run: Run):
     words = [study, "--kills", "3", "--bytes", "20", "--faults", "kill -9", "a byte", "--json", str(tmp_path / "f")]
     done = benchmark_run("faults", *words)

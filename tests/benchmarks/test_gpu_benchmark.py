@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import faults, gpu
-from etude.cli.training import choose
+from etude.runs.training import choose
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

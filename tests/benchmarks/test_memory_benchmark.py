@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import memory
-from etude import studies
-from etude.cli.training import choose
+from etude import registry
+from etude.runs.training import choose
 
 
 @pytest.mark.parametrize("name", memory.RUNS)
@@ -18,7 +18,7 @@ def test_the_runs_are_ones_that_there_are(name: str):
 
 
 def test_every_study_is_measured():
-    assert {name.partition(",")[0] for name in memory.RUNS} == set(studies.NAMES)
+    assert {name.partition(",")[0] for name in memory.RUNS} == set(registry.NAMES)
 
 
 @pytest.mark.parametrize(("said", "status"), [(1000, 0), (810, 0), (790, 1), (1210, 1)])

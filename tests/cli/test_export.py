@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tests.cli.faults import fault
 
-from etude import studies
+from etude import registry
 from etude.cli import main
 from etude.core.checkpoint import read_weights
 from etude.core.config import override
@@ -170,9 +170,9 @@ def test_slots_of_a_scene(here: Path, root: Path) -> None:
 
 def small(name: str, preset: str, **settings: Any) -> tuple[Any, dict[str, Any], Any]:
     """A study's export module, fresh networks and their configuration."""
-    study = studies.load(name)
+    study = registry.load(name)
     config = override(study.preset(preset).build(), {key.replace("__", "."): v for key, v in settings.items()})
-    module = study.load_export()
+    module = study.module("export")
     torch.manual_seed(0)
     networks = module.networks(config, {})
     for network in networks.values():

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.cli.faults import fault
 
-from etude import studies
+from etude import registry
 from etude.cli import main
 from etude.core.checkpoint import read_weights, write_tensors
 from etude.core.run_folder import RunFolder
-from etude.report import hub
+from etude.runs import hub
 
-SHIPPED = [name for name in studies.NAMES if studies.load(name).shipped_weights is not None]
+SHIPPED = [name for name in registry.NAMES if registry.load(name).shipped_weights is not None]
 FILES = {"model.safetensors", "config.json", "README.md"}
 
 
@@ -44,7 +44,7 @@ def test_a_folder_has_the_layout_of_the_hub(exported: Path) -> None:
     assert config["preset"] == "laptop"
     # Bit-equal to what comes with the package.
     tensors, header = read_weights(exported / "model.safetensors")
-    shipped = studies.load("protonet").shipped_weights
+    shipped = registry.load("protonet").shipped_weights
     assert shipped is not None
     before, about = read_weights(shipped)
     assert header == about
@@ -78,7 +78,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 
 def example(name: str, folder: Path) -> list[str]:
-    study = studies.load(name)
+    study = registry.load(name)
     if study.example is not None:
         return list(study.example(folder))
     # One small picture for the study that has no example of its own.

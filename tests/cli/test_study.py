@@ -10,21 +10,20 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.core import toy
 
-from etude import cli, studies
+from etude import cli, registry
 from etude.cli import study as verb
-from etude.cli.flags import take
-from etude.cli.study import Grid, best_of, fill, settings
-from etude.cli.training import choose
 from etude.core.config import override, read_yaml
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
-from etude.core.study import Experiment, Job
+from etude.core.study import Experiment, Job, best_of
+from etude.runs.experiment import Grid, settings
+from etude.runs.flags import take
+from etude.runs.training import choose
+from etude.studies.resnet import figures
 from etude.studies.resnet.study import NORMS, TUNED_RATES
-from etude.studies.resnet.task import ResNetTask
 
-STUDY = studies.load("resnet")
+STUDY = registry.load("resnet")
 
 
 @pytest.fixture
@@ -172,25 +171,31 @@ class Here:
 RATES = {"low": 0.01, "high": 0.1, "wild": 1e30}
 
 
+def at_best_rate(finished: Sequence[RunFolder]) -> dict[str, Any]:
+    return {"optim.lr": best_of(finished).record.config["optim"]["lr"], "table": "norms"}
+
+
 def tuned(preset: str) -> tuple[Job, ...]:
     """Three rates, of which one cannot train, and a run at the better of the others."""
     rates = [Job(name, {"optim.lr": rate}, seed=100) for name, rate in RATES.items()]
-    return (Job("chosen", {"optim.lr": "{after.optim.lr}", "table": "norms"}, after=tuple(RATES)), *rates)
+    return (Job("chosen", at_best_rate, after=tuple(RATES)), *rates)
 
 
 def hopeless(preset: str) -> tuple[Job, ...]:
     rates = [Job(name, {"optim.lr": 1e30}, seed=100) for name in ("one", "two")]
     fine = Job("fine", {"optim.lr": 0.01})
-    return (*rates, Job("chosen", {"optim.lr": "{after.optim.lr}"}, after=("one", "two")), fine)
+    return (*rates, Job("chosen", at_best_rate, after=("one", "two")), fine)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, here: Path) -> type[Here]:
     """A study of two small experiments, whose runs leave no pictures."""
-    picture = STUDY.experiment("norms").picture
-    experiments = {"tuned": Experiment("a", tuned, "smoke", picture), "hopeless": Experiment("b", hopeless, "smoke")}
-    monkeypatch.setattr(studies, "load", lambda name: dataclasses.replace(STUDY, experiments=experiments))
-    monkeypatch.setattr(ResNetTask, "figures", lambda *_: None)
+    experiments = {
+        "tuned": Experiment("a", tuned, "smoke", compared=True),
+        "hopeless": Experiment("b", hopeless, "smoke"),
+    }
+    monkeypatch.setattr(registry, "load", lambda name: dataclasses.replace(STUDY, experiments=experiments))
+    monkeypatch.setattr(figures, "draw", lambda *_: None)
     monkeypatch.setattr(verb, "LocalEngine", Here)
     Here.commands = []
     return Here
@@ -272,8 +277,7 @@ def test_the_picture_is_of_the_runs_that_are_asked_for(
     def picture(path: Path, title: str, runs: dict[str, Any]) -> None:
         drawn.update(runs, title=title)
 
-    experiments = {"tuned": Experiment("a", tuned, "smoke", picture)}
-    monkeypatch.setattr(studies, "load", lambda name: dataclasses.replace(STUDY, experiments=experiments))
+    monkeypatch.setattr(figures, "compared", picture)
     outcome(capsys, "tuned", "--seeds", "4", "2")
     assert set(drawn) == {"title", "chosen"}
     assert drawn["title"].startswith("Residual networks and six normalisations: tuned-smoke")
@@ -293,15 +297,6 @@ def test_the_report_shows_the_picture_of_a_grid(here: Path, capsys: pytest.Captu
     assert with_it.count("data:image/") == without.count("data:image/") + 1
 
 
-def test_settings_are_filled_in_from_the_run_before(tmp_path: Path):
-    loop = toy.train(tmp_path / "run", toy.config(4))
-    assert fill("{after}", loop.run) == str(tmp_path / "run")
-    assert fill("{after}/x", loop.run) == f"{tmp_path}/run/x"
-    assert fill("{after.best_step}", loop.run) == loop.checkpoints.best_step == 4
-    assert fill("plain", None) == "plain"
-    assert fill(3, None) == 3
-
-
 def ended(path: Path, best: float | None, direction: str = "max", **config: object) -> Path:
     """A run that ended with this score on validation; one that was only begun where there is none."""
     run = RunFolder.create(path, RunRecord("toy", "smoke", "smoke", {}, dict(config)))
@@ -314,33 +309,28 @@ def ended(path: Path, best: float | None, direction: str = "max", **config: obje
 def test_the_best_of_some_runs(tmp_path: Path, direction: str, winner: str):
     paths = [ended(tmp_path / name, best, direction) for name, best in (("a", 0.1), ("b", 0.7), ("c", 0.5))]
     for order in (paths, paths[::-1]):
-        best = best_of(order)
-        assert best is not None
-        assert best.path == tmp_path / winner
-
-
-def test_runs_that_have_not_ended_are_no_candidates(tmp_path: Path):
-    (tmp_path / "empty").mkdir()
-    begun = [tmp_path / "nowhere", tmp_path / "empty", ended(tmp_path / "begun", None)]
-    assert best_of(begun) is None
-    assert best_of([]) is None
-    best = best_of([*begun, ended(tmp_path / "a", 0.1), ended(tmp_path / "b", 0.2)])
-    assert best is not None
-    assert best.path.name == "b"
+        assert best_of([RunFolder.open(path) for path in order]).path == tmp_path / winner
 
 
 def test_one_run_is_the_best_without_a_score(tmp_path: Path):
     RunFolder.create(tmp_path / "a", RunRecord("toy", "smoke", "smoke", {}, {})).write_summary({"validation": None})
-    best = best_of([tmp_path / "a"])
-    assert best is not None
-    assert best.path == tmp_path / "a"
+    assert best_of([RunFolder.open(tmp_path / "a")]).path == tmp_path / "a"
 
 
-def test_a_setting_of_the_best_run_is_filled_in(tmp_path: Path):
-    for name, score, rate in (("a", 0.3, 0.01), ("b", 0.6, 0.3), ("c", 0.2, 1.0)):
-        ended(tmp_path / name, score, optim={"lr": rate, "betas": [rate, 0.9]}, seed=5)
-    best = best_of([tmp_path / name for name in "abc"])
-    assert fill("{after.optim.lr}", best) == 0.3
-    assert fill("{after.optim.betas}", best) == [0.3, 0.9]
-    assert fill("{after.seed}", best) == 5
-    assert fill("{after}", best) == str(tmp_path / "b")
+def test_a_job_gets_the_runs_that_have_finished(tmp_path: Path):
+    """What was only begun, or never, is no candidate."""
+    got: list[str] = []
+
+    def overrides(finished: Sequence[RunFolder]) -> dict[str, Any]:
+        got.extend(run.path.name for run in finished)
+        return {"optim.lr": best_of(finished).record.config["optim"]["lr"]}
+
+    names = ("a", "b", "begun", "nowhere")
+    jobs = (*map(Job, names), Job("last", overrides, after=names))
+    study = dataclasses.replace(STUDY, experiments={"x": Experiment("x", lambda _: jobs, "smoke")})
+    grid = Grid(study, "x", "smoke", {}, tmp_path)
+    for name, score in (("a", 0.3), ("b", 0.6), ("begun", None)):
+        ended(grid.folder(Job(name), 0), score, optim={"lr": 0.01 if name == "a" else 0.3})
+    words = list(grid.items([0])[-1].flags())
+    assert got == [f"x-smoke-{name}-seed0" for name in "ab"]
+    assert words[words.index("--optim.lr") + 1] == "0.3"

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from tests.core import toy
 
-from etude import cli, studies
-from etude.cli.study import Grid, settings
+from etude import cli, registry
 from etude.core.checkpoint import read_weights
-from etude.core.grid import Item
+from etude.runs.experiment import Grid, settings
+from etude.runs.grid import Item
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 psutil = pytest.importorskip("psutil", reason="comes with the extra `ray`")
@@ -31,7 +31,7 @@ TINY = (
     "evaluation.val-episodes=20"
 ).split()
 GRID = ["study", "protonet", "resize", "--preset", "smoke", "--set", *TINY]
-STUDY = studies.load("protonet")
+STUDY = registry.load("protonet")
 
 
 def items(runs: Path) -> list[Item]:

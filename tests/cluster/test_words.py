@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import pytest
 from tests.core import toy
 
-from etude import cli, studies
+from etude import cli, registry
 from etude.cluster import connect, tuner, worker
 from etude.cluster.engine import work_of
 from etude.cluster.search import Ledger, Range, Trial, best_so_far, read_search, rounded, size_of
@@ -26,7 +26,7 @@ from etude.core.config import read_yaml
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
 
-RESNET = studies.load("resnet")
+RESNET = registry.load("resnet")
 
 
 # --- the language of --search ---
@@ -230,7 +230,7 @@ def test_every_setting_that_may_name_a_place_is_known() -> None:
     others = {
         "norm", "encoder", "decoder", "distance", "sampler", "stop", "cell", "table", "cam_classes", "genotype",
     }  # fmt: skip
-    found = {name.rpartition(".")[2] for study in studies.NAMES for name in texts(studies.load(study).config)}
+    found = {name.rpartition(".")[2] for study in registry.NAMES for name in texts(registry.load(study).config)}
     assert found - others == {place.replace("-", "_") for place in worker.PLACES}
 
 

@@ -1,25 +1,36 @@
-"""The shape of the tree: core is small and knows no study, imports run one way, studies know only themselves."""
+"""The shape of the tree: core is small, imports run one way and in no circle, studies know only themselves."""
 
 import ast
+import functools
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# What a folder may import beside its own. The drawing helpers of the report are shared with the studies; a metric's
-# network is downloaded, and its features are cached, as data are.
+# What each room may import beside its own files and the names of the studies. A metric's network is downloaded, and its
+# features are cached, as data are.
 MAY_IMPORT = {
     "core": (),
+    "registry": ("core",),
+    "draw": ("core",),
     "nn": ("core",),
     "data": ("core",),
-    "metrics": ("core", "data.cache", "data.fetch", "data.inception"),
-    "studies": ("nn", "data", "metrics", "core", "report.figures"),
-    "report": ("studies", "nn", "data", "metrics", "core"),
+    "metrics": ("core", "data"),
+    "serve.kit": ("core", "registry", "data", "draw"),
+    "scenes": ("core", "nn", "data", "metrics", "draw", "serve.kit"),
+    "studies": ("core", "registry", "scenes", "nn", "data", "metrics", "draw", "serve.kit"),
+    "runs": ("core", "registry", "metrics"),
+    "report": ("core", "registry", "draw", "runs"),
+    "cluster": ("core", "registry", "runs"),
+    "serve": ("core", "registry", "draw", "report", "serve.kit"),
+    "cli": ("core", "registry", "data", "nn", "runs", "report", "cluster", "serve", "serve.kit"),
+    "__main__": ("cli",),
 }
 
 
 def imported(path: Path, package: str) -> Iterator[str]:
-    """The dotted names that a file imports, relative ones made whole."""
+    """The dotted names that a file imports, those under TYPE_CHECKING too, relative ones made whole."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -33,25 +44,46 @@ def imported(path: Path, package: str) -> Iterator[str]:
             yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
 
 
-def edges(root: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of an etude module and one that it imports."""
-    source = root / "src"
-    for path in sorted((source / "etude").rglob("*.py")):
-        module = ".".join(path.relative_to(source).with_suffix("").parts)
-        for name in imported(path, module.rpartition(".")[0]):
-            if name.startswith("etude."):
-                yield module, name
+@functools.cache
+def imports(source: Path) -> dict[str, set[str]]:
+    """The modules of etude, each with those that it imports."""
+    files = {
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((source / "etude").rglob("*.py"))
+    }
+    found: dict[str, set[str]] = {module: set() for module in files}
+    for module, path in files.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for name in imported(path, package):
+            while name not in files and name:
+                name = name.rpartition(".")[0]
+            # The version stands in the package itself.
+            if name and name not in ("etude", module):
+                found[module].add(name)
+    return found
+
+
+def room(module: str) -> str:
+    """The folder or file of etude that a module stands in."""
+    parts = module.split(".")[1:]
+    return "serve.kit" if parts[:2] == ["serve", "kit"] else parts[0]
+
+
+@pytest.fixture
+def tree(root: Path) -> dict[str, set[str]]:
+    return imports(root / "src")
 
 
 def test_the_reader_of_imports_sees_them(tmp_path: Path):
     path = tmp_path / "x.py"
     path.write_text(
         "import etude.cli.run\nfrom etude.data import omniglot\nfrom . import b\nfrom ..c import d\n"
-        "def f():\n    import importlib\n    importlib.import_module('etude.web.page')\n"
+        "if TYPE_CHECKING:\n    from etude.nn.norms import BatchNorm\n"
+        "def f():\n    import importlib\n    importlib.import_module('etude.serve.app')\n"
     )
     assert set(imported(path, "etude.studies.one")) == {
         "etude.cli.run", "etude.data.omniglot", "etude.studies.one.b", "etude.studies.c.d", "importlib",
-        "etude.web.page",
+        "etude.serve.app", "etude.nn.norms.BatchNorm",
     }  # fmt: skip
 
 
@@ -64,22 +96,48 @@ def test_core_is_small(root: Path):
     assert total <= 1500, f"{total} lines: something in core belongs elsewhere ({counts})"
 
 
-@pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_imports_run_one_way(root: Path, folder: str):
-    found = [(module, name) for module, name in edges(root) if module.startswith(f"etude.{folder}.")]
-    allowed = (f"etude.{folder}.", "etude.__version__", *(f"etude.{name}" for name in MAY_IMPORT[folder]))
-    assert [edge for edge in found if not edge[1].startswith(allowed)] == []
+def test_every_room_has_its_place(tree: dict[str, set[str]]):
+    assert {room(module) for module in tree if module != "etude"} == set(MAY_IMPORT)
 
 
-def test_core_imports_are_seen(root: Path):
-    """Else the test before would prove nothing."""
-    assert sum(module.startswith("etude.core.") for module, _ in edges(root)) > 30
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_imports_run_one_way(tree: dict[str, set[str]], name: str):
+    allowed = {name, *MAY_IMPORT[name]}
+    found = [(module, other) for module, others in tree.items() if module != "etude" and room(module) == name
+             for other in others if room(other) not in allowed]  # fmt: skip
+    assert found == []
 
 
-def test_studies_do_not_import_each_other(root: Path):
+def test_the_rooms_stand_in_an_order(tree: dict[str, set[str]]):
+    """Else two rooms that may import each other would pass the test before."""
+    tuple(graphlib.TopologicalSorter(MAY_IMPORT).static_order())
+
+
+def test_no_circle_of_files(tree: dict[str, set[str]]):
+    tuple(graphlib.TopologicalSorter(tree).static_order())
+    assert sum(map(len, tree.values())) > 500, "imports are seen"
+
+
+def test_studies_do_not_import_each_other(tree: dict[str, set[str]]):
     wrong = [
-        (module, name) for module, name in edges(root)
-        if module.startswith("etude.studies.") and name.startswith("etude.studies.")
-        and len(module.split(".")) > 3 and module.split(".")[2] != name.split(".")[2]
+        (module, other)
+        for module, others in tree.items() for other in others
+        if module.startswith("etude.studies.") and other.startswith("etude.studies.")
+        and module.split(".")[2] != other.split(".")[2]
     ]  # fmt: skip
     assert not wrong
+
+
+def test_only_a_study_and_the_registry_know_its_name(root: Path):
+    """No other file says what one of the studies needs; samples and data sets have names of their own."""
+    names = imports(root / "src").keys()
+    known = {name.split(".")[2] for name in names if name.startswith("etude.studies.") and name.count(".") == 2}
+    assert len(known) == 8
+    strangers = [
+        (str(path.relative_to(root)), node.value)
+        for path in sorted((root / "src" / "etude").rglob("*.py"))
+        if "studies" not in path.parts and path.name != "registry.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in known
+    ]
+    assert strangers == []

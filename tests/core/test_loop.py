@@ -19,8 +19,9 @@ from tests.core.test_checkpoint import reseal
 from etude.core import randomness
 from etude.core.checkpoint import read_weights
 from etude.core.errors import Interrupted, UserError
-from etude.core.loop import Loop, rows_of
+from etude.core.loop import Loop
 from etude.core.runtime import Runtime
+from etude.draw.metrics import rows_of
 
 
 class Crash(Exception):  # noqa: N818 - it is a stop, no fault

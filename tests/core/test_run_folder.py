@@ -13,11 +13,11 @@ import yaml
 from tests.core import toy
 from tests.core.disk import Ballast, largest_file, small_disk
 
-from etude import studies
-from etude.cli.flags import parse
+from etude import registry
 from etude.core.config import override
 from etude.core.errors import UserError
 from etude.core.run_folder import FORMAT, RunFolder, RunRecord, commit
+from etude.runs.flags import parse
 
 RECORD = RunRecord("toy", "smoke", "smoke", {"loop.max_steps": 3}, {"seed": 1, "name": "é", "ways": [5, 20]})
 
@@ -93,7 +93,7 @@ def test_the_configuration_of_a_run(tmp_path: Path):
 
 def test_the_command_repeats_the_run():
     """The words of `command`, read by the command line itself, give the run's configuration."""
-    study = studies.load("protonet")
+    study = registry.load("protonet")
     preset = study.preset("smoke").build()
     overrides = {
         "seed": 4, "warm_start": True, "selected_run": "my runs/it's one", "evaluation.ways": [5, 3], "optim.lr": 1e-5

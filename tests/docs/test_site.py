@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.cli import VERBS, main
-from etude.cli.flags import take
-from etude.cli.training import choose
+from etude.runs.flags import take
+from etude.runs.training import choose
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-STUDIES = [DOCS / "studies" / f"{name}.md" for name in studies.NAMES]
+STUDIES = [DOCS / "studies" / f"{name}.md" for name in registry.NAMES]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _check_words(words: list[str]) -> None:
         # Reads the flags.
         choose(rest, f"etude {verb}")
     if verb == "study":
-        studies.load(rest[0]).experiment(rest[1])
+        registry.load(rest[0]).experiment(rest[1])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

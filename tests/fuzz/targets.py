@@ -25,7 +25,7 @@ from tests.fuzz import mutations
 from tests.fuzz.mutations import Pick
 from tests.report import folders as runs_by_hand
 
-from etude import cli, studies
+from etude import cli, registry
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import read_yaml, to_dict
 from etude.core.errors import UserError
@@ -158,7 +158,7 @@ def _mask(path: Path) -> None:
 
 @target("picture of a report", ".png", pngs, mutations.png_garbled)
 def _of_a_report(path: Path) -> None:
-    from etude.report.pictures import read_picture
+    from etude.draw.pictures import read_picture
 
     read_picture(path, "resnet", 900)
 
@@ -167,7 +167,7 @@ def _of_a_report(path: Path) -> None:
 
 
 def _weights(study: str) -> Path:
-    found = studies.load(study).shipped_weights
+    found = registry.load(study).shipped_weights
     assert found is not None
     return found
 
@@ -184,7 +184,7 @@ def _cells() -> Path:
     """Weights of a small network of cells; none come with the package."""
     from etude.studies.darts.task import build_network
 
-    config = studies.load("darts").preset("retrain-smoke").build()
+    config = registry.load("darts").preset("retrain-smoke").build()
     file = place() / "cells.safetensors"
     header = WeightsHeader("darts", to_dict(config), {})
     save_weights(file, {"model": build_network(config)}, header)  # pyright: ignore[reportArgumentType]
@@ -295,14 +295,14 @@ def _scored(path: Path) -> None:
 
 
 def _drawn() -> list[bytes]:
-    from etude.web.protonet import examples
+    from etude.studies.protonet.page import examples
 
     return [examples(0).encode()]
 
 
 @target("drawings of the page", ".json", _drawn, mutations.json_garbled)
 def _drawings(path: Path) -> None:
-    from etude.web.protonet import drawings
+    from etude.studies.protonet.page import drawings
 
     drawings(path.read_text(encoding="utf-8", errors="replace"))
 
@@ -359,7 +359,7 @@ def _using(study: str) -> Callable[[Path], object]:
     return read
 
 
-for _study in studies.NAMES:
+for _study in registry.NAMES:
     _seed = _cells if _study == "darts" else (lambda study=_study: _weights(study))
     target(
         f"weights {_study}", ".safetensors", lambda seed=_seed: [seed().read_bytes()], mutations.safetensors_garbled
@@ -505,8 +505,8 @@ def _glyph() -> Path:
 
 
 def _on_the_page(runs: Path) -> None:
-    from etude.web import runs as page
-    from etude.web.site import Site
+    from etude.serve import runs as page
+    from etude.serve.kit.site import Site
 
     found = page.find(runs)
     page.overview(found)
@@ -830,6 +830,6 @@ def _note(path: Path) -> None:
     mutations.json_garbled,
 )
 def _request(path: Path) -> None:
-    from etude.web.app import strange_file
+    from etude.serve.app import strange_file
 
     strange_file(path.read_bytes(), "/uploads")

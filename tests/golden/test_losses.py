@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.core import randomness
 from etude.core.runtime import Runtime
 
@@ -24,11 +24,11 @@ RTOL = 1e-3 * (1 + np.arange(STEPS))
 
 
 # The second phase of a study trains another network.
-PRESETS = [*((study, "smoke") for study in studies.NAMES), ("darts", "retrain-smoke")]
+PRESETS = [*((study, "smoke") for study in registry.NAMES), ("darts", "retrain-smoke")]
 
 
 def first_losses(name: str, preset: str) -> list[float]:
-    study = studies.load(name)
+    study = registry.load(name)
     config = study.preset(preset).build()
     task = study.task(config, Runtime(config.loop, config.seed))
     losses = []

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.core.config import override, to_dict, to_yaml
 from etude.core.runtime import Runtime
 
 # Where the networks' sizes follow from the data, a sample that comes with the package stands for it.
 SAMPLES = {"text2math": {"data.source": "sample", "data.glove": False}}
 HERE = Path(__file__).parent
-PRESETS = [(study, preset) for study in studies.NAMES for preset in studies.load(study).presets]
+PRESETS = [(study, preset) for study in registry.NAMES for preset in registry.load(study).presets]
 
 
 def rounded(value: float) -> float:
@@ -24,7 +24,7 @@ def rounded(value: float) -> float:
 
 def described(study_name: str, preset_name: str) -> str:
     """A preset's settings and the networks that it begins with."""
-    study = studies.load(study_name)
+    study = registry.load(study_name)
     preset = study.preset(preset_name)
     config = preset.build()
     on_cpu = override(config, {"loop.device": "cpu"} | SAMPLES.get(study_name, {}))

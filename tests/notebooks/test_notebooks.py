@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from etude import studies
+from etude import registry
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SECONDS = 400
@@ -25,10 +25,10 @@ def code_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def test_each_study_has_a_notebook():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(studies.NAMES)
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(registry.NAMES)
 
 
-@pytest.mark.parametrize("name", studies.NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_the_source_is_clean(name: str):
     notebook = read(name)
     nbformat.validate(notebook)
@@ -47,7 +47,7 @@ def test_the_source_is_clean(name: str):
             assert cell.execution_count is None, cell.id
 
 
-@pytest.mark.parametrize("name", studies.NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_it_teaches_with_the_studys_own_parts(name: str):
     notebook = read(name)
     code = code_of(notebook)
@@ -63,7 +63,7 @@ def test_it_teaches_with_the_studys_own_parts(name: str):
         assert (FOLDER / target).is_file(), target
 
 
-@pytest.mark.parametrize("name", studies.NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_it_runs(name: str, tmp_path: Path):
     kept = {key: value for key, value in os.environ.items() if key not in ("ETUDE_MIRROR", "MPLBACKEND")}
     # A proxy that is not there: whatever asked the network would fail.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.cli import VERBS, main
 from etude.report import markdown
 
@@ -35,7 +35,7 @@ def commands(path: Path) -> list[str]:
 def test_commands(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src").symlink_to(ROOT / "src")
-    for study in studies.NAMES:
+    for study in registry.NAMES:
         (tmp_path / "runs" / study).mkdir(parents=True)
     found = [line.removeprefix("uv run etude ") for line in commands(path) if line.startswith("uv run etude ")]
     assert found
@@ -45,7 +45,7 @@ def test_commands(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert words[0] in VERBS
         if line.startswith(LONG):
             if words[0] == "study":
-                studies.load(words[1]).experiment(words[2])
+                registry.load(words[1]).experiment(words[2])
             continue
         assert main(words) == 0, line
 

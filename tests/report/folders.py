@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from etude import studies
+from etude import registry
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
 
@@ -30,7 +30,7 @@ def summary(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def begin(path: Path, *, steps: int = 3, overrides: dict[str, Any] | None = None) -> RunFolder:
     """A run of protonet that has logged ``steps`` times and not ended."""
-    config = to_dict(studies.load("protonet").preset("laptop").build())
+    config = to_dict(registry.load("protonet").preset("laptop").build())
     run = RunFolder.create(path, RunRecord("protonet", "laptop", "laptop", overrides or {}, config))
     for number in range(1, steps + 1):
         metrics = {"train/loss": 2.0 / number, "val/loss": 2.5 / number, "train/accuracy": 90.0 + number}

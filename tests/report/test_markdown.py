@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.report import markdown
 
-STUDY = studies.load("resnet")
+STUDY = registry.load("resnet")
 Summaries = dict[str, dict[str, Any]]
 
 

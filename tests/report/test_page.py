@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.report.folders import begin, finish, picture, row, summary
 
-from etude import studies
+from etude import registry
 from etude.core.errors import UserError
 from etude.report import page, results
 
-STUDY = studies.load("protonet")
+STUDY = registry.load("protonet")
 HOSTILE = "<script>alert(1)</script>"
 _VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -219,13 +219,13 @@ def test_a_study(runs: Path, tmp_path: Path) -> None:
 def test_the_bench(runs: Path, tmp_path: Path) -> None:
     finish(runs / "protonet" / "a")
     finish(runs / "gpt" / "first")
-    every = [studies.load(name) for name in studies.NAMES]
+    every = [registry.load(name) for name in registry.NAMES]
     seen = audited(page.write_report(tmp_path / "page.html", every, [runs]).read_text())
     assert [place.get("aria-label") for place in seen.all("nav")] == ["Studies"]
-    assert {one["id"] for one in seen.all("section")} == set(studies.NAMES)
+    assert {one["id"] for one in seen.all("section")} == set(registry.NAMES)
     assert "gpt/first is of the study 'gpt'" in seen.said
     assert "None yet: etude run slots" in seen.said
-    assert seen.said.count("Deviations from the source") == len(studies.NAMES)
+    assert seen.said.count("Deviations from the source") == len(registry.NAMES)
 
 
 def test_nothing_at_all(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.report.prose import Readme
 
 TEXT = """# title
@@ -77,8 +77,8 @@ def test_a_readme_that_says_nothing(tmp_path: Path) -> None:
         assert (readme.html("Deviations", 3), readme.markdown("Deviations"), readme.pictures()) == ("", "", {})
 
 
-@pytest.mark.parametrize("name", studies.NAMES)
+@pytest.mark.parametrize("name", registry.NAMES)
 def test_every_study_says_its_deviations(name: str) -> None:
-    readme = Readme(studies.load(name).folder / "README.md")
+    readme = Readme(registry.load(name).folder / "README.md")
     assert readme.html("Deviations", 4).count("<tr>") > 4
     assert "## Results" not in readme.markdown("Deviations")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from etude.core.errors import UserError
-from etude.report.reference import Comparison, Published, compare, read_reference, read_summaries, read_summary
+from etude.core.summary import read_summaries, read_summary
+from etude.report.reference import Comparison, Published, compare, read_reference
 
 NUMBER = Published("fewshot", "w5s1", "accuracy", "test", 98.0, "Snell 2017", "600 episodes", "%")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tests.report.folders import begin, finish, row, summary
 
-from etude import studies
+from etude import registry
 from etude.core.errors import UserError
 from etude.report import results
 
-STUDY = studies.load("protonet")
+STUDY = registry.load("protonet")
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,9 @@ def runs(tmp_path: Path) -> Path:
 
 def test_the_committed_results_can_all_be_read(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(results, "committed", lambda: root / "results")
-    every = [studies.load(name) for name in studies.NAMES]
+    every = [registry.load(name) for name in registry.NAMES]
     assert results.faults(every, []) == []
-    for study in (STUDY, studies.load("dcgan")):
+    for study in (STUDY, registry.load("dcgan")):
         found, left_out = results.find_runs(study, [])
         assert left_out == []
         assert [run.name for run in found if run.notes] == []
@@ -220,7 +220,7 @@ def test_runs_of_other_studies(runs: Path) -> None:
     finish(runs / "protonet" / "theirs", summary(row(), study="dcgan"))
     finish(runs / "gpt" / "first")
     (runs / "cache" / "files").mkdir(parents=True)
-    every = [studies.load(name) for name in studies.NAMES]
+    every = [registry.load(name) for name in registry.NAMES]
     lines = results.faults(every, [runs, runs / "none"])
     assert len(lines) == 2
     assert "theirs lies among the runs of 'protonet' and is of 'dcgan'" in lines[0]

@@ -382,8 +382,8 @@ def test_json_is_data_of_bounded_depth(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["Infinity", "NaN", "1e400", "9" * 300, '"1"', "[]", "null", "-1", "true", "1.5"])
 def test_a_step_that_is_none(value: str, tmp_path: Path) -> None:
-    from etude.cli.training import chosen_weights
     from etude.core.run_folder import RunFolder
+    from etude.core.summary import chosen_weights
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.json").write_text(f'{{"step": {value}}}')

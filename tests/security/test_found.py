@@ -16,8 +16,8 @@ import torch
 from tests.fuzz.targets import TARGETS, fresh, pngs
 
 from etude.core.errors import UserError
+from etude.core.summary import read_summary
 from etude.data import pairs
-from etude.report.reference import read_summary
 
 pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web`")
 

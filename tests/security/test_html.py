@@ -13,11 +13,11 @@ from markdown_it import MarkdownIt
 from tests.fuzz.targets import command
 from tests.report.folders import finish, picture, row, summary
 
-from etude import studies
+from etude import registry
 from etude.core.checkpoint import read_weights
 from etude.core.config import to_yaml
 from etude.core.run_folder import RunFolder
-from etude.report.card import write_card
+from etude.runs.card import write_card
 
 pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web`")
 
@@ -85,7 +85,7 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def test_the_page_shows_it_as_text(hostile: Path) -> None:
-    from etude.web import runs, show
+    from etude.serve import runs
 
     [run] = runs.find(hostile.parents[1])
     shown = [
@@ -101,7 +101,7 @@ def test_a_fault_is_shown_as_text(hostile: Path) -> None:
     import gradio as gr
 
     from etude.core.errors import UserError
-    from etude.web.site import answering
+    from etude.serve.kit.site import answering
 
     def fails() -> None:
         raise UserError(HOSTILE)
@@ -112,7 +112,7 @@ def test_a_fault_is_shown_as_text(hostile: Path) -> None:
 
 
 def test_the_model_card_shows_it_as_text(hostile: Path) -> None:
-    study = studies.load("protonet")
+    study = registry.load("protonet")
     card = write_card(study, RunFolder(hostile), json.loads((hostile / "summary.json").read_text())).read_text()
     seen = harmless(MarkdownIt("commonmark", {"html": True}).enable("table").render(card))
     assert "".join(seen.texts).count("<script>alert(1)") >= 6
@@ -120,7 +120,7 @@ def test_the_model_card_shows_it_as_text(hostile: Path) -> None:
 
 def test_the_card_of_the_hub_shows_it_as_text(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run whose network is sound, and whose numbers have names of a stranger's."""
-    weights = studies.load("protonet").shipped_weights
+    weights = registry.load("protonet").shipped_weights
     assert weights is not None
     _, header = read_weights(weights)
     record = {"format": 1, "study": "protonet", "preset": "laptop", "scale": "laptop", "overrides": {}}

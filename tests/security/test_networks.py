@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from etude import studies
+from etude import registry
 from etude.cli import main
 from etude.core.checkpoint import read_weights, write_tensors
 
@@ -17,7 +17,7 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_network_that_no_machine_holds(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    study = studies.load(name)
+    study = registry.load(name)
     assert study.shipped_weights is not None
     tensors, header = read_weights(study.shipped_weights)
     header.config["model"][LARGE[name]] = 2_000_000
@@ -35,4 +35,4 @@ def test_a_network_that_no_machine_holds(name: str, tmp_path: Path, capsys: pyte
 
 
 def test_every_study_with_weights_is_here():
-    assert set(LARGE) == {name for name in studies.NAMES if studies.load(name).shipped_weights}
+    assert set(LARGE) == {name for name in registry.NAMES if registry.load(name).shipped_weights}

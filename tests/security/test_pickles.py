@@ -26,7 +26,7 @@ import pytest
 import torch
 from tests.fuzz.targets import TARGETS, command, place
 
-from etude import studies
+from etude import registry
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.files import sha256, write_json
@@ -208,7 +208,7 @@ def test_in_a_folder_without_weights_of_ours(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_the_resume_file_of_a_run(kind: str, tmp_path: Path) -> None:
     """Under digests that are right, as whoever made the file would write them."""
-    config = to_dict(studies.load("protonet").preset("smoke").build())
+    config = to_dict(registry.load("protonet").preset("smoke").build())
     run = RunFolder.create(tmp_path / "one", RunRecord("protonet", "smoke", "smoke", {}, config))
     folder = run.checkpoints().path(2)
     folder.mkdir(parents=True)
@@ -345,4 +345,4 @@ def test_in_place_of_a_data_set(name: str, where: str, unreachable: Path, monkey
 def test_every_data_set_is_among_them() -> None:
     assert set(DATASETS) == {"cifar10", "clevrtex", "inception", "mathqa", "mnist", "omniglot", "pairs"}
     assert place().is_dir()
-    assert set(studies.NAMES) <= {name.removeprefix("weights ") for name in TARGETS}
+    assert set(registry.NAMES) <= {name.removeprefix("weights ") for name in TARGETS}

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from etude import cli
-from etude.report import figures
+from etude.draw import figures
 
 
 class Answer(NamedTuple):

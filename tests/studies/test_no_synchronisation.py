@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import etude
-from etude import studies
-from etude.cli.training import choose
+from etude import registry
 from etude.core import randomness
 from etude.core.runtime import Runtime
 from etude.core.study import Task
+from etude.runs.training import choose
 
 ROOT = Path(etude.__file__).parent
 _ATEN = torch.ops.aten
@@ -117,4 +117,4 @@ def test_nothing_waits_on_a_gpu(name: str):
 
 
 def test_every_study_is_here():
-    assert {study for study, _, _ in TARGETS.values()} == set(studies.NAMES)
+    assert {study for study, _, _ in TARGETS.values()} == set(registry.NAMES)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli import memory
-from etude.cli.flags import switch, take
-from etude.cli.table import show
-from etude.cli.training import Choice, choose, peak_memory_mb
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
+from etude.runs import memory
+from etude.runs.flags import switch, take
+from etude.runs.table import show
+from etude.runs.training import Choice, choose, peak_memory_mb
 
 HELP = """usage: etude check STUDY [PRESET] [--flags] [--memory MB] [--training-only] [--json]
 

@@ -7,10 +7,10 @@ import tyro
 
 from etude import data
 from etude.cli import data_render
-from etude.cli.flags import parse
-from etude.cli.table import show
 from etude.core.errors import UserError
 from etude.data.fetch import fetch, forget, status
+from etude.runs.flags import parse
+from etude.runs.table import show
 
 
 @dataclass(frozen=True)

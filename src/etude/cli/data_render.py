@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from etude.cli.flags import parse
 from etude.data.render.driver import render
 from etude.data.render.scene import PUBLISHED, Shape
+from etude.runs.flags import parse
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude import studies
+from etude import registry
 from etude.cli import predict
-from etude.cli.compare import print_comparisons
-from etude.cli.flags import parse
-from etude.cli.table import show
-from etude.cli.training import run_to_end, say
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.report.page import write_report
 from etude.report.results import comparisons
+from etude.report.terminal import print_comparisons
+from etude.runs.flags import parse
+from etude.runs.table import show
+from etude.runs.training import run_to_end, say
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude demo", description=__doc__ or "")
     out = options.out or Path("demo") / datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     started = time.monotonic()
-    every = [studies.load(name) for name in studies.NAMES]
+    every = [registry.load(name) for name in registry.NAMES]
     numbers = []
     for study in every:
         preset = study.preset("smoke")
@@ -52,8 +52,8 @@ def main(args: list[str]) -> int:
         ]
     show(numbers, "this demo: seconds of training on generated data, which says only that the parts work")
     for study in every:
-        if study.example is not None and study.shipped_weights is not None:
-            words = list(study.example(out))
+        if study.shipped_weights is not None and hasattr(study.module("predict"), "example"):
+            words = list(study.module("predict").example(out))
             print(f"\nthe trained {study.name} that comes with etude, on real samples")
             predict.main(words)
     print("\npublished numbers, and ours at the largest scale that was run")

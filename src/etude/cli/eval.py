@@ -11,12 +11,11 @@ from typing import Annotated
 
 import tyro
 
-from etude import studies
-from etude.cli.flags import parse, switch
-from etude.cli.predict import find_weights
-from etude.cli.table import show
-from etude.cli.training import load_trained
+from etude import registry
 from etude.core.errors import UserError
+from etude.runs.flags import parse, switch
+from etude.runs.table import show
+from etude.runs.weights import find_weights, load_trained
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     named = [word for word in args if not word.startswith("-")]
-    if named and (named[0] in studies.NAMES or len(named) > 1):
+    if named and (named[0] in registry.NAMES or len(named) > 1):
         return _file(args)
     options = parse(Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
@@ -58,13 +57,13 @@ def _file(args: list[str]) -> int:
     name = args.pop(0)
     if name.startswith("-"):
         raise UserError(f"name the run or the study before {name}: `etude eval --help` tells more")
-    if name in studies.NAMES:
-        study, weights = studies.load(name), None
+    if name in registry.NAMES:
+        study, weights = registry.load(name), None
     else:
         study, weights, _ = find_weights(name)
-    if study.load_evaluate is None:
+    if not study.has("evaluate"):
         raise UserError(f"the study '{study.name}' scores no files: `etude eval RUN` evaluates a run of it again")
-    module = study.load_evaluate()
+    module = study.module("evaluate")
     options = parse(module.Options, args, prog=f"etude eval {name}", description=module.__doc__ or "")
     show([dataclasses.asdict(row) for row in module.evaluate(weights, options)], as_json=as_json)
     return 0

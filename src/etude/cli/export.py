@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from etude import __version__, studies
-from etude.cli.flags import parse
-from etude.cli.predict import find_weights
-from etude.cli.training import chosen_weights, load_trained, say
+from etude import __version__, registry
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.study import Study
-from etude.report import hub
+from etude.core.summary import chosen_weights
+from etude.runs import hub
+from etude.runs.flags import parse
+from etude.runs.training import say
+from etude.runs.weights import find_weights, load_trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +74,7 @@ def _given(options: Options) -> tuple[hub.Exported, Path, str]:
     from etude.core.checkpoint import WeightsHeader, read_weights, tensors_of
 
     run_folder = os.path.isdir(options.run) and not hub.is_folder(Path(options.run))
-    if options.run not in studies.NAMES and run_folder:
+    if options.run not in registry.NAMES and run_folder:
         study, run, summary, task = load_trained(Path(options.run))
         tensors = tensors_of(task.exported, half=not options.fp32)
         header = WeightsHeader(study.name, hub.portable(run.record.config), summary["extra"])
@@ -94,7 +95,7 @@ def _given(options: Options) -> tuple[hub.Exported, Path, str]:
     header = WeightsHeader(study.name, hub.portable(header.config), header.extra)
     found = hub.measured(study, config)
     preset, summary = found or (hub.nearest_preset(study, config), None)
-    name = study.name if options.run in studies.NAMES else f"{study.name}-{Path(options.run).resolve().stem}"
+    name = study.name if options.run in registry.NAMES else f"{study.name}-{Path(options.run).resolve().stem}"
     step = summary["step"] if summary else config.loop.max_steps
     given = hub.Exported(study, header, config, preset, tensors, summary, step)
     hub.require_fit(given, weights)
@@ -130,7 +131,7 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
 
 
 def _companions(study: Study, weights: Path) -> Mapping[str, Path | None]:
-    module = study.load_export()
+    module = study.module("export")
     return module.companions(weights) if hasattr(module, "companions") else {}
 
 
@@ -145,7 +146,7 @@ def _graphs(given: hub.Exported) -> list["Graph"]:
     from etude.nn.graph import require_onnx
 
     study = given.study
-    module = study.load_export()
+    module = study.module("export")
     if not hasattr(module, "graphs"):
         raise UserError(f"the study '{study.name}' has no ONNX form ({module.NO_GRAPHS}): export it without --onnx")
     require_onnx()

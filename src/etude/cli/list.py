@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from etude import studies
-from etude.cli.flags import parse
-from etude.cli.table import show
+from etude import registry
+from etude.runs.flags import parse
+from etude.runs.table import show
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def main(args: list[str]) -> int:
             "presets": list(study.presets),
             "experiments": list(study.experiments),
         }
-        for study in map(studies.load, studies.NAMES)
+        for study in map(registry.load, registry.NAMES)
     ]
     show(rows, as_json=options.json)
     return 0

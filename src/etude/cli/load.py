@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from etude.cli.flags import parse
-from etude.cli.training import say
 from etude.core.config import StudyConfig, differences, from_dict, override, to_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, umask, write_atomic
 from etude.core.run_folder import RunFolder, RunRecord
-from etude.report import hub
+from etude.runs import hub
+from etude.runs.flags import parse
+from etude.runs.training import say
 
 # Of the machine that trained; this one may have no accelerator.
 _HERE = {"device": "auto", "compile": False, "trackers": ()}
@@ -74,7 +74,7 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
         raise UserError(f"{path} is there already: choose another --name")
     loop = dataclasses.replace(given.config.loop, **_HERE)
     config: StudyConfig = from_dict(study.config, to_dict(given.config) | {"loop": to_dict(loop)})
-    config = override(config, getattr(study.load_export(), "ALONE", {}))
+    config = override(config, getattr(study.module("export"), "ALONE", {}))
     preset = study.preset(given.preset)
     record = RunRecord(study.name, given.preset, preset.scale, differences(preset.build(), config), to_dict(config))
     with one_line_faults(path):
@@ -99,7 +99,7 @@ def _copy_companions(given: hub.Exported, folder: Path, run: Path) -> None:
     card = folder / hub.CARD
     if card.is_file() and card.stat().st_size <= _MOST_CARD:
         write_atomic(run / "model_card.md", card.read_bytes())
-    module = given.study.load_export()
+    module = given.study.module("export")
     for place in module.companions(folder / hub.WEIGHTS) if hasattr(module, "companions") else ():
         if (folder / place).is_file():
             write_atomic(run / place, (folder / place).read_bytes())

@@ -7,58 +7,19 @@ with the package.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
-from etude import studies
-from etude.cli.flags import parse, switch
-from etude.cli.table import show
-from etude.cli.training import chosen_weights, summary_of
-from etude.core.config import from_dict
+from etude import registry
 from etude.core.errors import UserError
-from etude.core.run_folder import RunFolder
-from etude.core.study import Study
-from etude.report import hub
+from etude.runs import hub
+from etude.runs.flags import parse, switch
+from etude.runs.table import show
+from etude.runs.weights import find_weights, refuse_bloated
 
 HELP = """usage: etude predict [STUDY] RUN [INPUT ...] [--flags] [--json]
 
 RUN is a run folder, a weights file (.safetensors), a folder that `etude export` wrote, or a study's name for the
 weights that come with it: `etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists
 a study's flags."""
-
-
-def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
-    """The study, weights file and summary extras that the first word of `predict` means."""
-    path = Path(name)
-    if name in studies.NAMES:
-        study = studies.load(name)
-        weights = study.shipped_weights
-        if weights is None:
-            raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
-        return study, weights, None
-    if os.path.isdir(path):
-        if hub.is_folder(path):
-            return hub.read_folder(path).study, path / hub.WEIGHTS, None
-        run = RunFolder.open(path)
-        summary = summary_of(run)
-        extra = summary["extra"] if summary else None
-        return studies.load(run.record.study), chosen_weights(run), extra
-    if os.path.isfile(path):
-        from etude.core.checkpoint import read_weights
-
-        _, header = read_weights(path)
-        return studies.load(header.study), path, None
-    raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(studies.NAMES)})")
-
-
-def refuse_bloated(study: Study, weights: Path) -> None:
-    """Refuse weights whose configuration has a far larger network than they fill, before memory is taken for it."""
-    from etude.core.checkpoint import read_weights
-
-    tensors, header = read_weights(weights, study=study.name)
-    if not header.config:
-        return
-    config = from_dict(study.config, header.config, origin=str(weights))
-    hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)
 
 
 def _holds_weights(word: str, study: str) -> bool:
@@ -79,15 +40,15 @@ def main(args: list[str]) -> int:
         return 0 if args else 2
     name = args.pop(0)
     as_json = switch(args, "--json")
-    if "--help" in args and name in studies.NAMES:
-        parse(studies.load(name).load_predict().Options, args, prog=f"etude predict {name}")
+    if "--help" in args and name in registry.NAMES:
+        parse(registry.load(name).module("predict").Options, args, prog=f"etude predict {name}")
     # `predict STUDY RUN INPUT...` says what `predict RUN INPUT...` says.
-    if name in studies.NAMES and args and _holds_weights(args[0], name):
+    if name in registry.NAMES and args and _holds_weights(args[0], name):
         name = args.pop(0)
     study, weights, extra = find_weights(name)
-    module = study.load_predict()
+    module = study.module("predict")
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
-    if name not in studies.NAMES:
+    if name not in registry.NAMES:
         refuse_bloated(study, weights)
     answers = module.predict(weights, extra, options)
     # A study's own way of writing its answers for people.

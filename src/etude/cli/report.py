@@ -9,12 +9,12 @@ from typing import Annotated
 
 import tyro
 
-from etude import studies
-from etude.cli.compare import local_runs
-from etude.cli.flags import parse
-from etude.cli.training import say
+from etude import registry
 from etude.core.errors import UserError, nearest
 from etude.report.page import Format, of_run, of_studies
+from etude.report.terminal import local_runs
+from etude.runs.flags import parse
+from etude.runs.training import say
 
 _ENDINGS = {".md": "markdown", ".markdown": "markdown"}
 
@@ -38,13 +38,13 @@ def main(args: list[str]) -> int:
     if os.path.isdir(out):
         raise UserError(f"{out} is a folder: name a file in it, such as --out {out / f'report{_suffix(kind)}'}")
     runs = local_runs(options.runs)
-    if options.what in ("", *studies.NAMES):
-        names = (options.what,) if options.what else studies.NAMES
-        report = of_studies([studies.load(name) for name in names], runs)
+    if options.what in ("", *registry.NAMES):
+        names = (options.what,) if options.what else registry.NAMES
+        report = of_studies([registry.load(name) for name in names], runs)
     elif os.path.isdir(options.what):
         report = of_run(Path(options.what))
     else:
-        raise UserError(f"'{options.what}' is no study and no run's folder{nearest(options.what, studies.NAMES)}")
+        raise UserError(f"'{options.what}' is no study and no run's folder{nearest(options.what, registry.NAMES)}")
     for line in report.faults:
         say(f"etude: {line}")
     shown = [part.run.path for section in report.sections for part in section.runs]
@@ -56,7 +56,7 @@ def main(args: list[str]) -> int:
 
 def _place(what: str, kind: Format) -> Path:
     """Where the report goes if nobody says: ``report/index.html``, ``report/protonet.html``, ..."""
-    parts = [part for part in Path(what).resolve().parts[-2:] if part] if what not in ("", *studies.NAMES) else [what]
+    parts = [part for part in Path(what).resolve().parts[-2:] if part] if what not in ("", *registry.NAMES) else [what]
     return Path("report") / f"{'-'.join(parts) or 'index'}{_suffix(kind)}"
 
 

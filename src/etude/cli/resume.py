@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from etude.cli.flags import parse
-from etude.cli.training import open_run, run_to_end, say
+from etude.runs.flags import parse
+from etude.runs.training import run_to_end, say
+from etude.runs.weights import open_run
 
 
 @dataclass(frozen=True)

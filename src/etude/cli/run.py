@@ -5,13 +5,13 @@ import shlex
 import shutil
 from pathlib import Path
 
-from etude.cli.flags import take
-from etude.cli.launch import launch
-from etude.cli.memory import fit, limit
-from etude.cli.training import bearing_ends, choose, default_name, run_to_end, say, world_size
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
+from etude.runs.flags import take
+from etude.runs.launch import launch
+from etude.runs.memory import fit, limit
+from etude.runs.training import bearing_ends, choose, default_name, run_to_end, say, world_size
 
 HELP = """usage: etude run STUDY [PRESET] [--name NAME] [--runs FOLDER] [--flags]
 

@@ -4,8 +4,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.cli.flags import parse
 from etude.core.errors import UserError
+from etude.runs.flags import parse
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ def main(args: list[str]) -> int:
         raise UserError("the page needs gradio: `uv sync --extra web` installs it")
     if options.runs.exists() and not options.runs.is_dir():
         raise UserError(f"--runs {options.runs} is not a folder: name the one that `etude run` writes to")
-    from etude.web.app import serve
-    from etude.web.site import Site
+    from etude.serve.app import serve
+    from etude.serve.kit.site import Site
 
     serve(Site(options.runs), options.host, options.port, opened=options.open)
     return 0

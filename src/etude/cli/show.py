@@ -7,11 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from etude import studies
-from etude.cli.flags import parse
-from etude.cli.table import show
+from etude import registry
 from etude.core.config import to_dict, to_yaml
 from etude.report.reference import read_reference
+from etude.runs.flags import parse
+from etude.runs.table import show
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Options:
 
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude show", description=__doc__ or "")
-    study = studies.load(options.study)
+    study = registry.load(options.study)
     # A preset and a cell may have one name: a picture is of the cell.
     cell = options.preset not in study.presets or options.out is not None
-    if options.preset and cell and study.load_show is not None:
-        study.load_show().show(options.preset, options.out)
+    if options.preset and cell and study.has("show"):
+        study.module("show").show(options.preset, options.out)
         return 0
     if options.preset:
         values = to_dict(study.preset(options.preset).build())

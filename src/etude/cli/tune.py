@@ -18,15 +18,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from etude import studies
-from etude.cli.flags import parse
-from etude.cli.study import settings as read_settings
-from etude.cli.table import show
-from etude.cli.training import say
+from etude import registry
 from etude.cluster.connect import connect, require_room, require_sizes
 from etude.cluster.search import Ledger, read_search
 from etude.core.config import as_flags, override
 from etude.core.errors import Interrupted, UserError
+from etude.runs.experiment import settings as read_settings
+from etude.runs.flags import parse
+from etude.runs.table import show
+from etude.runs.training import say
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def main(args: list[str]) -> int:
         if getattr(options, name) < least:
             raise UserError(f"--{name} must be {least} or more, not {getattr(options, name)}")
     require_sizes(options.cpus, options.gpus)
-    study = studies.load(options.study)
+    study = registry.load(options.study)
     fixed = read_settings(study, options.preset, options.set, "the seed of all trials is given with --seed")
     ranges = read_search(study, options.preset, options.search, fixed)
     # Of the run as a whole: what is searched over may change how long it is.

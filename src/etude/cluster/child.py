@@ -5,6 +5,7 @@ that outlived its worker would hold the lock of the folder that another node is 
 """
 
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -19,9 +20,8 @@ def watch() -> None:
 
 def main() -> int:
     threading.Thread(target=watch, daemon=True).start()
-    from etude.cli import main as verbs
-
-    return verbs(sys.argv[1:])
+    runpy.run_module("etude", run_name="__main__", alter_sys=True)
+    return 0
 
 
 if __name__ == "__main__":

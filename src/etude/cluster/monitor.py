@@ -6,8 +6,8 @@ The task itself says, and may say another for other settings; it is built where 
 import json
 import sys
 
-from etude.cli.training import choose
 from etude.core.errors import UserError
+from etude.runs.training import choose
 
 
 def main() -> None:

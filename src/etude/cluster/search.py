@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from etude.cli.flags import parse
 from etude.core.config import as_flags, to_dict
 from etude.core.errors import UserError, refuse_newer
 from etude.core.files import one_line_faults, read_json, write_json
 from etude.core.study import Study
+from etude.runs.flags import parse
 
 Kind = Literal["choice", "float", "log", "int", "logint"]
 State = Literal["begun", "done", "stopped", "failed"]

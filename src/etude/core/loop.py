@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -29,7 +29,15 @@ from etude.core.errors import Interrupted, UserError
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Task
-from etude.core.tracking import open_sinks
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A tracker that is told what metrics.jsonl is told."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -165,8 +173,11 @@ class Loop:
             self._mark_best()
         return step
 
-    def train(self) -> None:
+    def train(self, sinks: Sequence[Sink] = ()) -> None:
         """Train to the end, from where `resume` left it or from the start.
+
+        Args:
+            sinks: trackers beside metrics.jsonl; they are closed in any case.
 
         Raises:
             UserError: a loss that is not finite, or no room for a checkpoint.
@@ -174,7 +185,6 @@ class Loop:
             KeyboardInterrupt: a second Ctrl-C, at once, where this is the only process; or a stop after the last save.
         """
         config, state = self.config, self.state
-        sinks = open_sinks(config.trackers, self.run.path, state.step) if self.runtime.is_main else []
         stopping: list[int] = []
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -314,9 +324,3 @@ class Loop:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def rows_of(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps and values of one metric in the lines of metrics.jsonl."""
-    pairs = [(row["step"], row[name]) for row in metrics if name in row]
-    return [step for step, _ in pairs], [value for _, value in pairs]

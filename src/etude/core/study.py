@@ -1,5 +1,8 @@
 """What a study is to the rest of etude: presets, experiments, a task."""
 
+import importlib
+import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etude.core.config import Scale, StudyConfig
 from etude.core.errors import UserError, nearest
+from etude.core.run_folder import RunFolder
 
 if TYPE_CHECKING:
     # PyTorch takes seconds to import, and `etude list` does without it.
@@ -76,9 +80,6 @@ class Task(ABC):
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         """The final numbers on the test split. ``extra`` is what `finish` gave at the end of training."""
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
-        """Draw the study's pictures into ``folder``; ``metrics`` are the lines of metrics.jsonl."""
-
     def data_checksums(self) -> dict[str, str]:
         """The data sets in use, with the digest of each."""
         return {}
@@ -91,17 +92,34 @@ class Task(ABC):
         """Take back what `extra_state` gave."""
 
 
+Overrides = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Job:
     """One run of an experiment: a preset with dotted settings replaced."""
 
     name: str
-    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    overrides: Overrides | Callable[[Sequence[RunFolder]], Overrides] = field(default_factory=dict[str, Any])
+    """The settings, or what makes them of the runs in ``after`` that have finished, in their order."""
     after: tuple[str, ...] = ()
-    """Jobs of the experiment that must end first. ``{after}`` in a setting is the run folder of the one that validated
-    best, ``{after.optim.lr}`` its setting of that name, ``{after.best_step}`` its chosen step."""
+    """Jobs of the experiment that must end first, at least one of them well."""
     seed: int | None = None
     """A seed of its own: it runs once, whatever seeds are asked for."""
+
+    def settings(self, finished: Sequence[RunFolder]) -> Overrides:
+        """The settings of the run, which those it follows may decide."""
+        return self.overrides(finished) if callable(self.overrides) else self.overrides
+
+
+def best_of(finished: Sequence[RunFolder]) -> RunFolder:
+    """The run that validated best; a single one needs no validation."""
+
+    def score(run: RunFolder) -> float:
+        about = (run.summary or {})["validation"]
+        return about["best"] if about["direction"] == "max" else -about["best"]
+
+    return max(finished, key=score) if len(finished) > 1 else finished[0]
 
 
 @dataclass(frozen=True)
@@ -113,8 +131,8 @@ class Experiment:
     """The runs for a preset's name."""
     preset: str = "laptop"
     """The preset where the caller names no other."""
-    picture: Callable[[Path, str, Mapping[str, Sequence[Mapping[str, Any]]]], None] | None = None
-    """Draws the runs beside each other: the file, a title, and by job the lines of metrics.jsonl."""
+    compared: bool = False
+    """Whether ``compared`` of the study's figures.py draws its runs beside each other."""
 
 
 @dataclass(frozen=True)
@@ -133,24 +151,33 @@ class Study:
     config: type[StudyConfig]
     presets: Mapping[str, Preset]
     experiments: Mapping[str, Experiment]
-    load_task: Callable[[], type[Any]]
-    """Imports and returns the `Task` class."""
-    load_predict: Callable[[], Any]
-    """Imports and returns the module with ``Options`` (flags) and ``predict(options)``."""
-    load_export: Callable[[], Any]
-    """Imports and returns the module with ``networks(config, tensors)``, which builds what an exported file holds, and,
-    where ONNX can say it, ``graphs(config, networks)``; else ``NO_GRAPHS`` says why."""
-    folder: Path
-    """Where ``reference.toml``, ``README.md`` and shipped weights lie."""
     reads_data: tuple[str, ...] = ()
     """The data sets it uses, as `etude data` names them."""
-    load_evaluate: Callable[[], Any] | None = None
-    """Imports and returns the module with ``Options`` (flags) and ``evaluate(weights, options)``, for `etude eval` of
-    files."""
-    load_show: Callable[[], Any] | None = None
-    """Imports and returns the module with ``show(word, out)``, for `etude show STUDY WORD` of what is no preset."""
-    example: Callable[[Path], Sequence[str]] | None = None
-    """The words of an `etude predict` on what comes with the package; it writes into the folder that it is given."""
+    pictures: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What each picture of figures.py shows, by its file's name, for those who do not see it."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds everything that knows the study's name."""
+        return Path(str(sys.modules[self.config.__module__].__file__)).parent
+
+    def has(self, part: str) -> bool:
+        """Whether the study has a file of that name."""
+        return (self.folder / f"{part}.py").is_file()
+
+    def module(self, part: str) -> Any:
+        """One file of the study, imported: ``task``, ``figures``, ``predict``, ``export``, ``page``, ...
+
+        Raises:
+            UserError: the study has no such file.
+        """
+        if not self.has(part):
+            raise UserError(f"the study '{self.name}' has no {part}.py yet")
+        return importlib.import_module(f"{self.config.__module__.rpartition('.')[0]}.{part}")
+
+    def shows(self, picture: Path) -> str:
+        """What a picture of this study shows, in words; empty where it is not known."""
+        return self.pictures.get(re.sub(r"-\d+$", "", picture.stem), "")
 
     def preset(self, name: str) -> Preset:
         if name not in self.presets:
@@ -163,7 +190,7 @@ class Study:
         return self.experiments[name]
 
     def task(self, config: StudyConfig, runtime: "Runtime") -> Task:
-        return self.load_task()(config, runtime)
+        return self.module("task").make_task(config, runtime)
 
     @property
     def shipped_weights(self) -> Path | None:

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from etude import studies
+from etude import registry
 from etude.core.files import write_atomic
 from etude.core.study import Study
 from etude.report.reference import Comparison, measurement
 from etude.report.results import comparisons, summaries
+from etude.runs.text import escaped
 
 _PLACE = re.compile(r"(<!-- (results|measured|table|parts) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
 # With one label an item, the error and micro F1 say what the accuracy says.
@@ -54,24 +55,6 @@ def table(rows: Sequence[Comparison]) -> str:
         )
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def escaped(text: object) -> str:
-    """Text of a run's files in one cell of a table, or in a line: no new column, no HTML, no link and no picture."""
-    return re.sub(r"\||\[(?<=!\[)|\](?=\()", r"\\\g<0>", " ".join(str(text).split())).replace("<", "&lt;")
-
-
-def code(text: object) -> str:
-    """Text as a code span, which neither its backticks nor its bars end."""
-    plain = " ".join(str(text).split()).replace("|", "\\|")
-    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
-    return f"{ticks} {plain} {ticks}" if len(ticks) > 1 else f"`{plain}`"
-
-
-def fence(text: object, language: str = "sh") -> str:
-    """Text as a block of code, which no backticks in it end."""
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", str(text))), default=0))
-    return f"{ticks}{language}\n{str(text).rstrip()}\n{ticks}"
 
 
 def measured(study: Study) -> str:
@@ -134,7 +117,7 @@ def rewritten(text: str) -> str:
     """A README's text with its results tables made anew."""
 
     def fill(place: re.Match[str]) -> str:
-        study = studies.load(place[3])
+        study = registry.load(place[3])
         if place[2] in ("table", "parts"):
             body = pivot(study, place[4], place[5] or "", parts=place[2] == "parts")
         else:

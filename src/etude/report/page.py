@@ -12,18 +12,18 @@ from typing import Any, Literal
 import jinja2
 from markupsafe import Markup
 
-from etude import __version__
-from etude import studies as all_studies
+from etude import __version__, registry
 from etude.core.config import to_yaml
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.study import Study
-from etude.report import svg
-from etude.report.markdown import code, escaped, fence
-from etude.report.pictures import Picture, read_picture
+from etude.core.summary import committed
+from etude.draw import svg
+from etude.draw.pictures import Picture, read_picture
 from etude.report.prose import Readme
 from etude.report.reference import Comparison, compare, read_reference
-from etude.report.results import Run, committed, comparisons, faults, find_runs, read_run
+from etude.report.results import Run, comparisons, faults, find_runs, read_run
+from etude.runs.text import code, escaped, fence
 
 Format = Literal["html", "markdown"]
 # In pixels, of pictures in a page of many runs and in that of one.
@@ -134,7 +134,7 @@ def of_run(path: Path) -> Report:
     """
     run = read_run(path)
     try:
-        study = all_studies.load(run.record.study)
+        study = registry.load(run.record.study)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     summaries = {} if run.summary is None else {run.name: run.summary}
@@ -173,7 +173,7 @@ def _pictures(
     notes: list[str] = []
     for path in paths:
         try:
-            found.append(read_picture(path, study.name, widest, (words or {}).get(path, "")))
+            found.append(read_picture(path, study.name, widest, study.shows(path) or (words or {}).get(path, "")))
         except UserError as error:
             notes.append(f"{error}: left out")
     return found, notes

@@ -1,21 +1,15 @@
 """Published numbers beside ours."""
 
-import functools
-import json
 import math
 import statistics
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import pydantic
-
 from etude.core.config import Scale, from_dict, substance
 from etude.core.errors import UserError
-from etude.core.files import read_json
-from etude.core.study import Result
 
 Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
@@ -81,84 +75,6 @@ def read_reference(path: Path) -> list[Published]:
         return [from_dict(Published, row, origin="[[number]]") for row in rows]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a table of published numbers ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Summary:
-    """What a comparison and the report read of ``summary.json``; it may hold more."""
-
-    study: str
-    preset: str
-    scale: Scale
-    seed: int
-    overrides: dict[str, Any]
-    command: str
-    step: int
-    steps_trained: int
-    results: list[Result]
-    parameters: dict[str, int]
-    train_seconds: pydantic.FiniteFloat
-    peak_memory_mb: pydantic.FiniteFloat
-
-
-_SUMMARY = pydantic.TypeAdapter(_Summary)
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """A run's ``summary.json``, each of its results with all that a `Result` has.
-
-    It is read again only when it changed, for a comparison and a report ask for it more than once.
-
-    Raises:
-        UserError: it is no such thing.
-    """
-    try:
-        about = path.stat()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    return _read_summary(path, (about.st_ino, about.st_mtime_ns, about.st_size))
-
-
-@functools.lru_cache(maxsize=4096)
-def _read_summary(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
-    body = read_json(path)
-    try:
-        # From text, as only there a dataclass is read strictly.
-        known = _SUMMARY.validate_json(json.dumps(body), strict=True)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is no summary of a run ({place + ': ' if place else ''}{first['msg']})") from error
-    return body | {"results": [row.to_dict() for row in known.results]}
-
-
-def _read(folders: Iterable[Path], study: str) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
-    for folder in folders:
-        for path in sorted((folder / study).glob("*/summary.json")):
-            try:
-                body = read_summary(path)
-                if body["study"] != study:
-                    raise UserError(f"{path.parent} lies among the runs of '{study}' and is of '{body['study']}'")
-                yield path.parent.name, body
-            except UserError as error:
-                yield path.parent.name, error
-
-
-def read_summaries(folders: Iterable[Path], study: str) -> dict[str, dict[str, Any]]:
-    """Summaries of finished runs by name, from ``results/`` and ``runs/`` folders; the first folder wins.
-
-    What cannot be read is passed over: `broken_summaries` names it.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, body in _read(folders, study):
-        if not isinstance(body, UserError):
-            found.setdefault(name, body)
-    return found
-
-
-def broken_summaries(folders: Iterable[Path], study: str) -> list[str]:
-    """One line for each summary that cannot be read."""
-    return [f"{body}: left out" for _, body in _read(folders, study) if isinstance(body, UserError)]
 
 
 def compare(study: str, published: Sequence[Published], summaries: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:

@@ -1,20 +1,20 @@
 """Where runs are found, finished or not, and their comparison with the published numbers."""
 
 import fcntl
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from etude import studies
+from etude import registry
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Study
-from etude.report.reference import Comparison, broken_summaries, compare, read_reference, read_summaries, read_summary
+from etude.core.summary import broken_summaries, read_summaries, read_summary
+from etude.draw.metrics import read_metrics
+from etude.report.reference import Comparison, compare, read_reference
 
 Status = Literal["finished", "still going", "interrupted"]
 # What a run writes: a folder that has one of these was meant to be a run.
@@ -49,7 +49,7 @@ def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:
     Strangers are named only where all studies are asked for.
     """
     lines = [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
-    return lines + (strangers(runs) if len(chosen) == len(studies.NAMES) else [])
+    return lines + (strangers(runs) if len(chosen) == len(registry.NAMES) else [])
 
 
 def strangers(runs: Sequence[Path]) -> list[str]:
@@ -58,7 +58,7 @@ def strangers(runs: Sequence[Path]) -> list[str]:
         f"{run} is of the study '{folder.name}', which this etude does not have: left out"
         for place in runs
         for folder in _folders(place)
-        if folder.name not in studies.NAMES
+        if folder.name not in registry.NAMES
         for run in _folders(folder)
         if any((run / name).exists() for name in ("config.yaml", "summary.json"))
     ]
@@ -168,47 +168,6 @@ def read_run(path: Path, study: str | None = None) -> Run:
         record, path, "finished" if summary is not None else "still going" if in_use(path) else "interrupted",
         summary, environment, metrics, max(RunFolder(path).checkpoints().steps(), default=None), (*notes, *broken),
     )  # fmt: skip
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of a metrics.jsonl that can be read, and what is to be said of the others.
-
-    A line is kept if it is an object with a whole ``step``; of its values the finite numbers are.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return [], []
-    except OSError as error:
-        return [], [f"{path} cannot be read ({error.strerror})"]
-    rows: list[dict[str, Any]] = []
-    bad: list[int] = []
-    infinite: set[str] = set()
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] < 2**53:
-            bad.append(number)
-            continue
-        numbers = {name: _number(value) for name, value in row.items() if type(value) in (int, float)}
-        infinite |= {name for name, value in numbers.items() if not math.isfinite(value)}
-        rows.append({name: value for name, value in numbers.items() if math.isfinite(value)} | {"step": row["step"]})
-    notes: list[str] = []
-    if bad == [len(lines)]:
-        notes.append("the last line of metrics.jsonl is cut short: left out")
-    elif bad:
-        which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        notes.append(f"{len(bad)} of {len(lines)} lines of metrics.jsonl cannot be read (line {which}): left out")
-    if infinite:
-        notes.append(f"values that are no finite numbers are left out of {', '.join(sorted(infinite))}")
-    return rows, notes
-
-
-def _number(value: int | float) -> float:
-    """A number that can be drawn: the difference of two must be one, too."""
-    return float(value) if -1e300 < value < 1e300 else math.inf
 
 
 def _whole(value: Any) -> int | None:

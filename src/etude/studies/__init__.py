@@ -1,15 +1,1 @@
-"""The studies, one folder each. Adding a study adds one name here."""
-
-import importlib
-
-from etude.core.errors import UserError, nearest
-from etude.core.study import Study
-
-NAMES = ("resnet", "text2math", "slots", "slotdiffusion", "dcgan", "protonet", "pix2pix", "darts")
-
-
-def load(name: str) -> Study:
-    """A study by name; `UserError` for a name there is none of."""
-    if name not in NAMES:
-        raise UserError(f"no study '{name}'{nearest(name, NAMES)}")
-    return importlib.import_module(f"etude.studies.{name}.study").STUDY
+"""The studies, one folder each; `etude.registry` names them."""

@@ -13,6 +13,7 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 from tests.studies.darts.common import SMALL, cell_file, make, make_retrain
 
+from etude import registry
 from etude.studies.darts import figures
 from etude.studies.darts.genotype import OPERATIONS, Genotype, as_text, known_cells, parse, read
 
@@ -246,5 +247,5 @@ def test_a_picture_that_cannot_be_written_is_one_line(here: Path, etude: Any) ->
 
 def test_the_task_draws_what_belongs_to_it(tmp_path: Path) -> None:
     task = make_retrain()
-    task.figures(tmp_path, METRICS)
+    registry.load("darts").module("figures").draw(task, tmp_path, METRICS)
     assert {path.name for path in tmp_path.iterdir()} == {"cells.png", "curves.png"}

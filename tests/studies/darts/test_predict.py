@@ -15,12 +15,13 @@ from tests.studies.darts import common
 from tests.studies.predicting import six
 from tests.studies.resnet.common import BROKEN, ODD, names_of, picture
 
-from etude.cli.training import chosen_weights, load_trained
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
+from etude.core.summary import chosen_weights
 from etude.data import classify
+from etude.runs.weights import load_trained
 from etude.studies.darts.predict import Options, predict
 from etude.studies.darts.task import RetrainTask
 

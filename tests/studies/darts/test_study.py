@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.experiments import Finished
 from tests.studies.darts.common import one_line, retrain_settings, settings
 
 from etude.core.config import from_dict, override, to_dict
@@ -77,11 +79,8 @@ def jobs(experiment: str) -> Iterator[tuple[str, Job]]:
 
 
 def configured(preset: str, job: Job) -> DartsConfig:
-    settled = {
-        name: {"{after}": FOUND, "{after.genotype}": "random-2"}.get(str(value), value)
-        for name, value in job.overrides.items()
-    }
-    config = override(built(preset), settled)
+    before = [Finished(Path(FOUND), {"genotype": "random-1"}, 0.1), Finished(Path("b"), {"genotype": "random-2"}, 0.2)]
+    config = override(built(preset), dict(job.settings(before[: len(job.after)])))
     assert isinstance(config, DartsConfig)
     return config
 
@@ -96,7 +95,7 @@ def test_every_job_is_settings_of_every_search(experiment: str) -> None:
             assert config.genotype == built(preset).genotype
         names = {other.name for other in STUDY.experiment(experiment).jobs(preset)}
         assert set(job.after) <= names
-        assert bool(job.after) == any("{after" in str(value) for value in job.overrides.values())
+        assert bool(job.after) == callable(job.overrides)
 
 
 @pytest.mark.parametrize("preset", ["retrain", "retrain-laptop", "retrain-smoke"])

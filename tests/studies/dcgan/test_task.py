@@ -18,9 +18,9 @@ from etude.core.config import override, to_dict
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.data import mnist
+from etude.draw.figures import sheet
 from etude.metrics import diversity
 from etude.nn.adversarial import discriminator_loss, generator_loss
-from etude.report.figures import sheet
 from etude.studies.dcgan import figures, study
 from etude.studies.dcgan.classifier import Training, classify, shipped, train
 from etude.studies.dcgan.study import OPTIONS, smoke

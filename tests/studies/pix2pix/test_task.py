@@ -14,6 +14,7 @@ from tests.studies.pix2pix.common import make, settings
 from torch import Tensor
 from torch.nn import functional
 
+from etude import registry
 from etude.core.config import from_dict, to_dict
 from etude.core.errors import UserError
 from etude.core.loop import Loop
@@ -352,7 +353,7 @@ def test_pictures(tmp_path: Path) -> None:
     task = make(data__pairs=44, loop__max_steps=2)
     rows = [{"step": step, **{f"train/{k}": v.item() for k, v in task.train_step(step).items()}} for step in range(2)]
     rows[-1] |= {f"val/{name}": value for name, value in task.evaluate().items()}
-    task.figures(tmp_path, rows)
+    registry.load("pix2pix").module("figures").draw(task, tmp_path, rows)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "curves.png", "errors.png", "translations-1.png", "translations-2.png"
     ]  # fmt: skip

@@ -15,13 +15,13 @@ from tests.studies.predicting import six
 from tests.studies.resnet import common
 from tests.studies.resnet.common import BROKEN, ODD, names_of, picture, pixels
 
-from etude.cli.training import load_trained
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.data.folders import fitted
 from etude.data.images import read_image
+from etude.runs.weights import load_trained
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.predict import Options, predict
 from etude.studies.resnet.task import ResNetTask

@@ -16,6 +16,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 from tests.core import toy
+from tests.experiments import Finished
 from tests.studies.resnet.common import make, settings
 from torch import Tensor
 from torch.nn import functional
@@ -562,8 +563,8 @@ def cell_of(config: ResNetConfig) -> str:
 
 
 def configured(preset: str, job: Any) -> ResNetConfig:
-    settled = {name: 0.5 if value == "{after.optim.lr}" else value for name, value in job.overrides.items()}
-    config = override(STUDY.preset(preset).build(), settled)
+    before = [Finished(Path(f"r{lr}"), {"optim": {"lr": lr}}, score) for lr, score in ((0.1, 0.2), (0.5, 0.9))]
+    config = override(STUDY.preset(preset).build(), dict(job.settings(before)))
     assert isinstance(config, ResNetConfig)
     return config
 
@@ -605,10 +606,12 @@ def test_tuned_rates_are_chosen_by_runs_with_a_seed_of_their_own() -> None:
     for norm in NORMS:
         followed = [found[name] for name in found[norm].after]
         assert [job.overrides["optim.lr"] for job in followed] == list(TUNED_RATES)
-        assert {job.overrides["model.norm"] for job in followed} == {norm} == {found[norm].overrides["model.norm"]}
+        assert (
+            {job.overrides["model.norm"] for job in followed} == {norm} == {configured("mini", found[norm]).model.norm}
+        )
         assert {job.seed for job in followed} == {100}
         assert found[norm].seed is None
-        assert found[norm].overrides["optim.lr"] == "{after.optim.lr}"
+        assert configured("mini", found[norm]).optim.lr == 0.5, "the rate that validated best"
 
 
 def test_presets_are_the_papers_and_the_courses() -> None:

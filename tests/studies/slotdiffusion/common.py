@@ -12,8 +12,8 @@ from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
-from etude.nn import slot_library
-from etude.nn.slot_library import Library
+from etude.scenes import slot_library
+from etude.scenes.slot_library import Library
 from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, build_vae, card, schedule_of
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
 from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
-from etude.metrics.slots import segments
-from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_library import Library
+from etude.scenes import slot_library
+from etude.scenes.scores import segments
+from etude.scenes.slot_library import Library
 from etude.studies.slotdiffusion.model import (
     Painter,
     SlotDiffusion,

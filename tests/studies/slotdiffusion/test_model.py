@@ -30,8 +30,8 @@ from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.metrics.slots import segments
-from etude.nn.slot_library import Library
+from etude.scenes.scores import segments
+from etude.scenes.slot_library import Library
 from etude.studies.slotdiffusion import model
 from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, card, read_vae
 from etude.studies.slotdiffusion.samplers import ddim

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from etude.data.scene_config import SAMPLE
 from etude.metrics.segmentation import foreground_ari, shared_pixels
+from etude.scenes.source import SAMPLE
 from etude.studies.slotdiffusion.study import STUDY
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.experiments import Finished
 from tests.studies.slotdiffusion.common import one_line, settings
 
 from etude.cli import main
@@ -150,17 +151,22 @@ def test_the_second_phase_takes_what_the_first_makes(first: str, second: str) ->
     assert one.model.size == other.model.size  # pyright: ignore[reportAttributeAccessIssue]
 
 
+VAE = Finished(Path("runs/vae"), {})
+
+
 @pytest.mark.parametrize("preset", ["paper", "best", "laptop", "smoke"])
 def test_the_runs_of_an_experiment_fit_each_other(preset: str) -> None:
     """The autoencoder that is trained first is of the sizes that the others take."""
     jobs = STUDY.experiment("init").jobs(preset)
-    configs: dict[str, Any] = {job.name: override(STUDY.preset(preset).build(), dict(job.overrides)) for job in jobs}
+    configs: dict[str, Any] = {
+        job.name: override(STUDY.preset(preset).build(), dict(job.settings([VAE]))) for job in jobs
+    }
     assert [job.name for job in jobs][:2] == ["vae", "gaussian"]
     assert configs["vae"].phase == "vae"
     for job in jobs[1:]:
         assert job.after == ("vae",)
         assert configs[job.name].phase == "diffusion"
-        assert configs[job.name].vae.weights == "{after}"
+        assert configs[job.name].vae.weights == str(VAE.path)
         for name in ("kind", "width", "multipliers", "channels", "blocks"):
             assert getattr(configs[job.name].vae, name) == getattr(configs["vae"].vae, name)
 

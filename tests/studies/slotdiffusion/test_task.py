@@ -32,6 +32,7 @@ from tests.studies.slotdiffusion.common import (
 )
 from torch import Tensor, nn
 
+from etude import registry
 from etude.cli import main
 from etude.core import randomness
 from etude.core.checkpoint import read_weights
@@ -819,7 +820,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     metrics = [
         {"step": step, "train/loss": 1.0 / step} | {f"val/{name}": 0.1 * step for name in names} for step in (1, 2, 3)
     ]
-    task.figures(tmp_path, metrics)
+    registry.load("slotdiffusion").module("figures").draw(task, tmp_path, metrics)
     drawn(tmp_path, DRAWN)
     library = load(tmp_path / "library.safetensors", task.mean)
     assert torch.equal(library.slots_NS, task.library.slots_NS)
@@ -833,7 +834,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     ],
 )
 def test_pictures_of_other_settings_are_drawn(tmp_path: Path, changes: dict[str, Any], less: set[str]) -> None:
-    begun(**changes).figures(tmp_path, [])
+    registry.load("slotdiffusion").module("figures").draw(begun(**changes), tmp_path, [])
     drawn(tmp_path, DRAWN - less)
 
 
@@ -842,7 +843,7 @@ def test_pictures_of_the_autoencoder_are_drawn(tmp_path: Path) -> None:
         {"step": step, "train/error": 1.0 / step, "val/error": 0.5, "val/psnr": 9.0, "train/divergence": 3.0 * step}
         for step in (1, 2, 3)
     ]
-    make_vae().figures(tmp_path, metrics)
+    registry.load("slotdiffusion").module("figures").draw(make_vae(), tmp_path, metrics)
     drawn(tmp_path, {"curves", "reconstructions"})
 
 

@@ -12,8 +12,8 @@ from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
-from etude.nn import slot_library
-from etude.nn.slot_library import Library
+from etude.scenes import slot_library
+from etude.scenes.slot_library import Library
 from etude.studies.slots.model import SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig, smoke
 from etude.studies.slots.task import SlotsTask

@@ -11,7 +11,7 @@ from torch import Tensor
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.nn.slot_library import Library
+from etude.scenes.slot_library import Library
 from etude.studies.slots.model import card
 
 K, S = 3, 8

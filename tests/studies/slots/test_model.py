@@ -14,8 +14,8 @@ from torch.nn import functional
 from etude.core.checkpoint import WeightsHeader, load_weights, read_weights, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.metrics.slots import segments
 from etude.nn.pixels import prepare, to_bytes
+from etude.scenes.scores import segments
 from etude.studies.slots.model import BroadcastDecoder, make_decoder
 from etude.studies.slots.study import STUDY
 

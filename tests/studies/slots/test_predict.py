@@ -18,8 +18,8 @@ from etude.cli.app import main
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
-from etude.metrics.slots import segments
 from etude.nn.pixels import prepare
+from etude.scenes.scores import segments
 from etude.studies.slots import predict as module
 from etude.studies.slots.predict import Edit, Options, edited, parse_edit, predict, shares_of, tell
 

@@ -15,14 +15,15 @@ from tests.metrics import stand_in
 from tests.studies.slots.common import COARSE, load, make, network, one_line, settings
 from torch import Tensor, nn
 
+from etude import registry
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.data import clevrtex
-from etude.data.scene_config import SceneConfig, load_scenes
+from etude.draw.figures import sheet
 from etude.metrics import fid, segmentation
-from etude.metrics.slots import Scores
 from etude.nn.pixels import to_bytes
-from etude.report.figures import sheet
+from etude.scenes.scores import Scores
+from etude.scenes.source import SceneConfig, load_scenes
 from etude.studies.slots import figures
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import OptimConfig
@@ -662,7 +663,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         {"step": step, "train/reconstruction": 1.0 / step} | {f"val/{name}": 0.1 * step for name in names}
         for step in (1, 2, 3)
     ]
-    task.figures(tmp_path, metrics)
+    registry.load("slots").module("figures").draw(task, tmp_path, metrics)
     pictures = {"curves", "reconstructions", "slots", "parts", "attention", "compositions"}
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in pictures} | {"library.safetensors"}
     for name in pictures:

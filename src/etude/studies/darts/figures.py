@@ -4,18 +4,14 @@ A cell is drawn from left to right: the outputs of the two cells before it, the 
 graph is laid out here, so that no drawing program need be installed.
 """
 
-from __future__ import annotations
-
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from etude.core.errors import UserError, nearest
-from etude.core.loop import rows_of
-from etude.report.figures import PALETTE, curves, figure, save_figure
+from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.metrics import rows_of
 from etude.studies.darts.genotype import (
     FOUND,
     INPUTS,
@@ -25,13 +21,9 @@ from etude.studies.darts.genotype import (
     Genotype,
     edges,
     from_text,
-    known_cells,
-    read,
     write,
 )
-
-if TYPE_CHECKING:
-    from etude.studies.darts.task import RetrainTask, SearchTask
+from etude.studies.darts.task import RetrainTask, SearchTask
 
 _COLOURS: dict[str, str] = dict(zip(OPERATIONS[1:], PALETTE, strict=True))
 _SHORT = {
@@ -40,6 +32,14 @@ _SHORT = {
 }  # fmt: skip
 _FRAMES = 6
 """Cells of a strip of growth."""
+
+
+def draw(task: SearchTask | RetrainTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the pictures of a run of either phase into ``folder``."""
+    if isinstance(task, SearchTask):
+        draw_search(task, folder, metrics)
+    else:
+        draw_retrain(task, folder, metrics)
 
 
 def draw_search(task: SearchTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -112,7 +112,7 @@ def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -
             shown = ax.imshow(table_EO, cmap="viridis", vmin=0, aspect="auto")
             ax.set(title=f"{kind} cell, step {last['step']}", ylabel="edge")
             ax.set_xticks(range(len(OPERATIONS)), [_SHORT[name] for name in OPERATIONS])
-            ax.set_yticks(range(len(all_edges)), [f"{_node(one)} to {_node(other)}" for one, other in all_edges])
+            ax.set_yticks(range(len(all_edges)), [" to ".join(map(node_name, edge)) for edge in all_edges])
             for (row, column), weight in np.ndenumerate(table_EO):
                 shade = "black" if weight > 0.6 * table_EO.max() else "white"
                 ax.text(column, row, f"{100 * weight:.0f}", ha="center", va="center", color=shade, fontsize=7)
@@ -138,7 +138,7 @@ def cells(path: Path, genotype: Genotype, title: str) -> None:
             _graph(ax, genotype.cell(kind), f"{kind} cell", 8)
 
 
-def _node(number: int) -> str:
+def node_name(number: int) -> str:
     """The name of a node: the cells before are k-2 and k-1."""
     return ("k-2", "k-1")[number] if number < INPUTS else str(number - INPUTS)
 
@@ -149,7 +149,7 @@ def _graph(ax: Any, cell: Cell, title: str, size: int) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     nodes = INPUTS + len(cell)
-    labels = [*map(_node, range(nodes)), "k = " + " | ".join(str(node) for node in range(len(cell)))]
+    labels = [*map(node_name, range(nodes)), "k = " + " | ".join(str(node) for node in range(len(cell)))]
     # The output's name is long.
     places = [*range(nodes), nodes + 0.35 + 0.05 * len(cell)]
     for x, label in zip(places, labels, strict=True):
@@ -175,36 +175,3 @@ def _graph(ax: Any, cell: Cell, title: str, size: int) -> None:
     height = 0.3 + (0.5 * (nodes - 1) + 0.12) / 2
     ax.set(title=title, xlim=(-0.4, places[-1] + 0.6), ylim=(-height, height), aspect="equal")
     ax.set_axis_off()
-
-
-def show(word: str, out: Path | None) -> None:
-    """Count a cell's operations and the parameters of its network, and draw it.
-
-    Args:
-        word: a published cell's name, a JSON file, or the run folder of a search.
-        out: the picture's file; None: named for the cell.
-
-    Raises:
-        UserError: no such cell, or a picture that cannot be written.
-    """
-    from etude.studies.darts.network import CellNetwork
-    from etude.studies.darts.study import STUDY
-
-    if word not in known_cells() and not os.path.exists(word):
-        known = nearest(word, [*STUDY.presets, *known_cells()])
-        raise UserError(f"darts has no preset or cell '{word}'{known}; your own cell is given as a JSON file")
-    genotype, name = read(word), Path(word).absolute().stem
-    target = out or Path(f"{name}.png")
-    if target.suffix != ".png":
-        raise UserError(f"{target} is no .png file: give --out NAME.png")
-    for kind in KINDS:
-        print(f"{kind} cell")
-        for node, of_node in enumerate(genotype.cell(kind)):
-            parts = [f"{edge.operation} of {_node(edge.source)}" for edge in of_node]
-            print(f"  node {node} = {' + '.join(parts)}")
-        counts = {name: genotype.count(name, kind) for name in OPERATIONS if genotype.count(name, kind)}
-        print("  " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    made = CellNetwork(genotype, auxiliary=False).num_parameters
-    print(f"{made:,} parameters with 20 cells of 36 channels and ten classes, the auxiliary head not counted")
-    save_figure(target, lambda path: cells(path, genotype, name))
-    print(f"drawn: {target}")

@@ -66,3 +66,10 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
             answers += classify.predictions(batch, model(model.prepare(images_NHWC))[0], network.classes)
     classify.write(options.output, answers, indices=options.indices)
     return answers
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    from etude.data.cifar10 import sample_folder
+
+    return ["darts", str(sample_folder())]

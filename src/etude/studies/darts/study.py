@@ -1,13 +1,14 @@
 """Differentiable architecture search: presets and experiments."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.errors import UserError
-from etude.core.study import Experiment, Job, Preset, Study
+from etude.core.run_folder import RunFolder
+from etude.core.study import Experiment, Job, Preset, Study, best_of
 from etude.data.picture_config import AugmentConfig, PictureConfig
 from etude.studies.darts.genotype import as_text, from_text, is_random, known_cells
 
@@ -325,6 +326,16 @@ def _retrained(preset: str) -> dict[str, Any]:
     return {name: value for name, value in differences(searched, trained).items() if name != "genotype"}
 
 
+def _found(rest: dict[str, Any], cell: str) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
+    """The settings that retrain what a search found."""
+    return lambda finished: rest | {"genotype": str(finished[0].path), "cell": cell}
+
+
+def _drawn(rest: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
+    """The settings that retrain the drawn cell that validated best."""
+    return lambda finished: rest | {"genotype": best_of(finished).record.config["genotype"], "cell": "random"}
+
+
 def _search(preset: str) -> tuple[Job, ...]:
     """A search and the best of some cells drawn at random, both retrained; and published cells.
 
@@ -338,11 +349,9 @@ def _search(preset: str) -> tuple[Job, ...]:
     known = [Job(name, rest | {"genotype": name}) for name in ("darts-v1", "darts-v2")]
     return (
         Job("search", {"cell": "first"}),
-        Job("found", rest | {"genotype": "{after}", "cell": "found"}, after=("search",)),
+        Job("found", _found(rest, "found"), after=("search",)),
         *drawn,
-        Job(
-            "random", rest | {"genotype": "{after.genotype}", "cell": "random"}, after=tuple(job.name for job in drawn)
-        ),
+        Job("random", _drawn(rest), after=tuple(job.name for job in drawn)),
         *known,
     )
 
@@ -370,14 +379,9 @@ def _remedies(preset: str) -> tuple[Job, ...]:
             # A quarter of four channels is less than the two that every operation takes.
             settings = settings | {"search.partial": 2}
         jobs.append(Job(f"search-{name}", settings | {"cell": name, "search.eigenvalue": True}))
-        jobs.append(Job(name, rest | {"genotype": "{after}", "cell": f"found-{name}"}, after=(f"search-{name}",)))
+        jobs.append(Job(name, _found(rest, f"found-{name}"), after=(f"search-{name}",)))
     return tuple(jobs)
 
-
-def _example(out: Path) -> list[str]:
-    from etude.data.cifar10 import sample_folder
-
-    return ["darts", str(sample_folder())]
 
 
 STUDY = Study(
@@ -399,17 +403,12 @@ STUDY = Study(
         "search": Experiment("a search against a random one of equal cost and against published cells", _search),
         "remedies": Experiment("what was proposed against collapse to skips, one at a time", _remedies),
     },
-    load_task=lambda: _import("task").make_task,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    load_show=lambda: _import("figures"),
-    folder=Path(__file__).parent,
     reads_data=("cifar10",),
-    example=_example,
+    pictures={
+        "cells": "the found cells as graphs of operations",
+        "curves": "loss, accuracy and learning rate over the steps",
+        "watch": "skips and entropy of the cells over the search, and the largest eigenvalue",
+        "mixtures": "what each operation weighs on each edge at the last evaluation",
+        "growth": "the cells that the search would have chosen at some evaluations",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.darts.{module}")

@@ -6,7 +6,6 @@ Shape suffixes: N pictures, C channels, H W pixels, R classes.
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -401,11 +400,6 @@ class SearchTask(_Classifies):
             rows.append(self._row(self.cell(), f"{kind}_skips", "train", skips, 0, told))
         return rows
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.darts import figures
-
-        figures.draw_search(self, folder, metrics)
-
 
 # --- the retraining ---
 
@@ -495,8 +489,3 @@ class RetrainTask(_Classifies):
             count = len(found.splits[split])
             rows += [self._row(self.cell(), name, split, value, count, protocol) for name, value in scores.items()]
         return rows
-
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.darts import figures
-
-        figures.draw_retrain(self, folder, metrics)

@@ -1,20 +1,15 @@
 """The pictures of a dcgan run: losses, and what one noise became after the first, the middle and the last epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from etude.core.loop import rows_of
-from etude.report.figures import curves, figure, sheet
-
-if TYPE_CHECKING:
-    from etude.studies.dcgan.task import DCGANTask
-
+from etude.draw.figures import curves, figure, sheet
+from etude.draw.metrics import rows_of
+from etude.studies.dcgan.task import DCGANTask
 
 LINE = 96
 """The shade between the digits of a sheet, which are black and white."""

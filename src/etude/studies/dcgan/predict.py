@@ -24,7 +24,7 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, write_atomic
 from etude.core.loop import progress_bar
-from etude.report.figures import sheet
+from etude.draw.figures import sheet
 from etude.studies.dcgan.classifier import classify
 from etude.studies.dcgan.figures import LINE
 from etude.studies.dcgan.model import Generator
@@ -206,3 +206,8 @@ def _write_files(folder: Path, count: int, parts: Iterator[Tensor], *, force: bo
             for image_HW in images_NHW.numpy():
                 Image.fromarray(image_HW).save(folder / f"{number:0{figures}d}.png")
                 number += 1
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    return ["dcgan", "--digit", "4", "--count", "64", "--output", str(out / "fours.png")]

@@ -1,7 +1,6 @@
 """DCGAN and its conditional form: presets and experiments."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
@@ -216,16 +215,10 @@ STUDY = Study(
         "options": Experiment("spectral norm, mean weights, R1 and label smoothing, one at a time", _options),
         "sizes": Experiment("28 and 32 pixels, noise of 100 and 256", _sizes),
     },
-    load_task=lambda: _import("task").DCGANTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
     reads_data=("mnist", "inception"),
-    example=lambda out: ["dcgan", "--digit", "4", "--count", "64", "--output", str(out / "fours.png")],
+    pictures={
+        "curves": "training and validation over the steps",
+        "samples": "what the same noise draws at several moments of the training",
+        "digits": "real digits above, drawn ones below",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.dcgan.{module}")

@@ -5,8 +5,7 @@ Shape suffixes as in model.py.
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -311,12 +310,10 @@ class DCGANTask(Task):
         """What `etude export` writes: the network that draws."""
         return {"generator": self.mean_generator}
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.dcgan import figures
-
-        figures.draw(self, folder, metrics)
-
     def data_checksums(self) -> dict[str, str]:
         if self.config.data.source == "sample":
             return {"mnist": "300 digits that come with etude"}
         return {f"mnist/{name}": digest for name, digest in mnist.checksums().items()}
+
+
+make_task = DCGANTask

@@ -3,20 +3,16 @@
 Shape suffixes as in model.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
-from etude.core.loop import rows_of
-from etude.report.figures import PALETTE, curves, figure
-
-if TYPE_CHECKING:
-    from etude.studies.pix2pix.task import Pix2PixTask
+from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.metrics import rows_of
+from etude.studies.pix2pix.task import Pix2PixTask
 
 ROWS = 10
 _SHEETS = 2

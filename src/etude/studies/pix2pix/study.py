@@ -1,7 +1,6 @@
 """pix2pix: presets and experiments."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
@@ -244,9 +243,6 @@ def _losses(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, settings | {"table": "losses"}) for name, settings in LOSSES.items())
 
 
-def _compared(path: Path, title: str, runs: Any) -> None:
-    _import("figures").compared(path, title, runs)
-
 
 STUDY = Study(
     name="pix2pix",
@@ -260,16 +256,11 @@ STUDY = Study(
         "colour": Preset(colour, "laptop"),
         "smoke": Preset(smoke, "smoke"),
     },
-    experiments={"losses": Experiment("L1, GAN, and both", _losses, "laptop", _compared)},
-    load_task=lambda: _import("task").Pix2PixTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
+    experiments={"losses": Experiment("L1, GAN, and both", _losses, "laptop", compared=True)},
     reads_data=("pairs", "inception"),
+    pictures={
+        "curves": "training and validation over the steps",
+        "translations": "one row a pair: input, truth, output, and how far the output is off",
+        "errors": "how far each pixel of the outputs is off",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.pix2pix.{module}")

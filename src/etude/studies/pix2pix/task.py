@@ -6,7 +6,6 @@ Shape suffixes as in model.py; the axis of 2 is A and B.
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -377,10 +376,8 @@ class Pix2PixTask(Task):
         found = fid.score(truth, made, self.runtime.generator("test/kid", 0))
         return {"fid": (found.fid, found.half_width), "kid": (1000 * found.kid, None)}
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.pix2pix import figures
-
-        figures.draw(self, folder, metrics)
-
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pairs.checksums)
+
+
+make_task = Pix2PixTask

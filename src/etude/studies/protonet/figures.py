@@ -1,23 +1,19 @@
 """The pictures of a protonet run: curves, an episode with its predictions, the test alphabets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from etude.core.loop import rows_of
 from etude.data import omniglot
-from etude.report.figures import PALETTE, curves, figure
+from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.metrics import rows_of
 from etude.studies.protonet.episodes import draw_classes, draw_drawings
 from etude.studies.protonet.model import prototypes
-
-if TYPE_CHECKING:
-    from etude.studies.protonet.task import ProtonetTask
+from etude.studies.protonet.task import ProtonetTask
 
 
 def draw(task: ProtonetTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:

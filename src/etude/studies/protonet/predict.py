@@ -237,3 +237,11 @@ def answers(
         table = dict(zip(support.classes, distances_QN[row].tolist(), strict=True))
         found.append(Prediction(str(query), label, probability_QN[row, best].item(), distance, table))
     return found
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    from etude.data.omniglot import sample_folder
+
+    folder = sample_folder()
+    return ["protonet", "--support", str(folder / "support"), str(folder / "queries")]

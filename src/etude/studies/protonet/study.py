@@ -1,10 +1,11 @@
 """Prototypical Networks: presets and experiments."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import LoopConfig, StudyConfig, require
+from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
 
 
@@ -179,20 +180,29 @@ def smoke() -> ProtonetConfig:
 
 def _fewshot(preset: str) -> tuple[Job, ...]:
     """Both training shots, each chosen on validation and retrained on train + val."""
-    retrain: dict[str, Any] = {"data.train_split": "trainval", "selected_run": "{after}"}
-    retrain |= {"loop.eval_every": 0, "loop.patience": 0}
     jobs: list[Job] = []
     for shot in (1, 5):
         select: dict[str, Any] = {"episodes.shot": shot}
-        again: dict[str, Any] = select | retrain | {"loop.max_steps": "{after.best_step}"}
+        again = select | {"data.train_split": "trainval", "loop.eval_every": 0, "loop.patience": 0}
         if preset == "laptop":
             # An episode of five shots has 600 pictures, one of one shot 360. Retraining from scratch for the
             # whole length would double the cost: the chosen weights go on, at the full rate again.
             select |= {"loop.max_steps": 5000} if shot == 5 else {}
             again |= {"warm_start": True, "loop.max_steps": 3000 if shot == 5 else 6000}
         jobs.append(Job(f"s{shot}-select", select))
-        jobs.append(Job(f"s{shot}", again, after=(f"s{shot}-select",)))
+        jobs.append(Job(f"s{shot}", _retrained(again), after=(f"s{shot}-select",)))
     return tuple(jobs)
+
+
+def _retrained(settings: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
+    """The settings that train as long as the selected run did up to its best step, where they name no length."""
+
+    def overrides(finished: Sequence[RunFolder]) -> dict[str, Any]:
+        [selected] = finished
+        length = {"loop.max_steps": selected.checkpoints().best_step}
+        return length | settings | {"selected_run": str(selected.path)}
+
+    return overrides
 
 
 def _distance(preset: str) -> tuple[Job, ...]:
@@ -206,12 +216,6 @@ def _distance(preset: str) -> tuple[Job, ...]:
 def _resize(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, {"data.resize": name}) for name in ("nearest", "area"))
 
-
-def _example(out: Path) -> list[str]:
-    from etude.data.omniglot import sample_folder
-
-    folder = sample_folder()
-    return ["protonet", "--support", str(folder / "support"), str(folder / "queries")]
 
 
 STUDY = Study(
@@ -230,16 +234,12 @@ STUDY = Study(
         "distance": Experiment("squared Euclidean against cosine distance (section 2.7 of the paper)", _distance),
         "resize": Experiment("nearest-neighbour against area resizing", _resize),
     },
-    load_task=lambda: _import("task").ProtonetTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
     reads_data=("omniglot",),
-    example=_example,
+    pictures={
+        "curves": "training and validation over the steps",
+        "episode": (
+            "an episode of unseen classes: examples on the left, queries framed by the class they were taken for"
+        ),
+        "alphabets": "the embeddings of unseen characters in the plane, one panel an alphabet, one colour a character",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.protonet.{module}")

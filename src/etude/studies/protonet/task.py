@@ -3,7 +3,7 @@
 Shape suffixes as in model.py and episodes.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -262,12 +262,10 @@ class ProtonetTask(Task):
             for name, share in shares.items()
         ]
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.protonet import figures
-
-        figures.draw(self, folder, metrics)
-
     def data_checksums(self) -> dict[str, str]:
         if self.config.data.source == "generated":
             return {"generated": "strokes, seeds 0 to 3"}
         return {f"omniglot/{name}": digest for name, digest in omniglot.checksums().items()}
+
+
+make_task = ProtonetTask

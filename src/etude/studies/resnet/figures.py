@@ -1,21 +1,17 @@
 """The pictures of a run: curves, confusion matrix, gates over time, Grad-CAM sheets."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from etude.core.loop import rows_of
-from etude.report.figures import PALETTE, curves, figure
+from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.metrics import rows_of
 from etude.studies.resnet.cam import class_means, overlay, package_cam, sheet_classes
-
-if TYPE_CHECKING:
-    from etude.studies.resnet.task import ResNetTask
+from etude.studies.resnet.task import ResNetTask
 
 _EACH = 5
 

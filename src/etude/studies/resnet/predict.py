@@ -88,3 +88,10 @@ def _refuse_clashes(paths: list[Path], folder: Path | None) -> None:
             raise UserError(
                 f"{other} and {path} would both write {path.stem}-cam.png: give other names, or one at a time"
             )
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    from etude.data.cifar10 import sample_folder
+
+    return ["resnet", str(sample_folder())]

@@ -1,11 +1,12 @@
 """Residual networks: presets and experiments."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
-from etude.core.study import Experiment, Job, Preset, Study
+from etude.core.run_folder import RunFolder
+from etude.core.study import Experiment, Job, Preset, Study, best_of
 from etude.data.picture_config import AugmentConfig, PictureConfig
 
 # In the order of the published table.
@@ -259,19 +260,17 @@ def _tuned(preset: str) -> tuple[Job, ...]:
         chosen: dict[str, Any] = {"model.norm": norm}
         rates = [Job(f"{norm}-lr{lr:g}", chosen | {"optim.lr": lr, "table": "run"}, seed=100) for lr in TUNED_RATES]
         jobs += rates
-        settings = chosen | {"table": "norms-tuned", "optim.lr": "{after.optim.lr}"}
-        jobs.append(Job(norm, settings, after=tuple(job.name for job in rates)))
+        jobs.append(Job(norm, _at_best_rate(norm), after=tuple(job.name for job in rates)))
     return tuple(jobs)
 
 
-def _compared(path: Path, title: str, runs: Any) -> None:
-    _import("figures").compared(path, title, runs)
+def _at_best_rate(norm: str) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
+    """The settings of a norm at the rate of the run that validated best."""
+    return lambda finished: {
+        "model.norm": norm, "table": "norms-tuned", "optim.lr": best_of(finished).record.config["optim"]["lr"],
+    }  # fmt: skip
 
 
-def _example(out: Path) -> list[str]:
-    from etude.data.cifar10 import sample_folder
-
-    return ["resnet", str(sample_folder())]
 
 
 STUDY = Study(
@@ -288,24 +287,20 @@ STUDY = Study(
         "smoke": Preset(smoke, "smoke"),
     },
     experiments={
-        "norms": Experiment("PyTorch's batch norm, ours, and the five other norms", _norms, "birds", _compared),
-        "batch-size": Experiment("batch and group norm at batches of 8 and 128", _batch_size, "birds", _compared),
+        "norms": Experiment("PyTorch's batch norm, ours, and the five other norms", _norms, "birds", compared=True),
+        "batch-size": Experiment("batch and group norm at batches of 8 and 128", _batch_size, "birds", compared=True),
         "best": Experiment("the best network of the course report", _best, "course"),
-        "depth": Experiment("20, 32, 44 and 56 layers on CIFAR-10", _depth, "laptop", _compared),
+        "depth": Experiment("20, 32, 44 and 56 layers on CIFAR-10", _depth, "laptop", compared=True),
         "norms-tuned": Experiment(
-            "the norms, each at the learning rate that validation chooses", _tuned, "mini", _compared
+            "the norms, each at the learning rate that validation chooses", _tuned, "mini", compared=True
         ),
     },
-    load_task=lambda: _import("task").ResNetTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
     reads_data=("cifar10",),
-    example=_example,
+    pictures={
+        "curves": "training and validation over the steps",
+        "confusion": "confusion matrix of the test split: true classes down, predicted ones across",
+        "gates": "histograms of the gates over time for each norm: 1 is batch, 0 is instance normalisation",
+        "grad-cam": "photographs of each class with the regions that decided for it marked by Grad-CAM",
+        "grad-cam-means": "mean Grad-CAM map of each class over its recognised test pictures",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.resnet.{module}")

@@ -3,9 +3,8 @@
 Shape suffixes as in model.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -195,10 +194,8 @@ class ResNetTask(Task):
                 )
         return rows
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.resnet import figures
-
-        figures.draw(self, folder, metrics)
-
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pictures.checksums)
+
+
+make_task = ResNetTask

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.nn import slot_library
 from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
 from etude.nn.pixels import prepare, to_bytes
+from etude.scenes import slot_library
 from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, build_vae
 from etude.studies.slotdiffusion.study import UNTRAINED, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE

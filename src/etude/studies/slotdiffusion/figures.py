@@ -3,25 +3,22 @@
 Shape suffixes as in model.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from etude.core.loop import rows_of
-from etude.metrics.slots import segments
+from etude.core.config import to_dict
+from etude.draw.figures import attention, coloured, curves, figure, grid, sheet, two_sheets
+from etude.draw.metrics import rows_of
 from etude.nn.pixels import prepare, to_bytes
-from etude.report.figures import attention, coloured, curves, figure, grid, sheet, two_sheets
+from etude.scenes.scores import segments
 from etude.studies.slotdiffusion.model import Painter
-
-if TYPE_CHECKING:
-    from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask
+from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask
 
 SHOWN = 6
 """Scenes of a sheet."""
@@ -32,6 +29,14 @@ MOMENTS = 20
 
 
 # --- the autoencoder ---
+
+
+def draw(task: SlotDiffusionTask | VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the pictures of a run of either phase into ``folder``."""
+    if isinstance(task, VAETask):
+        draw_vae(task, folder, metrics)
+    else:
+        draw_diffusion(task, folder, metrics)
 
 
 def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +65,7 @@ def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) 
 # --- the diffusion ---
 
 
-def draw(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the pictures of a run into ``folder``."""
     learning_curves(folder / "curves.png", metrics)
     scenes = task.scenes.splits["test"]
@@ -96,6 +101,7 @@ def draw(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, A
     real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
     below = "one slot of each cluster of the library, drawn together"
     two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed))
+    task.library.save(folder / "library.safetensors", "slotdiffusion", to_dict(task.config))
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -15,8 +15,8 @@ from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, load_weights, read_weights
 from etude.core.errors import UserError
 from etude.nn.norms import GroupNorm
-from etude.nn.slot_encoder import build_encoder
-from etude.nn.slot_library import CARD
+from etude.scenes.encoder import build_encoder
+from etude.scenes.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule
 from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
 from etude.studies.slotdiffusion.study import UNTRAINED, ChainConfig, ModelConfig, SampleConfig, VAEConfig

@@ -30,12 +30,13 @@ from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
+from etude.draw.figures import coloured, grid, save_figure, sheet
 from etude.metrics.segmentation import squared_error
-from etude.metrics.slots import segments
-from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_edits import edited, parse_edit, refuse_mixed, shares_of, suggested
-from etude.report.figures import coloured, grid, save_figure, sheet
+from etude.scenes import slot_library
+from etude.scenes.edits import edited, parse_edit, refuse_mixed, shares_of, suggested
+from etude.scenes.scores import segments
+from etude.scenes.source import SAMPLE
 from etude.studies.slotdiffusion import figures
 from etude.studies.slotdiffusion.model import (
     Painter,
@@ -310,3 +311,8 @@ def _compose(painter: Painter, weights: Path, options: Options) -> list[Predicti
     columns = int(np.ceil(np.sqrt(min(64, options.compose))))
     save_png(page, sheet(images_NHWC[:64], columns))
     return [Prediction(f"{options.compose} compositions", str(page))]
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    return ["slotdiffusion", str(SAMPLE), "--output", str(out / "slotdiffusion")]

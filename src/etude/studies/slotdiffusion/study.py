@@ -1,14 +1,15 @@
 """Slot-conditioned latent diffusion on CLEVRTex: presets and experiments."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.data.scene_config import SAMPLE, SceneConfig
-from etude.nn.slot_config import SlotEncoderConfig
+from etude.scenes.config import SlotEncoderConfig
+from etude.scenes.source import SceneConfig
 
 UNTRAINED = "untrained"
 """In place of an autoencoder's file: its first weights."""
@@ -352,12 +353,16 @@ def _init(preset: str) -> tuple[Job, ...]:
     if preset == "laptop":
         own = vae_laptop()
         first |= {"optim.lr": own.optim.lr, "optim.ema": own.optim.ema, "loop.max_steps": own.loop.max_steps}
-    rest: dict[str, Any] = {"phase": "diffusion", "vae.weights": "{after}"}
+    gaussian = {"model.init": "gaussian", "model.implicit": False}
     bilevel = {"model.init": "bilevel", "model.implicit": True}
+
+    def on_it(settings: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
+        return lambda finished: {"phase": "diffusion", "vae.weights": str(finished[0].path)} | settings
+
     return (
         Job("vae", first),
-        Job("gaussian", rest | {"model.init": "gaussian", "model.implicit": False}, after=("vae",)),
-        Job("bilevel", rest | bilevel, after=("vae",)),
+        Job("gaussian", on_it(gaussian), after=("vae",)),
+        Job("bilevel", on_it(bilevel), after=("vae",)),
     )
 
 
@@ -379,16 +384,14 @@ STUDY = Study(
     experiments={
         "init": Experiment("an autoencoder, and slots of Gaussian and of bi-level start on it", _init),
     },
-    load_task=lambda: _import("task").make_task,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
-    example=lambda out: ["slotdiffusion", str(SAMPLE), "--output", str(out / "slotdiffusion")],
+    pictures={
+        "curves": "training and validation over the steps",
+        "reconstructions": "pictures, and what comes back of them",
+        "slots": "one row a scene: the picture, its reconstruction, and what each slot looks at",
+        "attention": "what share of a picture each slot takes, one row an iteration",
+        "denoising": "a picture on its way out of the noise, and what the network took it for at each moment",
+        "denoising-ancestral": "a picture on its way out of the noise by ancestral sampling",
+        "compositions": "validation scenes above, scenes composed from a library of slots below",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.slotdiffusion.{module}")

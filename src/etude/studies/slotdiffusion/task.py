@@ -7,10 +7,9 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core import randomness
-from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import Runtime
@@ -28,15 +26,15 @@ from etude.data.cache import decoded, digest
 from etude.data.clevrtex import Scenes, SceneSet
 from etude.data.epochs import Epochs
 from etude.data.render.driver import Split
-from etude.data.scene_config import load_scenes
 from etude.metrics import fid
 from etude.metrics.segmentation import squared_error
-from etude.metrics.slots import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
-from etude.nn import slot_library
 from etude.nn.mean_weights import average_
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_encoder import fading
-from etude.nn.slot_library import Library
+from etude.scenes import slot_library
+from etude.scenes.encoder import fading
+from etude.scenes.scores import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
+from etude.scenes.slot_library import Library
+from etude.scenes.source import load_scenes
 from etude.studies.slotdiffusion.diffusion import epsilon_loss
 from etude.studies.slotdiffusion.model import (
     Painter,
@@ -260,11 +258,6 @@ class VAETask(_Scenes):
                 cell = f"vae-{vae.kind}-{vae.width}"
                 rows.append(Result(config.table, cell, name, split, values.mean().item(), about, width, unit, variant))
         return rows
-
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.slotdiffusion import figures
-
-        figures.draw_vae(self, folder, metrics)
 
 
 # --- the diffusion ---
@@ -608,9 +601,3 @@ class SlotDiffusionTask(_Scenes):
                 )
             ]
         return rows
-
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.slotdiffusion import figures
-
-        figures.draw(self, folder, metrics)
-        self.library.save(folder / "library.safetensors", "slotdiffusion", to_dict(self.config))

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.nn import slot_library
 from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
 from etude.nn.pixels import prepare, to_bytes
+from etude.scenes import slot_library
 from etude.studies.slots.model import SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig
 

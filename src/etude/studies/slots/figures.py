@@ -3,22 +3,19 @@
 Shape suffixes as in model.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from etude.core.loop import rows_of
-from etude.metrics.slots import segments
+from etude.core.config import to_dict
+from etude.draw.figures import attention, coloured, curves, grid, two_sheets
+from etude.draw.metrics import rows_of
 from etude.nn.pixels import to_bytes
-from etude.report.figures import attention, coloured, curves, grid, two_sheets
-
-if TYPE_CHECKING:
-    from etude.studies.slots.task import SlotsTask
+from etude.scenes.scores import segments
+from etude.studies.slots.task import SlotsTask
 
 SHOWN = 6
 """Scenes of a sheet."""
@@ -44,6 +41,7 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
     real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
     below = "one slot of each cluster of the library, decoded together"
     two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed))
+    task.library.save(folder / "library.safetensors", "slots", to_dict(task.config))
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.plugin import resolve
-from etude.nn.broadcast import BroadcastConv
 from etude.nn.conv import he_
-from etude.nn.slot_encoder import PositionCode, build_encoder
-from etude.nn.slot_library import CARD
 from etude.nn.user_part import tried
+from etude.scenes.broadcast import BroadcastConv
+from etude.scenes.encoder import PositionCode, build_encoder
+from etude.scenes.slot_library import CARD
 from etude.studies.slots.study import ModelConfig
 
 MAPS = 4

@@ -27,12 +27,13 @@ from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
+from etude.draw.figures import coloured, grid, save_figure, sheet
 from etude.metrics.segmentation import squared_error
-from etude.metrics.slots import segments
-from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_edits import Edit, edited, parse_edit, refuse_mixed, shares_of, suggested
-from etude.report.figures import coloured, grid, save_figure, sheet
+from etude.scenes import slot_library
+from etude.scenes.edits import Edit, edited, parse_edit, refuse_mixed, shares_of, suggested
+from etude.scenes.scores import segments
+from etude.scenes.source import SAMPLE
 from etude.studies.slots import figures
 from etude.studies.slots.model import SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig
@@ -240,3 +241,8 @@ def _composed(model: SlotAutoencoder, slots_BKS: Tensor) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     for part in slots_BKS.split(_BATCH):
         yield to_bytes(model.decode(part.to(device))[0]).cpu()
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    return ["slots", str(SAMPLE), "--output", str(out / "slots")]

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.data.scene_config import SAMPLE, SceneConfig
-from etude.nn.slot_config import SlotEncoderConfig
+from etude.scenes.config import SlotEncoderConfig
+from etude.scenes.source import SceneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,16 +261,13 @@ STUDY = Study(
         ),
         "slots": Experiment("7, 11 and 15 slots", _slots, preset="mini"),
     },
-    load_task=lambda: _import("task").SlotsTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    folder=Path(__file__).parent,
     reads_data=("clevrtex", "inception"),
-    example=lambda out: ["slots", str(SAMPLE), "--output", str(out / "slots")],
+    pictures={
+        "curves": "training and validation over the steps",
+        "reconstructions": "one column a scene: the picture, its reconstruction, the true masks, the slots' masks",
+        "slots": "one row a scene: the picture, its reconstruction, and what each slot adds to it",
+        "parts": "one scene: each slot's mask, what it would paint everywhere, and where it does",
+        "attention": "what share of a picture each slot takes, one row an iteration",
+        "compositions": "validation scenes above, scenes composed from a library of slots below",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.slots.{module}")

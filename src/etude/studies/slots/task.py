@@ -4,29 +4,27 @@ Shape suffixes as in model.py.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.core import randomness
-from etude.core.config import to_dict
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data.clevrtex import Scenes, SceneSet
 from etude.data.epochs import Epochs
 from etude.data.render.driver import Split
-from etude.data.scene_config import load_scenes
 from etude.metrics import fid
-from etude.metrics.slots import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
-from etude.nn import slot_library
 from etude.nn.pixels import prepare, to_bytes
-from etude.nn.slot_encoder import fading
-from etude.nn.slot_library import Library
+from etude.scenes import slot_library
+from etude.scenes.encoder import fading
+from etude.scenes.scores import ABOUT, Scores, Watch, dead, gathered, largest, sameness, score, segments
+from etude.scenes.slot_library import Library
+from etude.scenes.source import load_scenes
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, card
 from etude.studies.slots.study import SlotsConfig
 
@@ -275,12 +273,6 @@ class SlotsTask(Task):
             Result(table, cell, "kid", "val", 1000 * found.kid, f"times 1,000; {about}", None, "", variant),
         ]
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.slots import figures
-
-        figures.draw(self, folder, metrics)
-        self.library.save(folder / "library.safetensors", "slots", to_dict(self.config))
-
     def data_checksums(self) -> dict[str, str]:
         return dict(self.scenes.checksums)
 
@@ -307,3 +299,6 @@ def objects(masks_NHW: Tensor) -> int:
         )
         most = max(most, int(found[:, 1:].sum(1).max())) if len(part) else most
     return most
+
+
+make_task = SlotsTask

@@ -1,25 +1,21 @@
 """The pictures of a run: curves, attention over the words, lengths, accuracy by steps, confused operators."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from etude.core.loop import rows_of
-from etude.report.figures import PALETTE, curves, figure
+from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.metrics import rows_of
 from etude.studies.text2math import scores
 from etude.studies.text2math.model import attention_over
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import ProgramError, parse
+from etude.studies.text2math.task import Text2MathTask
 from etude.studies.text2math.tokens import END, words_of
-
-if TYPE_CHECKING:
-    from etude.studies.text2math.task import Text2MathTask
 
 _SHOWN = 4
 _CONFUSED = 20

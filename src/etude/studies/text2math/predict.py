@@ -312,3 +312,8 @@ def _vocabularies(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Words, 
         return read_spelled(tensors["model.vocabularies"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{weights} has no vocabularies ({type(error).__name__}): export it again") from error
+
+
+def example(out: Path) -> list[str]:
+    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    return ["text2math", "a train running at 120 km / hr crosses a pole in 18 seconds . what is its length ?"]

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
@@ -241,16 +240,18 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     table = {"table": "architectures"}
     bert = table | {"model.encoder": "bert", "model.hidden": 768, "model.embedding": 768}
     tuned: dict[str, Any] = {"model.tuned": True, "table": "architectures+beam"}
-    after: tuple[str, ...] = ()
+    last = Job("bert_tuned", bert | tuned)
     if preset == "laptop":
         bert |= {"model.hidden": 256, "model.embedding": 128, "teacher_forcing": 0.9}
-        tuned |= {"start": "{after}", "optim.lr": 5e-4, "loop.max_steps": _loop(5, 32).max_steps}
-        after = ("bert_frozen",)
+        tuned |= bert | tuned | {"optim.lr": 5e-4, "loop.max_steps": _loop(5, 32).max_steps}
+        last = Job(
+            "bert_tuned", lambda finished: tuned | {"start": str(finished[0].path)}, after=("bert_frozen",)
+        )
     return (
         Job("lstm", table | {"model.attention": False, "model.scaled": False}),
         Job("lstm_attn", table | {"model.attention": True}),
         Job("bert_frozen", bert),
-        Job("bert_tuned", bert | tuned, after=after),
+        last,
     )
 
 
@@ -269,9 +270,6 @@ def _beam(preset: str) -> tuple[Job, ...]:
     return (Job("lstm_attn", {"table": "beam"}),)
 
 
-def _example(out: Path) -> list[str]:
-    return ["text2math", "a train running at 120 km / hr crosses a pole in 18 seconds . what is its length ?"]
-
 
 STUDY = Study(
     name="text2math",
@@ -289,17 +287,12 @@ STUDY = Study(
         "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing),
         "beam": Experiment("one network with beams of 1, 10 and 20, and each option of the search", _beam),
     },
-    load_task=lambda: _import("task").Text2MathTask,
-    load_predict=lambda: _import("predict"),
-    load_export=lambda: _import("export"),
-    load_evaluate=lambda: _import("evaluate"),
-    folder=Path(__file__).parent,
     reads_data=("mathqa",),
-    example=_example,
+    pictures={
+        "curves": "training and validation over the steps",
+        "lengths": "how many steps the programs of dev have, known and predicted",
+        "steps": "execution accuracy of dev by the number of steps of the known program",
+        "operators": "the operators most often written in another's place",
+        "attention": "the weights of a problem's words at every token of its program",
+    },
 )
-
-
-def _import(module: str) -> Any:
-    import importlib
-
-    return importlib.import_module(f"etude.studies.text2math.{module}")

@@ -383,10 +383,8 @@ class Text2MathTask(Task):
         }
         return encoders.get(model.encoder, "own") + ("_copy" if model.copies else "")
 
-    def figures(self, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-        from etude.studies.text2math import figures
-
-        figures.draw(self, folder, metrics)
-
     def data_checksums(self) -> dict[str, str]:
         return checksums(self.config.data)
+
+
+make_task = Text2MathTask

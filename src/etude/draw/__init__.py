@@ -1,0 +1,1 @@
+"""Curves, sheets of pictures and palettes, for figures, report and page alike."""

@@ -1,0 +1,53 @@
+"""The comparison with published numbers on a terminal, and where local runs are looked for."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etude.core.errors import UserError
+from etude.report.reference import Comparison
+from etude.runs.table import show
+
+
+def local_runs(named: Path | None) -> list[Path]:
+    """The folder of local runs, ``runs/`` where nobody named one; that one need not exist.
+
+    Raises:
+        UserError: the one that was named is no folder.
+    """
+    if named is not None and not os.path.isdir(named):
+        raise UserError(f"--runs {named} is no folder: `etude run` puts runs in runs/, or where its --runs says")
+    return [named or Path("runs")]
+
+
+def print_comparisons(rows: Sequence[Comparison]) -> None:
+    """The comparison as a table, with the protocols of both sides in notes below it."""
+    notes: dict[str, int] = {}
+
+    def note(text: str) -> str:
+        return f"({notes.setdefault(text, len(notes) + 1)})" if text else ""
+
+    table: list[dict[str, Any]] = []
+    for row in rows:
+        interval = f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else ""
+        table.append(
+            {
+                "study": row.study,
+                "experiment": row.experiment,
+                "cell": row.cell,
+                "metric": f"{row.metric} {row.unit}".strip(),
+                "split": row.split,
+                "published": f"{row.claim} {note(row.published_protocol)}",
+                "source": row.source,
+                "ours": "" if row.ours is None else f"{row.ours:.2f} {note(row.protocol)}",
+                "95 %": interval,
+                "seeds": row.seeds,
+                "scale": row.scale,
+                "verdict": row.verdict,
+            }
+        )
+    show(table)
+    for text, number in notes.items():
+        print(f"({number}) {text}")
+    print("95 %: over seeds where there are several, else of the one run's own measurement.")

@@ -1,0 +1,191 @@
+"""From a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude import registry
+from etude.core.config import Scale, StudyConfig, differences, run_name
+from etude.core.errors import Interrupted, UserError
+from etude.core.run_folder import RunFolder
+from etude.core.study import Study, Task
+from etude.runs.flags import parse
+
+if TYPE_CHECKING:
+    from etude.core.loop import Loop
+
+# What needs PyTorch is imported where it is used: help, lists and wrong words do without it.
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset with the flags of a command line."""
+
+    study: Study
+    preset: str
+    scale: Scale
+    config: StudyConfig
+    overrides: dict[str, Any]
+    """The settings in which ``config`` differs from the preset, dotted."""
+
+
+def choose(args: list[str], prog: str) -> Choice:
+    """Read ``STUDY [PRESET] [--flags]``; the preset is laptop where none is named."""
+    study = registry.load(args[0])
+    named = len(args) > 1 and not args[1].startswith("-")
+    name, flags = (args[1], args[2:]) if named else ("laptop", args[1:])
+    preset = study.preset(name)
+    before = preset.build()
+    about = preset.build.__doc__ or ""
+    config = parse(study.config, flags, prog=f"{prog} {study.name} {name}", default=before, description=about)
+    return Choice(study, name, preset.scale, config, differences(before, config))
+
+
+def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, Any]:
+    """Train a run from wherever it stands, evaluate it on the test split, and write what it leaves.
+
+    Returns the summary. A run that has ended already is left as it is.
+    """
+    with bearing_ends(run):
+        return _run_to_end(study, run, config)
+
+
+def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, Any]:
+    from etude.core.checkpoint import WeightsHeader
+    from etude.core.loop import Loop
+    from etude.core.runtime import Runtime
+    from etude.runs.card import write_card
+    from etude.runs.tracking import open_sinks
+
+    runtime = Runtime(config.loop, config.seed)
+    if runtime.is_main:
+        run.lock()
+    try:
+        if run.summary is not None:
+            return run.summary
+        task = study.task(config, runtime)
+        header = WeightsHeader(study.name, run.record.config, {})
+        loop = Loop(task, config.loop, run, runtime, header)
+        resumed_at = loop.resume()
+        if runtime.is_main:
+            run.write_environment(task.data_checksums(), processes=runtime.world, device=str(runtime.device))
+            if sys.stderr.isatty():
+                start = f", from step {resumed_at}" if resumed_at else ""
+                say(f"{study.name} {run.record.preset} in {run.path}{start}")
+        loop.train(open_sinks(config.loop.trackers, run.path, resumed_at) if runtime.is_main else ())
+        step = loop.reload()
+        summary = _summary(run, task, loop, step)
+        if runtime.is_main:
+            run.figures.mkdir(exist_ok=True)
+            with runtime.alone():
+                study.module("figures").draw(task, run.figures, list(run.metrics()))
+            write_card(study, run, summary)
+            # Last: it says that the run has ended.
+            run.write_summary(summary)
+        runtime.wait()
+        return summary
+    finally:
+        run.unlock()
+
+
+@contextlib.contextmanager
+def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
+    """Whatever ends a run's process or another one of it within this, the last line says how the run goes on.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+        UserError: another process is gone.
+    """
+    from etude.core.loop import on_stop
+
+    rank, world = os.environ.get("RANK", "0"), world_size()
+    try:
+        with on_stop(signal.default_int_handler):
+            try:
+                yield
+            except RuntimeError as error:
+                if world == 1 or not lost_process(error):
+                    raise
+                lost = f"process {rank} of {world} lost another one, which ended or cannot be reached"
+                if not (run.path / "config.yaml").exists():
+                    raise UserError(f"{lost} before the run began: start it again") from error
+                how = "in as many processes as you like, goes on from the last checkpoint"
+                raise UserError(f"{lost}: `etude resume {run.path}`, {how}") from error
+    except KeyboardInterrupt as error:
+        if world > 1:
+            # A launcher hands on what all its processes were sent: the line below must come all the same.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not (run.path / "config.yaml").exists():
+            raise Interrupted("stopped before the run began") from error
+        steps = run.checkpoints().steps()
+        saved = f"step {steps[-1]} is saved" if steps else "no step is saved yet"
+        raise Interrupted(f"stopped, {saved}: `etude resume {run.path}` goes on") from error
+
+
+def world_size() -> int:
+    """The number of processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lost_process(error: RuntimeError) -> bool:
+    """Whether a failure of a collective says that another process is gone."""
+    import torch.distributed
+
+    # Gloo has no error class of its own.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+
+
+def _summary(run: RunFolder, task: Task, loop: "Loop", step: int) -> dict[str, Any]:
+    record, state = run.record, loop.state
+    extra = task.finish()
+    return {
+        "format": 1,
+        "study": record.study,
+        "preset": record.preset,
+        "scale": record.scale,
+        "seed": record.config["seed"],
+        "overrides": record.overrides,
+        "command": record.command,
+        "step": step,
+        "steps_trained": state.step,
+        "stopped_early": state.stopped_early,
+        "validation": (
+            {"metric": task.monitor[0], "best": state.best, "direction": task.monitor[1]} if task.monitor else None
+        ),
+        "results": [result.to_dict() for result in task.results(extra)],
+        "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
+        "train_seconds": round(state.seconds, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "extra": extra,
+    }
+
+
+def peak_memory_mb() -> int:
+    """The most memory this process has held: on the accelerator if there is one, else in RAM."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() // 2**20
+    with contextlib.suppress(OSError, StopIteration):
+        # Not getrusage(2), to which what the parent held at the start also counts.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, on standard error; of several processes the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+def default_name(choice: Choice) -> str:
+    """A run's name from what sets it apart: ``laptop-shot=5-seed0``."""
+    return run_name([choice.preset], choice.overrides, [f"seed{choice.config.seed}"])

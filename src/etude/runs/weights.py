@@ -1,0 +1,77 @@
+"""Trained weights by the words of a command line: a run, a file, an exported folder, or what comes with a study."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from etude import registry
+from etude.core.config import StudyConfig, from_dict
+from etude.core.errors import UserError
+from etude.core.run_folder import RunFolder
+from etude.core.study import Study, Task
+from etude.core.summary import chosen_weights, read_summary, summary_of
+from etude.runs import hub
+
+
+def open_run(path: Path) -> tuple[Study, RunFolder, StudyConfig]:
+    """A run folder with its study and configuration."""
+    if hub.is_folder(path):
+        raise UserError(f"{path} was exported: `etude load {path}` makes a run of it")
+    run = RunFolder.open(path)
+    study = registry.load(run.record.study)
+    return study, run, run.config(study.config)
+
+
+def load_trained(path: Path) -> tuple[Study, RunFolder, dict[str, Any], Task]:
+    """A finished run's summary, and its task with the chosen weights."""
+    from etude.core.checkpoint import load_weights, read_weights, refuse_other_network
+    from etude.core.runtime import Runtime
+
+    study, run, config = open_run(path)
+    summary = summary_of(run)
+    if summary is None:
+        raise UserError(f"{path} has not ended: `etude resume {path}` goes on")
+    read_summary(run.path / "summary.json")
+    task = study.task(config, Runtime(config.loop, config.seed))
+    weights = chosen_weights(run)
+    tensors, header = read_weights(weights, study=study.name)
+    refuse_other_network(header, run.record.config, weights)
+    # `etude load` brings what `etude export` wrote, which may lack the networks that only training needs.
+    whole = {name.partition(".")[0] for name in tensors} >= task.modules.keys()
+    load_weights(task.modules if whole else task.exported, tensors, weights)
+    return study, run, summary, task
+
+
+def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
+    """The study, weights file and summary extras that the first word of `predict` means."""
+    path = Path(name)
+    if name in registry.NAMES:
+        study = registry.load(name)
+        weights = study.shipped_weights
+        if weights is None:
+            raise UserError(f"no weights come with '{name}': train it (`etude run {name}`) and name the run's folder")
+        return study, weights, None
+    if os.path.isdir(path):
+        if hub.is_folder(path):
+            return hub.read_folder(path).study, path / hub.WEIGHTS, None
+        run = RunFolder.open(path)
+        summary = summary_of(run)
+        extra = summary["extra"] if summary else None
+        return registry.load(run.record.study), chosen_weights(run), extra
+    if os.path.isfile(path):
+        from etude.core.checkpoint import read_weights
+
+        _, header = read_weights(path)
+        return registry.load(header.study), path, None
+    raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(registry.NAMES)})")
+
+
+def refuse_bloated(study: Study, weights: Path) -> None:
+    """Refuse weights whose configuration has a far larger network than they fill, before memory is taken for it."""
+    from etude.core.checkpoint import read_weights
+
+    tensors, header = read_weights(weights, study=study.name)
+    if not header.config:
+        return
+    config = from_dict(study.config, header.config, origin=str(weights))
+    hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)

@@ -1,0 +1,52 @@
+"""What makes a network from pictures to slots what it is; loads no PyTorch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from etude.core.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotEncoderConfig:
+    """See `etude.scenes.encoder.build_encoder`."""
+
+    size: int = 128
+    """Height and width of the pictures: a multiple of 8."""
+    num_slots: int = 11
+    """K: CLEVRTex has up to ten objects, and a background."""
+    slot_size: int = 64
+    """Numbers of a slot."""
+    iterations: int = 3
+    """T in training."""
+    eval_iterations: int = 3
+    """T in use."""
+    init: Literal["gaussian", "learned", "bilevel"] = "gaussian"
+    """How slots begin: drawn from one learned normal distribution, as a learned vector each, or as those with noise
+    that fades (BO-QSA)."""
+    implicit: bool = False
+    """Whether only the last iteration has a gradient."""
+    encoder: str = "conv"
+    """conv: four 5x5 convolutions; resnet18: with group norms, to a quarter of the size; or path/to/file.py:Name of a
+    module that is made with a number of channels and maps [B, 3, H, W] to [B, channels, h, w]."""
+    strides: tuple[int, int, int, int] = (1, 1, 1, 1)
+    """Of the layers of conv."""
+    encoder_width: int = 64
+    """Filters of resnet18's first stage."""
+    features: int = 64
+    """Channels of the encoder's result."""
+    hidden: int = 128
+    """Units of the slots' residual network."""
+
+    @property
+    def cell(self) -> str:
+        """The place in a table: encoder, number of slots, start."""
+        strides = "".join(map(str, self.strides))
+        encoder = f"conv-{strides}" if self.encoder == "conv" and strides != "1111" else self.encoder
+        return f"{encoder}-k{self.num_slots}-{self.init}"
+
+    def __post_init__(self) -> None:
+        for name in ("slot_size", "iterations", "eval_iterations", "encoder_width", "features", "hidden"):
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        require(self.num_slots >= 2, "model.num_slots", "at least 2 (one slot has nothing to share)", self.num_slots)
+        require(8 <= self.size <= 512 and self.size % 8 == 0, "model.size", "a multiple of 8 up to 512", self.size)
+        require(all(stride in (1, 2) for stride in self.strides), "model.strides", "of 1 and 2", self.strides)

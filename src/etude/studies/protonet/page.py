@@ -1,0 +1,277 @@
+"""The tab of `protonet`: draw a few characters, and see which of them another one is nearest to."""
+
+import base64
+import binascii
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from etude.core.errors import UserError
+from etude.data import SAMPLES
+from etude.data.images import read_image
+from etude.serve.kit.site import Site, answering, current_tab, first_look
+
+TITLE = "protonet"
+CLASSES = 5
+_SAMPLES = SAMPLES / "omniglot"
+_PREFIX = "data:image/png;base64,"
+_LONGEST = 400_000
+"""Characters of one drawing as text; 105 x 105 pixels take at most some 60,000."""
+_NAMES = (*(f"class {number + 1}" for number in range(CLASSES)), "query")
+
+_BOARDS = "".join(
+    f"""<figure class="board{" query" if name == "query" else ""}">
+<figcaption>{name.capitalize()}</figcaption>
+<canvas width="105" height="105" role="img" aria-label="The drawing of {name}"></canvas>
+<span><button type="button" class="clear" aria-label="Clear {name}">Clear</button>
+<label class="upload">Upload<input type="file" accept="image/*" aria-label="Upload a picture of {name}"></label></span>
+</figure>"""
+    for name in _NAMES
+)
+CSS = """
+.distances, .distances * { border: none !important; }
+.distances { width: 100%; border-collapse: collapse; }
+.distances caption { text-align: left; padding: 0.3rem 0; }
+.distances th, .distances td { padding: 0.2rem 0.5rem 0.2rem 0; text-align: left; white-space: nowrap; width: 1%; }
+.distances .bar { width: 96%; }
+.distances .bar div { height: 14px; border-radius: 3px; background: #9aa0a6; transition: width 0.2s; }
+.distances .bar div.near { background: #0072B2; }
+"""
+_LOOK = """
+.boards { display: grid; grid-template-columns: repeat(auto-fill, minmax(128px, 1fr)); gap: 14px; }
+.board { margin: 0; max-width: 160px; }
+.board figcaption { font-weight: 600; font-size: 0.9rem; }
+.board canvas { width: 100%; aspect-ratio: 1; background: #fff; border: 1px solid #8a8a94; border-radius: 4px;
+  touch-action: none; cursor: crosshair; display: block; }
+.board.query canvas { border: 3px solid #0072B2; }
+.board span { display: flex; gap: 6px; margin-top: 4px; }
+.board button, .board .upload { font-size: 0.8rem; padding: 2px 8px; border: 1px solid #8a8a94; border-radius: 4px;
+  background: transparent; color: inherit; cursor: pointer; position: relative; overflow: hidden; }
+.board .upload input { position: absolute; inset: 0; opacity: 0; cursor: pointer; width: 100%; }
+.board .upload:focus-within { outline: 2px solid #0072B2; outline-offset: 2px; }
+.wrong { color: #b00020; margin: 4px 0 0; font-size: 0.9rem; }
+"""
+# The drawings are the component's value: a list of PNG pictures as text, empty where nothing was drawn.
+_DRAWING = """
+const canvases = [...element.querySelectorAll('canvas')];
+const wrong = element.querySelector('.wrong');
+let told = '';
+const blank = canvases.map(() => true);
+
+function clear(i) {
+  const pen = canvases[i].getContext('2d');
+  pen.fillStyle = '#fff'; pen.fillRect(0, 0, 105, 105);
+  blank[i] = true;
+}
+function tell() {
+  const value = JSON.stringify(canvases.map((c, i) => blank[i] ? '' : c.toDataURL('image/png')));
+  if (value === told) return;
+  told = value;
+  props.value = value;
+  trigger('input');
+}
+function paint(i, image) {
+  clear(i);
+  const pen = canvases[i].getContext('2d');
+  const times = Math.min(105 / image.width, 105 / image.height);
+  const width = image.width * times, height = image.height * times;
+  pen.drawImage(image, (105 - width) / 2, (105 - height) / 2, width, height);
+  blank[i] = false;
+}
+function load(i, address, name) {
+  return new Promise(done => {
+    const image = new Image();
+    image.onload = () => { paint(i, image); done(); };
+    image.onerror = () => {
+      wrong.textContent = name + ' is not an image that this browser can read: choose a PNG or a JPEG';
+      done();
+    };
+    image.src = address;
+  });
+}
+async function show(value) {
+  if (value === told) return;
+  told = value;
+  const given = value ? JSON.parse(value) : [];
+  await Promise.all(canvases.map((_, i) => given[i] ? load(i, given[i], 'the drawing') : clear(i)));
+}
+canvases.forEach((canvas, i) => {
+  clear(i);
+  let last = null, timer = null;
+  const place = e => {
+    const box = canvas.getBoundingClientRect();
+    return [(e.clientX - box.left) / box.width * 105, (e.clientY - box.top) / box.height * 105];
+  };
+  const line = (from, to) => {
+    const pen = canvas.getContext('2d');
+    pen.strokeStyle = '#000'; pen.lineWidth = 3; pen.lineCap = 'round'; pen.lineJoin = 'round';
+    pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
+    blank[i] = false;
+  };
+  canvas.addEventListener('pointerdown', e => {
+    canvas.setPointerCapture(e.pointerId);
+    last = place(e); line(last, last);
+    // While the pen moves the answer follows it.
+    timer = setInterval(tell, 400);
+    e.preventDefault();
+  });
+  canvas.addEventListener('pointermove', e => {
+    if (!last) return;
+    const now = place(e); line(last, now); last = now;
+  });
+  const end = () => { if (last) { last = null; clearInterval(timer); tell(); } };
+  canvas.addEventListener('pointerup', end);
+  canvas.addEventListener('pointercancel', end);
+});
+element.querySelectorAll('.clear').forEach((button, i) => button.addEventListener('click', () => {
+  clear(i); wrong.textContent = ''; tell();
+}));
+element.querySelectorAll('input[type=file]').forEach((input, i) => input.addEventListener('change', async () => {
+  const file = input.files[0];
+  wrong.textContent = '';
+  if (!file) return;
+  if (file.size > 20 * 1024 * 1024) {
+    wrong.textContent = file.name + ' is larger than 20 MB: make it smaller';
+  } else {
+    const address = URL.createObjectURL(file);
+    await load(i, address, file.name);
+    URL.revokeObjectURL(address);
+    tell();
+  }
+  input.value = '';
+}));
+show(props.value);
+watch('value', () => show(props.value));
+"""
+
+
+def examples(query: int = 0) -> str:
+    """Five characters of one alphabet, and one of their other drawings as the query, as `drawings` reads them."""
+    support = [min(folder.glob("*.png")) for folder in sorted((_SAMPLES / "support").iterdir())][:CLASSES]
+    strange = [*sorted((_SAMPLES / "queries").glob("*.png")), *sorted((_SAMPLES / "strangers").glob("*.png"))]
+    # Each time another character.
+    asked = strange[(query * 5 + 2) % len(strange)]
+    return json.dumps([_PREFIX + base64.b64encode(path.read_bytes()).decode() for path in [*support, asked]])
+
+
+def drawings(text: str | None) -> list[np.ndarray | None]:
+    """The pictures of a request, uint8 ``[H, W]``, five classes and the query; None where nothing was drawn.
+
+    Raises:
+        UserError: anything but what the page's own script sends.
+    """
+    try:
+        given = json.loads(text or "[]")
+        if not isinstance(given, list) or len(given) > len(_NAMES):
+            raise ValueError("a list of drawings")
+        given += [""] * (len(_NAMES) - len(given))
+        return [_decoded(one, name) if one else None for one, name in zip(given, _NAMES, strict=True)]
+    except (ValueError, RecursionError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError("these are no drawings of the page: load it again") from error
+
+
+def _decoded(text: str, name: str) -> np.ndarray | None:
+    if not isinstance(text, str) or not text.startswith(_PREFIX) or len(text) > _LONGEST:
+        raise ValueError("a PNG as text")
+    try:
+        body = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+    except binascii.Error as error:
+        raise ValueError("base64") from error
+    return read_image((f"the drawing of {name}", body), "L", max_pixels=1_000_000)
+
+
+def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
+    from etude.studies.protonet.predict import Embedder
+
+    return Embedder(weights, extra)
+
+
+def compare(site: Site, choice: str, pictures: Sequence[np.ndarray | None]) -> Any:
+    """What the query is taken for, by its distance from each drawn class; see `etude.studies.protonet.predict`.
+
+    Args:
+        site: the page's.
+        choice: the network.
+        pictures: five classes and the query, as `drawings` gives them.
+
+    Returns:
+        A `Prediction`, or None where there is no query or no class yet.
+    """
+    import torch
+
+    from etude.studies.protonet.predict import Prototypes, answers
+
+    *classes, query = pictures
+    named = {name: image for name, image in zip(_NAMES, classes, strict=False) if image is not None}
+    if query is None or not named:
+        return None
+    embedder = site.loaded(TITLE, choice, _load)
+    with torch.no_grad():
+        z_ND = embedder.embed_images([*named.values(), query])
+    # With one drawing of a class its prototype is that drawing's embedding.
+    support = Prototypes(tuple(named), z_ND[:-1], (1,) * len(named))
+    limit = embedder.threshold(1) if embedder.thresholds else None
+    distances_1N = embedder.distance(z_ND[-1:], support.z_ND)
+    [found] = answers(["query"], distances_1N, support, embedder.config.model.temperature, limit)
+    return found
+
+
+def told(found: Any) -> str:
+    """A prediction as HTML: one line, and a bar for each distance."""
+    if found is None:
+        return "<p role='status'>Draw at least one class and the query, or take the examples.</p>"
+    nearest = min(found.distances, key=found.distances.__getitem__)
+    known = found.label != "unknown"
+    line = f"The query is nearest to <b>{nearest}</b>" + (
+        f": {100 * found.probability:.0f} %." if known else ", but so far that it is of none of them.")  # fmt: skip
+    longest = max(*found.distances.values(), 1e-9)
+    rows = "".join(
+        f"<tr><th scope='row'>{html.escape(name)}</th><td class='bar'><div class='{'near' if name == nearest else ''}' "
+        f"style='width:{max(1.0, 100 * distance / longest):.1f}%'></div></td><td>{distance:.2f}</td></tr>"
+        for name, distance in found.distances.items()
+    )
+    return (f"<p role='status'>{line}</p><table class='distances'><caption>Distance to each prototype</caption>"
+            f"<tbody>{rows}</tbody></table>")  # fmt: skip
+
+
+def tab(site: Site) -> None:
+    gr.Markdown("Draw a character in each of some squares, then one of them again as the query: the network, which "
+                "never saw them, tells which it is by the nearest embedding.")  # fmt: skip
+    boards = gr.HTML(
+        examples(), html_template=f'<div class="boards">{_BOARDS}</div><p class="wrong" role="alert"></p>',
+        css_template=_LOOK, js_on_load=_DRAWING, elem_id="boards",
+    )  # fmt: skip
+    with gr.Row():
+        again = gr.Button("Another example", size="sm")
+        empty = gr.Button("Clear all", size="sm")
+    turn = gr.State(0)
+    answer = gr.HTML(told(None), padding=True, container=True, min_height=150)
+    choice = site.chooser(TITLE)
+
+    @answering
+    def answered(choice: str, text: str) -> Any:
+        return told(compare(site, choice, drawings(text)))
+
+    @answering
+    def given(choice: str, turn: int) -> Any:
+        text = examples(turn + 1)
+        return text, turn + 1, told(compare(site, choice, drawings(text)))
+
+    # What was drawn last counts, not each stroke before it.
+    gr.on([boards.input, choice.change], answered, [choice, boards], answer, concurrency_id=TITLE,
+          show_progress="hidden", trigger_mode="always_last")  # fmt: skip
+    again.click(given, [choice, turn], [boards, turn, answer], concurrency_id=TITLE, show_progress="hidden")
+    empty.click(lambda: ("[]", told(None)), outputs=[boards, answer], show_progress="hidden")
+    first_look(current_tab(), answered, [choice, boards], [answer])
+
+
+def warm(site: Site) -> None:
+    """Import and load what the first answer needs."""
+    compare(site, site.choices(TITLE)[0], drawings(examples()))
