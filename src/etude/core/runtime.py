@@ -5,7 +5,7 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -128,6 +128,53 @@ class Runtime:
         """Back-propagate one of ``total`` parts' mean loss (a scalar)."""
         # DDP takes the mean over processes of each one's sum.
         self.accelerator.backward(loss * (self.world / total))
+
+    def accumulate(
+        self, compute: Callable[[int], Mapping[str, Tensor]], parts: int, *wrapped: nn.Module
+    ) -> dict[str, Tensor]:
+        """Back-propagate the mean of the losses of a batch's parts.
+
+        Args:
+            compute: for a part of the batch, scalars by name; ``loss`` among them is back-propagated.
+            parts: how many parts the whole batch has, over all processes.
+            wrapped: the modules, as `prepare` returned them, whose gradients are shared.
+
+        Returns:
+            The mean of each scalar over the parts, once the processes' mean is taken, as the loop does when it logs.
+        """
+        sums: dict[str, Tensor] = {}
+        for part in self.parts(parts, *wrapped):
+            found = compute(part)
+            self.backward(found["loss"], parts)
+            for name, value in found.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        return {name: value * self.world / parts for name, value in sums.items()}
+
+    def descend(
+        self,
+        optimizer: Optimizer,
+        compute: Callable[[int], Mapping[str, Tensor]],
+        parts: int,
+        *wrapped: nn.Module,
+        clip: float | None = None,
+    ) -> dict[str, Tensor]:
+        """One step of an optimiser down the mean loss of a batch's parts, see `accumulate`.
+
+        Args:
+            optimizer: as `prepare_optimizer` returned it.
+            compute: see `accumulate`.
+            parts: see `accumulate`.
+            wrapped: see `accumulate`.
+            clip: the largest norm of the gradient over all of the optimiser's parameters, 0 for any; the returned means
+                then have it as ``gradient``. None: it is not measured.
+        """
+        means = self.accumulate(compute, parts, *wrapped)
+        if clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            means["gradient"] = self.accelerator.clip_grad_norm_(parameters, clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        return means
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over the processes."""

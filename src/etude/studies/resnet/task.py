@@ -99,8 +99,8 @@ class ResNetTask(Task):
             group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["factor"]
         rows, parts = self.batch_rows(step), config.batch.parts
         fill = self.model.mean.round().to(torch.uint8)
-        totals = torch.zeros(2, device=self.runtime.device)
-        for part in self.runtime.parts(parts, self.shared_model):
+
+        def entropy(part: int) -> dict[str, Tensor]:
             mine = rows[part::parts]
             draw = self.runtime.generator("train/augment", step, part)
             images = crop_and_flip(
@@ -109,15 +109,12 @@ class ResNetTask(Task):
             logits, _ = self.shared_model(self.model.prepare(images))
             labels = train.labels_N[mine]
             loss = functional.cross_entropy(logits.float(), labels)
-            self.runtime.backward(loss, parts)
-            totals += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
-        self.shared_optimizer.step()
-        self.optimizer.zero_grad()
+            return {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+        means = self.runtime.descend(self.shared_optimizer, entropy, parts, self.shared_model)
         for norm in self.gates.values():
             norm.clamp_gate()
-        # The mean over the parts of all processes, once the loop has taken the mean over processes.
-        loss, accuracy = totals * self.runtime.world / parts
-        return {"loss": loss, "accuracy": accuracy * 100}
+        return means | {"accuracy": 100 * means["accuracy"]}
 
     @torch.no_grad()
     def logits(self, images: LabelledImages) -> Tensor:
