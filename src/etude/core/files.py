@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from etude.core.errors import UserError
 
 # What a full disk, a quota and a file-size limit answer.
@@ -63,6 +65,28 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
         finally:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str) -> Generator[None, None, None]:
+    """Hold the lock file ``path`` until the block or this process ends; nobody else waits for it.
+
+    The file stays: were it removed, two processes could hold two files of one name.
+
+    Raises:
+        UserError: another holds it (``refusal``), or it cannot be written.
+    """
+    lock = FileLock(path, thread_local=False)
+    with one_line_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise UserError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def umask() -> int:

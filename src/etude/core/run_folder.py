@@ -1,6 +1,6 @@
 """A run's folder: its record, its lock, its metrics, its summary."""
 
-import fcntl
+import contextlib
 import json
 import logging
 import os
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from etude import __version__
 from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError, refuse_newer
-from etude.core.files import one_line_faults, read_json, sweep, write_atomic, write_json
+from etude.core.files import locked, one_line_faults, read_json, sweep, write_atomic, write_json
 
 if TYPE_CHECKING:
     from etude.core.checkpoint import Checkpoints
@@ -48,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
 
     @classmethod
     def create(cls, path: Path, record: RunRecord) -> "RunFolder":
@@ -101,24 +101,12 @@ class RunFolder:
 
     def lock(self) -> None:
         """Hold the folder for this process; a second process is refused until this one ends."""
-        path = self.path / ".lock"
-        with one_line_faults(path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = path.open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            self._lock = None
-            raise UserError(
-                f"{self.path} is in use by another process: wait for it, or choose another --name"
-            ) from error
+        refusal = f"{self.path} is in use by another process: wait for it, or choose another --name"
+        self._lock.enter_context(locked(self.path / ".lock", refusal))
         sweep(self.path)
 
     def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""

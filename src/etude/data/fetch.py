@@ -6,7 +6,6 @@ URL that holds ``<data set>/<file>``; a file of a mirror folder is used where it
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from urllib.parse import quote, urlsplit
 
 import pooch
 import requests
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -113,13 +113,13 @@ def cache_faults(path: Path) -> Iterator[None]:
 def locked(path: Path) -> Iterator[None]:
     """Only one process at a time makes ``path``; the others wait. Call within `cache_faults`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The lock file stays: removing it would let two processes lock two different files of one name.
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("waiting for another process that makes %s", path)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        _log.warning("waiting for another process that makes %s", path)
+        held = lock.acquire()
+    with held:
         yield
 
 

@@ -1,11 +1,11 @@
 """Where runs are found, finished or not, and their comparison with the published numbers."""
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from etude import registry
 from etude.core.errors import UserError
@@ -190,18 +190,19 @@ def _folders(place: Path) -> Iterator[Path]:
 def in_use(path: Path) -> bool:
     """Whether a process on this machine trains a run, as its lock tells.
 
-    Linux lists the locks that are held. Elsewhere a shared one is tried and let go at once, which could refuse a run
-    that begins at that very moment.
+    Linux lists the locks that are held. Elsewhere it is tried and let go at once, which could refuse a run that begins
+    at that very moment.
     """
+    lock = path / ".lock"
     try:
-        with (path / ".lock").open() as file:
-            if _LOCKS.exists():
-                # The device is not compared: btrfs lists another than it tells of the file.
-                held, inode = _LOCKS.read_text().splitlines(), os.fstat(file.fileno()).st_ino
-                return any(" FLOCK " in line and f":{inode} " in line for line in held)
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        inode = lock.stat().st_ino
+        if _LOCKS.exists():
+            # The device is not compared: btrfs lists another than it tells of the file.
+            held = _LOCKS.read_text().splitlines()
+            return any(" FLOCK " in line and f":{inode} " in line for line in held)
+        with FileLock(lock, blocking=False):
+            return False
+    except Timeout:
         return True
     except OSError:
-        pass
-    return False
+        return False

@@ -7,7 +7,6 @@ test, the second for validation.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import importlib.util
 import io
@@ -16,10 +15,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +28,7 @@ from PIL import Image
 
 from etude import __version__
 from etude.core.errors import Interrupted, UserError, nearest
-from etude.core.files import one_line_faults, read_json, sha256, sweep, write_atomic, write_json
+from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import EXTENSIONS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
 
@@ -135,7 +133,8 @@ def render(
     settings = Settings(size, samples, seed, tuple(shapes), digest, blender)
     before = _settled(out, settings)
     _check_lower(out, count)
-    with _locked(out):
+    # Two commands would sweep each other's half-written files away.
+    with locked(out / ".lock", f"{printable(out)} is in use by another process: wait for it, or give another --out"):
         if before != count:
             (out / "checksums.json").unlink(missing_ok=True)
             write_json(out / "meta.json", _meta(settings, count, names))
@@ -396,20 +395,3 @@ def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder: two commands would sweep each other's half-written files away."""
-    path = out / ".lock"
-    with one_line_faults(path):
-        out.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{printable(out)} is in use by another process: wait for it, or give another --out") from (
-                error
-            )
-        yield
