@@ -26,7 +26,7 @@ import side_by_side
 from etude.core.config import LoopConfig, override
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
-from etude.data import folders
+from etude.data import tree
 from etude.data.picture_config import PictureConfig
 from etude.data.shapes import shapes
 from etude.studies.resnet.cam import LogitsOnly, batched_cam, package_cam, target_layers
@@ -75,7 +75,7 @@ def unpacked(options: Options, to: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image_HWC.numpy()).save(path, quality=90)
         return to
-    path = folders.find(options.folder)
+    path = tree.find(options.folder)
     if path.is_dir():
         return path
     with zipfile.ZipFile(path) as archive:

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.data import folders
+from etude.data import folders, tree
 from etude.data.fetch import cache_place
-from etude.data.folders import ASSIGNMENT_SPECIES, INDIAN_BIRDS, FolderImages, class_key, find, fitted, read, split
+from etude.data.folders import ASSIGNMENT_SPECIES, INDIAN_BIRDS, FolderImages, class_key, read, split
+from etude.data.images import fitted
+from etude.data.tree import find
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 SPLITS = ("train", "val", "test")
@@ -257,7 +259,7 @@ def test_members_that_cannot_be_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(body)
     text = refused(lambda: read(path, size=11), "2 of 12 images cannot be read", "--data.skip-corrupt")
     assert "(owl/001.png cannot be unpacked; owl/002.png needs a password)" in text
-    monkeypatch.setattr(folders, "_LARGEST_MEMBER", 20)
+    monkeypatch.setattr(tree, "_LARGEST_MEMBER", 20)
     refused(
         lambda: read(path, size=3), "12 of 12 images cannot be read (crow/000.png has ", " bytes; ", "; and 7 more)"
     )

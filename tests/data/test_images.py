@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.data.images import EXTENSIONS, ImageError, class_folders, in_threads, list_images, read_image, to_square
+from etude.data.images import EXTENSIONS, ImageError, in_threads, read_image, to_square
+from etude.data.tree import class_folders, list_images
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 SIDES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)

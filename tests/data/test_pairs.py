@@ -17,8 +17,9 @@ from PIL import Image
 from tests.studies.resnet.common import BROKEN, picture, zipped
 
 from etude.core.errors import UserError
-from etude.data import folders, pairs
+from etude.data import pairs
 from etude.data.fetch import fetch, status
+from etude.data.images import fitted
 from etude.data.pairs import SPLITS
 from etude.data.tiles import tiles
 
@@ -369,4 +370,4 @@ def test_the_set_names_its_files() -> None:
         "maps.tar.gz", "facades.tar.gz", "edges2shoes.tar.gz"
     ]  # fmt: skip
     assert all(source.sha256.startswith("md5:") for source in pairs.DATASET.sources)
-    assert folders.fitted(np.zeros((5, 9, 3), np.uint8), 4, "squash").shape == (4, 4, 3)
+    assert fitted(np.zeros((5, 9, 3), np.uint8), 4, "squash").shape == (4, 4, 3)

@@ -15,7 +15,8 @@ from tests.studies.resnet.common import class_folders, picture, zipped
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.data import cifar10
-from etude.data.folders import INDIAN_BIRDS, fitted
+from etude.data.folders import INDIAN_BIRDS
+from etude.data.images import fitted
 from etude.data.labelled import LabelledImages
 from etude.data.picture_config import PictureConfig
 from etude.data.pictures import Pictures, averaged, load

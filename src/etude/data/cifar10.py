@@ -20,9 +20,9 @@ from etude.data import SAMPLES, Dataset
 from etude.data.archives import Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, fetch
-from etude.data.folders import find
 from etude.data.images import ImageError, in_threads, read_image
 from etude.data.labelled import LabelledImages, mapped, stratified
+from etude.data.tree import find
 
 Split = Literal["train", "test"]
 

@@ -13,9 +13,9 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
-from etude.data.folders import fitted
-from etude.data.images import picture_files, read_image
+from etude.data.images import fitted, read_image
 from etude.data.picture_config import PictureConfig
+from etude.data.tree import picture_files
 
 _BATCH = 64
 

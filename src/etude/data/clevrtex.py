@@ -32,7 +32,7 @@ from torch import Tensor
 
 from etude.core.errors import UserError
 from etude.core.files import read_json, write_json
-from etude.data import Dataset, folders
+from etude.data import Dataset
 from etude.data.archives import LARGEST_MEMBER, Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
@@ -41,6 +41,7 @@ from etude.data.labelled import mapped
 from etude.data.render.driver import Split
 from etude.data.render.driver import splits as cut_splits
 from etude.data.sprites import sprites
+from etude.data.tree import Tree, find, opened
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CROP = 0.8
@@ -110,22 +111,22 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
     Raises:
         UserError: in one line, what is wrong with the folder or with a picture or mask in it.
     """
-    path = folders.find(name)
+    path = find(name)
     if not most:
         _refuse_half_rendered(path)
-    with folders.opened(path) as place:
-        pairs = _listed(place, path)[: most or None]
+    with opened(path) as tree:
+        pairs = _listed(tree)[: most or None]
         if len(pairs) < 10:
             raise ImageError(path, f"holds {len(pairs)} scenes, too few for three splits", "give 10 at least")
-        stamps = [f"{image} {place.stamp(image)} {place.stamp(mask)}" for _, image, mask in pairs]
-        key = digest(place.mark, str(size), *stamps)
-        first = read_image(place.image(pairs[0][1]), "RGB").shape[:2]
+        stamps = [f"{image} {tree.stamp(image)} {tree.stamp(mask)}" for _, image, mask in pairs]
+        key = digest(tree.mark, str(size), *stamps)
+        first = read_image(tree.image(pairs[0][1]), "RGB").shape[:2]
 
         def build(to: np.ndarray) -> None:
             def one(number: int) -> None:
                 _, image_at, mask_at = pairs[number]
-                to[number, ..., :3] = _image(place.image(image_at), Path(image_at), first, size)
-                to[number, ..., 3] = _mask(place.image(mask_at), Path(mask_at), first, size)
+                to[number, ..., :3] = _image(tree.image(image_at), Path(image_at), first, size)
+                to[number, ..., 3] = _mask(tree.image(mask_at), Path(mask_at), first, size)
 
             in_threads(one, len(pairs), "decoding scenes")
 
@@ -185,27 +186,27 @@ def _about(what: str, splits: Mapping[Split, Scenes]) -> str:
 # --- which files ---
 
 
-def _listed(place: Any, path: Path) -> list[tuple[str, str, str]]:
+def _listed(tree: Tree) -> list[tuple[str, str, str]]:
     """Name, picture and mask of each scene, in order of their numbers."""
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
-    for at in folders.anywhere(place):
+    for at in tree.anywhere():
         found = _NAME.fullmatch(PurePosixPath(at).name)
         if found:
             stem, number, flat = found.groups()
             table, name = (masks if flat else images), f"{stem}{number}"
             if name in table:
-                raise ImageError(path, f"has {name} twice ({table[name]}, {at})", "keep one of them")
+                raise ImageError(tree.path, f"has {name} twice ({table[name]}, {at})", "keep one of them")
             table[name] = at
     if not images:
-        raise ImageError(path, "holds no scenes", f"give {_LAYOUT}")
+        raise ImageError(tree.path, "holds no scenes", f"give {_LAYOUT}")
     for fault, names in (
         ("without a mask", sorted(images.keys() - masks.keys())),
         ("without a picture", sorted(masks.keys() - images.keys())),
     ):
         if names:
             fault = f"has {len(names)} scenes {fault} ({shortened(names)})"
-            raise ImageError(path, fault, "add what is missing, or take them out")
+            raise ImageError(tree.path, fault, "add what is missing, or take them out")
     order = sorted(images, key=lambda name: (name[-6:], name))
     return [(name, images[name], masks[name]) for name in order]
 

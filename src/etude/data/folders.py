@@ -6,36 +6,31 @@ The layouts that are read, each also below one folder around everything::
     FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or valid, validation)
                                 FOLDER/test/cat/3.jpg
 
-Hidden files, other files beside the images, and images beside the class folders are passed over. Zip files are read
-in memory: nothing of them is ever written by the names they hold.
+Hidden files, other files beside the images, and images beside the class folders are passed over.
 
 Shapes: N images, H height, W width.
 """
 
 import contextlib
 import hashlib
-import os
 import re
 import warnings
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from etude.core.errors import UserError, nearest
+from etude.core.errors import UserError
 from etude.core.files import read_json, write_json
 from etude.data.cache import decoded, digest
 from etude.data.fetch import cache_place
-from etude.data.images import EXTENSIONS, ImageError, entries, in_threads, printable, read_image
+from etude.data.images import Fit, ImageError, fitted, in_threads, printable, read_image
 from etude.data.labelled import LabelledImages, mapped, stratified
-
-Fit = Literal["crop", "squash"]
+from etude.data.tree import Picture, Tree, inventory, joined, opened
 
 INDIAN_BIRDS = (
     "Asian-Green-Bee-Eater", "Brown-Headed-Barbet", "Cattle-Egret", "Common-Kingfisher", "Common-Myna",
@@ -54,14 +49,6 @@ ASSIGNMENT_SPECIES = (
 _VERSION = 1
 _SPLIT_FORMAT = 1
 _LARGEST_SIDE = 4096
-_LARGEST_MEMBER = 1 << 29
-"""Bytes of a zip file's image before it is unpacked: 64 million pixels of 8 bytes."""
-_UNSUSPECTED = 1 << 24
-_LARGEST_RATIO = 200
-"""Times its packed size that a larger image may have: deflate shrinks photographs by a little, zeros by a thousand."""
-_DEEPEST = 64
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LAYOUT = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 _SHOWN = 5
 
 
@@ -89,259 +76,6 @@ def class_key(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
-def find(name: str, fix: str = "give another with --data.folder") -> Path:
-    """A folder or file as given, or else below the folder that ETUDE_MIRROR names.
-
-    Args:
-        name: a path; ``~`` is the home folder.
-        fix: what the error says to do.
-
-    Raises:
-        UserError: it is in neither place.
-    """
-    places = []
-    with contextlib.suppress(RuntimeError):
-        places = [Path(name).expanduser()] if name else []
-    mirror = os.environ.get("ETUDE_MIRROR", "")
-    fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
-    if name and mirror and not mirror.startswith(("http://", "https://")):
-        places.append(Path(mirror).expanduser() / name)
-        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
-    for place in places:
-        # A name may be too long for the system, or lie where one may not look.
-        with contextlib.suppress(OSError):
-            if place.exists():
-                return place
-    raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
-
-
-# --- where the images lie ---
-
-
-def _is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS and "." in name
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-class _Disk:
-    """A folder; paths in it are written with ``/``, and the folder itself is the empty path.
-
-    ``mark`` is what it adds to the key of its decoded images.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        # Sizes and times alone may be those of another folder, unpacked by the same program.
-        self.mark = ascii(str(root.resolve()))
-
-    def contents(self, at: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the images of a folder, sorted."""
-        folders: list[str] = []
-        images: list[str] = []
-        for entry in entries(self.root / at):
-            try:
-                is_folder = entry.is_dir()
-            except OSError as error:
-                fault = f"cannot be read ({error.strerror})"
-                raise ImageError(entry, fault, "check the path and its permissions") from error
-            if is_folder and not _is_hidden(entry.name):
-                folders.append(entry.name)
-            elif not is_folder and _is_image(entry.name):
-                images.append(entry.name)
-        return folders, images
-
-    def stamp(self, at: str) -> str:
-        """What changes when an image does."""
-        # What cannot be read is found out, and said, when it is read.
-        with contextlib.suppress(OSError):
-            found = (self.root / at).stat()
-            return f"{found.st_size}:{found.st_mtime_ns}"
-        return ""
-
-    def image(self, at: str) -> Path | tuple[str, bytes]:
-        """An image for `read_image`."""
-        return self.root / at
-
-
-class _Zip:
-    """A zip file, asked as a `_Disk` is."""
-
-    mark = ""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
-        for member in archive.infolist():
-            parts = [part for part in member.filename.replace("\\", "/").split("/") if part]
-            # This passes over ".." too.
-            if not parts or any(_is_hidden(part) for part in parts):
-                continue
-            # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
-            if len(parts) > _DEEPEST:
-                raise ImageError(Path(parts[0]), f"has folders {len(parts):,} deep", "pack it with fewer")
-            is_folder = member.is_dir()
-            if not is_folder and not _is_image(parts[-1]):
-                continue
-            for depth in range(len(parts) if is_folder else len(parts) - 1):
-                self._folders["/".join(parts[:depth])][0].add(parts[depth])
-                self._folders.setdefault("/".join(parts[: depth + 1]), (set(), set()))
-            if not is_folder:
-                self._folders["/".join(parts[:-1])][1].add(parts[-1])
-                self._members["/".join(parts)] = member
-
-    def contents(self, at: str) -> tuple[list[str], list[str]]:
-        folders, images = self._folders[at]
-        return sorted(folders), sorted(images)
-
-    def stamp(self, at: str) -> str:
-        member = self._members[at]
-        return f"{member.file_size}:{member.CRC}"
-
-    def image(self, at: str) -> Path | tuple[str, bytes]:
-        member = self._members[at]
-        if member.file_size > _LARGEST_MEMBER:
-            raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
-        if member.file_size > max(_UNSUSPECTED, _LARGEST_RATIO * member.compress_size):
-            fault = f"would unpack from {member.compress_size:,} bytes to {member.file_size:,}"
-            raise ImageError(Path(at), fault, "pack a picture of a compressed format, such as PNG")
-        try:
-            return at, self._archive.read(member)
-        # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
-        except Exception as error:
-            fault = "needs a password" if member.flag_bits & 1 else "cannot be unpacked"
-            raise ImageError(Path(at), fault, "pack it again") from error
-
-
-_Place = _Disk | _Zip
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[_Place]:
-    try:
-        is_folder, is_there = path.is_dir(), path.exists()
-        is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
-    except (OSError, ValueError) as error:
-        raise ImageError(path, f"cannot be read ({error})", "check the path and its permissions") from error
-    if is_folder:
-        yield _Disk(path)
-        return
-    if not is_there:
-        raise ImageError(path, "does not exist", "give a folder or a zip file with --data.folder")
-    if not is_zip:
-        damaged = path.suffix.lower() == ".zip"
-        fault = "is no whole zip file" if damaged else "is neither a folder nor a zip file"
-        fix = "copy or pack it again" if damaged else "give a folder or a zip file with --data.folder"
-        raise ImageError(path, fault, fix)
-    with contextlib.ExitStack() as held:
-        try:
-            place = _Zip(held.enter_context(zipfile.ZipFile(path)))
-        except ImageError as error:
-            raise ImageError(path, f"holds a place that {error.fault}", "pack it again with fewer") from error
-        # A broken list of contents is answered with many kinds of exception.
-        except Exception as error:
-            raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error
-        yield place
-
-
-# --- which images, of which class and split ---
-
-
-@dataclass(frozen=True)
-class _File:
-    name: str
-    """Below the folder of the classes or splits."""
-    at: str
-    """In the place."""
-    class_name: str
-    part: str
-
-
-def joined(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
-
-
-def anywhere(place: _Place, at: str = "") -> list[str]:
-    """All images of a place, at any depth."""
-    below, images = place.contents(at)
-    found = [joined(at, image) for image in images]
-    return found + [deep for name in below for deep in anywhere(place, joined(at, name))]
-
-
-def _listed(place: _Place, path: Path) -> list[_File]:
-    """All images, by class, then by name."""
-    top = ""
-    while True:
-        folders, images = place.contents(top)
-        parts = _split_folders(place, top, folders, path)
-        # One folder around everything.
-        if parts or len(folders) != 1 or images:
-            break
-        below, images_below = place.contents(joined(top, folders[0]))
-        if not below or images_below:
-            break
-        top = joined(top, folders[0])
-    if not folders:
-        what = "holds images but no sub-folders" if images else "has no sub-folders"
-        raise ImageError(path / top, what, _LAYOUT)
-    files = []
-    for folder, part in (parts or {"": ""}).items():
-        class_names, _ = place.contents(joined(top, folder))
-        for class_name in class_names:
-            files += _class_files(place, path, top, folder, class_name, part)
-    class_names = sorted({file.class_name for file in files})
-    if len(class_names) < 2:
-        raise ImageError(path / top, f"has only one class, '{printable(class_names[0])}'", _LAYOUT)
-    for folder, part in parts.items():
-        held = {file.class_name for file in files if file.part == part}
-        missing = sorted(set(class_names) - held)
-        if missing:
-            shown, hint = printable(missing[0]), nearest(missing[0], held).partition(" (known")[0]
-            fault = f"has no class '{shown}', which another split has{hint}"
-            raise ImageError(path / top / folder, fault, "give every split the same class folders")
-    return sorted(files, key=lambda file: (file.class_name, file.name))
-
-
-def _split_folders(place: _Place, top: str, folders: list[str], path: Path) -> dict[str, str]:
-    """Folder to split, where the layout has splits: ``train`` holds folders and no images."""
-    named = {folder: _SPLIT_FOLDERS[folder.casefold()] for folder in folders if folder.casefold() in _SPLIT_FOLDERS}
-    contents = {folder: place.contents(joined(top, folder)) for folder in named}
-    of_classes = {folder for folder, (below, images) in contents.items() if below and not images}
-    if not of_classes:
-        return {}
-    if "train" not in {named[folder] for folder in of_classes}:
-        fix = "put the class folders of the training images into 'train'"
-        raise ImageError(path / top, f"has '{min(of_classes)}' but no 'train' with class folders in it", fix)
-    for folder, split in named.items():
-        twin = next((other for other in named if other != folder and named[other] == split), None)
-        if twin:
-            raise ImageError(path / top, f"has both '{folder}' and '{twin}'", "keep one of them")
-        if folder not in of_classes:
-            fix = "put its images into one folder a class, or move it elsewhere"
-            raise ImageError(path / top / folder, "has no class folders as 'train' does", fix)
-    return named
-
-
-def _class_files(place: _Place, path: Path, top: str, folder: str, class_name: str, part: str) -> list[_File]:
-    at = joined(top, folder, class_name)
-    below, images = place.contents(at)
-    for deeper in below:
-        if place.contents(joined(at, deeper))[1]:
-            fix = "move them up into the class folder, or elsewhere"
-            raise ImageError(path / at / deeper, "holds images below a class folder", fix)
-    if not images:
-        raise ImageError(path / at, f"holds no image ({', '.join(EXTENSIONS)})", "put images into it, or remove it")
-    for image in images:
-        try:
-            joined(at, image).encode()
-        except UnicodeEncodeError as error:
-            raise ImageError(path / at / image, "has a name that is no Unicode text", "rename it") from error
-    return [_File(joined(folder, class_name, image), joined(at, image), class_name, part) for image in images]
-
-
 # --- pixels ---
 
 
@@ -350,8 +84,7 @@ def read(
 ) -> FolderImages:
     """All images of a folder or zip file, decoded once into the cache.
 
-    They are resized by averaging where they shrink (a triangle as wide as the shrinking) and bilinearly where they
-    grow. Colours, orientation and odd formats are as in `read_image`.
+    Sizes are as in `fitted`; colours, orientation and odd formats as in `read_image`.
 
     Args:
         path: the folder or zip file.
@@ -366,13 +99,13 @@ def read(
     if not 1 <= size <= _LARGEST_SIDE:
         raise UserError(f"an image size of {size} is not possible: give 1 to {_LARGEST_SIDE} pixels")
     with opened(path) as place:
-        files = _listed(place, path)
+        files = inventory(place, classes=True).pictures
         images_NHWC, faults = _pixels(place, files, size, fit, max_pixels)
     skipped = tuple(files[row].name for row in faults)
     if faults:
         _answer_faults(path, files, faults, skip_corrupt)
         kept = [row for row in range(len(files)) if row not in faults]
-        images_NHWC, files = images_NHWC[kept], [files[row] for row in kept]
+        images_NHWC, files = images_NHWC[kept], tuple(files[row] for row in kept)
     classes = sorted({file.class_name for file in files})
     number = {class_name: label for label, class_name in enumerate(classes)}
     labels_N = torch.tensor([number[file.class_name] for file in files], dtype=torch.int64)
@@ -380,7 +113,9 @@ def read(
     return FolderImages(images, tuple(file.part for file in files), skipped, _content(images), path)
 
 
-def _pixels(place: _Place, files: list[_File], size: int, fit: Fit, max_pixels: int) -> tuple[Tensor, dict[int, str]]:
+def _pixels(
+    place: Tree, files: Sequence[Picture], size: int, fit: Fit, max_pixels: int
+) -> tuple[Tensor, dict[int, str]]:
     """Images ``[N, size, size, 3]``, and what is wrong with the rows that could not be read."""
     stamps = [f"{file.name} {place.stamp(file.at)}" for file in files]
     key = digest(place.mark, str(size), fit, str(max_pixels), *stamps)
@@ -409,33 +144,12 @@ def _pixels(place: _Place, files: list[_File], size: int, fit: Fit, max_pixels: 
     return images_NHWC, faults
 
 
-def _decode(place: _Place, file: _File, size: int, fit: Fit, max_pixels: int) -> np.ndarray:
+def _decode(place: Tree, file: Picture, size: int, fit: Fit, max_pixels: int) -> np.ndarray:
     """uint8 ``[size, size, 3]``."""
     return fitted(read_image(place.image(file.at), "RGB", max_pixels, min_side=size), size, fit)
 
 
-def fitted(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-    """An image as a square: its middle square, or all of it squashed, resized as `read` says.
-
-    Args:
-        image: uint8 ``[H, W, 3]``.
-        size: height and width of the result in pixels.
-        fit: ``crop`` or ``squash``.
-
-    Returns:
-        uint8 ``[size, size, 3]``.
-    """
-    height, width = image.shape[:2]
-    box = (0, 0, width, height)
-    if fit == "crop":
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-    # Pillow's bilinear filter widens with the shrinking.
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
-
-
-def _answer_faults(path: Path, files: list[_File], faults: dict[int, str], skip_corrupt: bool) -> None:
+def _answer_faults(path: Path, files: Sequence[Picture], faults: dict[int, str], skip_corrupt: bool) -> None:
     """Raise or warn."""
     described = [f"{printable(files[row].name)} {fault}" for row, fault in faults.items()]
     number = f"{printable(path)}: {len(faults)} of {len(files)} images cannot be read"

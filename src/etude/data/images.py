@@ -1,4 +1,4 @@
-"""Users' image files, read as 8-bit arrays, and folders of them."""
+"""Users' image files, read as 8-bit arrays, and the files that are made of them."""
 
 import contextlib
 import io
@@ -26,6 +26,7 @@ _LONGEST_SIDE = 65_535
 _LONG_AND_THIN = "crop it to a shape nearer to a square"
 
 Mode = Literal["L", "RGB"]
+Fit = Literal["crop", "squash"]
 
 
 class ImageError(UserError):
@@ -102,54 +103,6 @@ def read_image(
         # Pillow's decoders answer broken bytes with nearly every kind of exception.
         except Exception as error:
             raise ImageError(path, "is damaged or cut short", "copy or save it again") from error
-
-
-def list_images(folder: Path | str) -> list[Path]:
-    """The image files of a folder, by name; hidden files and sub-folders are passed over.
-
-    Raises:
-        UserError: no such folder, or no image in it.
-    """
-    folder = Path(folder)
-    found = [entry for entry in entries(folder) if entry.suffix[1:].lower() in EXTENSIONS and entry.is_file()]
-    if not found:
-        raise ImageError(folder, f"holds no image ({_WORDS})", "put images into it, or choose another folder")
-    return found
-
-
-def picture_files(given: Sequence[Path]) -> list[Path]:
-    """What a user named: files as they are, folders as the images in them.
-
-    Raises:
-        UserError: a folder without an image.
-    """
-    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
-
-
-def class_folders(folder: Path | str) -> dict[str, list[Path]]:
-    """The images of a folder with one sub-folder a class: class name to files, both by name.
-
-    Raises:
-        UserError: no such folder, no sub-folders, or a sub-folder without an image.
-    """
-    folder = Path(folder)
-    classes = [entry for entry in entries(folder) if entry.is_dir()]
-    if not classes:
-        layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
-        raise ImageError(folder, "has no sub-folders", layout)
-    return {entry.name: list_images(entry) for entry in classes}
-
-
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files; `ImageError` where it cannot be listed."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError as error:
-        raise ImageError(folder, "does not exist", "check the path") from error
-    except NotADirectoryError as error:
-        raise ImageError(folder, "is a file", "give the folder that holds the images") from error
-    except OSError as error:
-        raise ImageError(folder, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
 def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *, force: bool) -> list[list[Path]]:
@@ -251,6 +204,27 @@ def to_square(image: np.ndarray, size: int, background: int) -> np.ndarray:
     padded[above : above + flat.shape[0]] = flat
     square = _resized(padded, size, size)
     return square.swapaxes(0, 1).copy() if tall else square
+
+
+def fitted(image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
+    """An image as a square: averages where it shrinks (a triangle as wide as the shrinking), bilinear where it grows.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        size: height and width of the result in pixels.
+        fit: ``crop`` takes the middle square, ``squash`` the whole picture.
+
+    Returns:
+        uint8 ``[size, size, 3]``.
+    """
+    height, width = image.shape[:2]
+    box = (0, 0, width, height)
+    if fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+    # Pillow's bilinear filter widens with the shrinking.
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
 
 
 def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:

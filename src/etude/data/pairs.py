@@ -40,13 +40,14 @@ from torch import Tensor
 from etude.core.errors import UserError
 from etude.core.files import read_json, sha256, write_json
 from etude.core.randomness import generator
-from etude.data import Dataset, folders
+from etude.data import Dataset
 from etude.data.archives import LARGEST_MEMBER, Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, fetch
-from etude.data.images import EXTENSIONS, ImageError, in_threads, printable, read_image, shortened
+from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.tiles import tiles
+from etude.data.tree import NO_PICTURE, Picture, Tree, find, inventory, is_hidden, is_picture, opened
 
 Published = Literal["maps", "facades", "edges2shoes"]
 Split = Literal["train", "val", "test"]
@@ -79,9 +80,7 @@ SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}
 _VERSION = 1
 _LARGEST_SIDE = 4096
 _MOST_PIXELS = 64_000_000
-_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _log = logging.getLogger("etude")
-_LAYOUT = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
 
 
 @dataclass(frozen=True)
@@ -159,17 +158,16 @@ def subset(name: str, train_size: int, size: int) -> PairSet:
     """
     file = f"{name}_subset_256x512.zip"
     path = _found(file, f"pairs/{file}")
-    with folders.opened(path) as place:
-        files = _side_by_side(place, path)
+    with opened(path) as tree:
+        files = inventory(tree, classes=False).pictures
         if len(files) != SUBSET_SIZE:
             raise ImageError(path, f"holds {len(files)} pairs, not {SUBSET_SIZE}", "copy it again")
-        files.sort(key=lambda file: file.name)
         ends = np.cumsum([SUBSET_SPLIT[split] for split in SPLITS]).tolist()
         rows: dict[Split, list[int]] = {
             split: list(range(end - SUBSET_SPLIT[split], end)) for split, end in zip(SPLITS, ends, strict=True)
         }
-        splits = _splits(place, files, rows, train_size, size, halves)
-        height, width = _first(place, files, rows)
+        splits = _splits([(tree, files)], rows, train_size, size, halves)
+        height, width = _first(tree, files, rows)
         side = math.sqrt(height * width / 2)
     counts = " / ".join(str(SUBSET_SPLIT[split]) for split in SPLITS)
     return PairSet(splits, f"50-pair subset of {name}, {counts} pairs", {file: sha256(path)}, side)
@@ -194,29 +192,27 @@ def folder(
     Raises:
         UserError: in one line, what is wrong with the folder or with a picture in it.
     """
-    path = folders.find(name)
+    path = find(name)
     shares = {"val": val_share, "test": test_share}
-    with folders.opened(path) as place:
-        if not name_b:
-            files = _side_by_side(place, path)
-            rows = _drawn_splits([file.part for file in files], shares, seed, path)
-            splits = _splits(place, files, rows, train_size, size, halves)
-            height, width = _first(place, files, rows)
-            side = math.sqrt(height * width / 2)
-            if width != 2 * height:
-                first = printable(files[rows["train"][0]].name)
-                _log.warning(
-                    "the halves of %s are %d x %d pixels and are squeezed into squares; are these two pictures side by "
-                    "side? Two folders go with --data.folder-b, single photos with --data.source grey",
-                    first, width // 2, height,
-                )  # fmt: skip
-        else:
-            path_b = folders.find(name_b, "give another with --data.folder-b")
-            with folders.opened(path_b) as place_b:
-                files, others = _matched(_side_by_side(place, path), path, _side_by_side(place_b, path_b), path_b)
-                rows = _drawn_splits([file.part for file in files], shares, seed, path)
-                splits = _splits(place, files, rows, train_size, size, _beside, place_b, others)
-                side = math.sqrt(math.prod(_first(place, files, rows)))
+    with contextlib.ExitStack() as held:
+        tree = held.enter_context(opened(path))
+        files = inventory(tree, classes=False).pictures
+        sides = [(tree, files)]
+        if name_b:
+            tree_b = held.enter_context(opened(find(name_b, "give another with --data.folder-b")))
+            files, others = _matched(files, path, inventory(tree_b, classes=False).pictures, tree_b.path)
+            sides = [(tree, files), (tree_b, others)]
+        rows = _drawn_splits([file.part for file in files], shares, seed, path)
+        splits = _splits(sides, rows, train_size, size, _beside if name_b else halves)
+        height, width = _first(tree, files, rows)
+        side = math.sqrt(height * width / (1 if name_b else 2))
+        if not name_b and width != 2 * height:
+            first = printable(files[rows["train"][0]].name)
+            _log.warning(
+                "the halves of %s are %d x %d pixels and are squeezed into squares; are these two pictures side by "
+                "side? Two folders go with --data.folder-b, single photos with --data.source grey",
+                first, width // 2, height,
+            )  # fmt: skip
     return _told(splits, printable(path.name), "pixels", side)
 
 
@@ -225,14 +221,14 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
 
     Their middle squares are taken. Arguments and errors as in `folder`.
     """
-    path = folders.find(name)
-    with folders.opened(path) as place:
-        files = [_File(at, at, "") for at in folders.anywhere(place)]
+    path = find(name)
+    with opened(path) as tree:
+        files = [Picture(at, at) for at in tree.anywhere()]
         if not files:
-            raise ImageError(path, f"holds no image ({', '.join(EXTENSIONS)})", "put colour photos into it")
+            raise ImageError(path, NO_PICTURE, "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
-        splits = _splits(place, files, rows, train_size, size, greyed)
-        side = float(min(_first(place, files, rows)))
+        splits = _splits([(tree, files)], rows, train_size, size, greyed)
+        side = float(min(_first(tree, files, rows)))
     return _told(splits, f"grey photos of {printable(path.name)}", "pixels", side)
 
 
@@ -270,60 +266,54 @@ def halves(image: np.ndarray, path: Path, size: int) -> np.ndarray:
         fault = f"is {width} pixels wide, which two halves cannot share"
         raise ImageError(path, fault, "make it a pair of equal halves side by side, A on the left")
     middle = width // 2
-    return np.stack([folders.fitted(half, size, "squash") for half in (image[:, :middle], image[:, middle:])])
+    return np.stack([fitted(half, size, "squash") for half in (image[:, :middle], image[:, middle:])])
 
 
 def greyed(image: np.ndarray, path: Path, size: int) -> np.ndarray:
     """A photo's middle square after its grey version: uint8 ``[2, size, size, 3]``."""
-    colour = folders.fitted(image, size, "crop")
+    colour = fitted(image, size, "crop")
     luma = np.array(Image.fromarray(colour).convert("L"))
     return np.stack([np.repeat(luma[:, :, None], 3, 2), colour])
 
 
 def _beside(image: np.ndarray, path: Path, size: int) -> np.ndarray:
-    return folders.fitted(image, size, "squash")
+    return fitted(image, size, "squash")
 
 
 def _splits(
-    place: Any,
-    files: Sequence["_File"],
+    sides: Sequence[tuple[Tree, Sequence[Picture]]],
     rows: Mapping[Split, Sequence[int]],
     train_size: int,
     size: int,
     make: Callable[[np.ndarray, Path, int], np.ndarray],
-    place_b: Any = None,
-    others: Sequence["_File"] = (),
 ) -> dict[Split, Pairs]:
     """The pairs of each split, decoded once into the cache.
 
     Args:
-        make: of a picture, its path and a size, the pair ``[2, size, size, 3]``, or one of both where there is a
-            second place.
-        place_b: where the B pictures lie, if elsewhere.
-        others: those of ``files``.
+        sides: where pairs lie, or the A and the B pictures, in one order.
+        rows: of each split.
+        train_size: height and width of the training pairs.
+        size: of the others.
+        make: of a picture, its path and a size, the pair ``[2, size, size, 3]``, or one of both where there are two
+            sides.
     """
     made: dict[Split, Pairs] = {}
     for split in SPLITS:
         mine, side = rows[split], train_size if split == "train" else size
-        stamps = [f"{files[row].name} {place.stamp(files[row].at)}" for row in mine]
-        if place_b is not None:
-            stamps += [f"{others[row].name} {place_b.stamp(others[row].at)}" for row in mine] + [place_b.mark]
-        key = digest(place.mark, make.__name__, str(side), *stamps)
+        stamps = [f"{files[row].name} {tree.stamp(files[row].at)}" for tree, files in sides for row in mine]
+        (first, files), *others = sides
+        key = digest(first.mark, make.__name__, str(side), *stamps, *(tree.mark for tree, _ in others))
 
         def build(to: np.ndarray, mine: Sequence[int] = mine, side: int = side) -> None:
             def one(number: int) -> None:
-                file = files[mine[number]]
-                image = read_image(place.image(file.at), "RGB", _MOST_PIXELS)
-                if place_b is None:
-                    to[number] = make(image, Path(file.name), side)
-                    return
-                other = others[mine[number]]
-                image_b = read_image(place_b.image(other.at), "RGB", _MOST_PIXELS)
-                if image.shape != image_b.shape:
-                    (height, width), (height_b, width_b) = image.shape[:2], image_b.shape[:2]
+                given = [(tree, files[mine[number]]) for tree, files in sides]
+                images = [read_image(tree.image(file.at), "RGB", _MOST_PIXELS) for tree, file in given]
+                if images[0].shape != images[-1].shape:
+                    (height, width), (height_b, width_b) = (image.shape[:2] for image in images)
                     fault = f"is {width} x {height} pixels in A and {width_b} x {height_b} in B"
-                    raise ImageError(Path(file.name), fault, "make both the same size")
-                to[number] = np.stack([make(image, Path(file.name), side), make(image_b, Path(other.name), side)])
+                    raise ImageError(Path(given[0][1].name), fault, "make both the same size")
+                made = [make(image, Path(file.name), side) for image, (_, file) in zip(images, given, strict=True)]
+                to[number] = made[0] if len(made) == 1 else np.stack(made)
 
             in_threads(one, len(mine), "decoding pairs")
 
@@ -332,9 +322,9 @@ def _splits(
     return made
 
 
-def _first(place: Any, files: Sequence["_File"], rows: Mapping[Split, Sequence[int]]) -> tuple[int, int]:
+def _first(tree: Tree, files: Sequence[Picture], rows: Mapping[Split, Sequence[int]]) -> tuple[int, int]:
     """Height and width of the first training picture."""
-    image = read_image(place.image(files[rows["train"][0]].at), "RGB", _MOST_PIXELS)
+    image = read_image(tree.image(files[rows["train"][0]].at), "RGB", _MOST_PIXELS)
     return image.shape[0], image.shape[1]
 
 
@@ -350,59 +340,21 @@ def _told(splits: Mapping[Split, Pairs], what: str, kind: str, side: float) -> P
 # --- which pictures, of which split ---
 
 
-@dataclass(frozen=True)
-class _File:
-    name: str
-    at: str
-    """In the place."""
-    part: str
-    """train, val, test, or nothing where there are no such folders."""
-
-
 def _found(file: str, in_mirror: str) -> Path:
     fix = "put it here, or set ETUDE_MIRROR to the folder that holds it"
     try:
-        return folders.find(file, fix)
+        return find(file, fix)
     except UserError:
-        return folders.find(in_mirror, fix)
+        return find(in_mirror, fix)
 
 
-def _side_by_side(place: Any, path: Path) -> list[_File]:
-    """The pictures of a folder, or of its train, val and test folders; also below one folder around everything."""
-    top = ""
-    while True:
-        below, images = place.contents(top)
-        named = {name: _FOLDERS[name.casefold()] for name in below if name.casefold() in _FOLDERS}
-        named = {name: part for name, part in named.items() if place.contents(folders.joined(top, name))[1]}
-        # A folder called val around everything is a name like another.
-        if images or len(named) > 1 or len(below) != 1 or "train" in named.values():
-            break
-        top = folders.joined(top, below[0])
-    if named and "train" not in named.values():
-        fix = "put the training pictures into 'train'"
-        raise ImageError(path / top, f"has '{min(named)}' but no 'train' with pictures in it", fix)
-    for name, part in named.items():
-        twin = next((other for other in named if other != name and named[other] == part), None)
-        if twin:
-            raise ImageError(path / top, f"has both '{name}' and '{twin}'", "keep one of them")
-    if named:
-        listed = [
-            _File(f"{name}/{image}", folders.joined(top, name, image), part)
-            for name, part in named.items()
-            for image in place.contents(folders.joined(top, name))[1]
-        ]
-    else:
-        listed = [_File(image, folders.joined(top, image), "") for image in images]
-    if not listed:
-        raise ImageError(path / top, f"holds no image ({', '.join(EXTENSIONS)})", _LAYOUT)
-    return listed
-
-
-def _matched(a: list[_File], path_a: Path, b: list[_File], path_b: Path) -> tuple[list[_File], list[_File]]:
+def _matched(
+    a: Sequence[Picture], path_a: Path, b: Sequence[Picture], path_b: Path
+) -> tuple[list[Picture], list[Picture]]:
     """The pictures of both folders in one order, by name without the ending."""
-    tables: list[dict[tuple[str, str], _File]] = []
+    tables: list[dict[tuple[str, str], Picture]] = []
     for files, path in ((a, path_a), (b, path_b)):
-        table: dict[tuple[str, str], _File] = {}
+        table: dict[tuple[str, str], Picture] = {}
         for file in files:
             twin = table.setdefault((file.part, PurePosixPath(file.name).stem), file)
             if twin is not file:
@@ -470,10 +422,9 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
         with tarfile.open(path, "r|gz", tarinfo=Bounded) as packed:
             for member in packed:
                 parts = PurePosixPath(member.name).parts
-                is_picture = (
-                    member.isfile() and member.name.isprintable() and parts[-1].rpartition(".")[2].lower() in EXTENSIONS
-                )
-                if not is_picture or parts[-1].startswith(".") or len(parts) < 2 or parts[-2] not in SPLITS:
+                if not (member.isfile() and member.name.isprintable() and is_picture(parts[-1])):
+                    continue
+                if is_hidden(parts[-1]) or len(parts) < 2 or parts[-2] not in SPLITS:
                     continue
                 name = "/".join(parts[-2:])
                 if wanted is None:

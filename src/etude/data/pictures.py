@@ -11,6 +11,7 @@ from etude.data import cifar10, folders
 from etude.data.labelled import LabelledImages
 from etude.data.picture_config import PictureConfig
 from etude.data.shapes import CLASSES, shapes
+from etude.data.tree import find
 
 # Of the embedded twin, pictures a class.
 _TWIN = {"train": 60, "val": 25, "test": 50}
@@ -72,7 +73,7 @@ def _load(config: PictureConfig, num_classes: int) -> Pictures:
         about = {"generated": "shapes, seeds 0 to 2"}
         return Pictures(splits, splits["train"].classes, f"generated shapes, {config.size} px", about)
     if config.source == "folder":
-        path = folders.find(config.folder)
+        path = find(config.folder)
         read = folders.read(path, size=config.size, fit=config.fit, skip_corrupt=config.skip_corrupt)
         rows = folders.split(
             read,

@@ -19,8 +19,7 @@ from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
-from etude.data.folders import fitted
-from etude.data.images import read_image
+from etude.data.images import fitted, read_image
 from etude.runs.weights import load_trained
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.predict import Options, predict

@@ -28,7 +28,7 @@ def seen(network: Any, path: str | None) -> Seen:
     import torch
 
     from etude.data.classify import predictions
-    from etude.data.folders import fitted
+    from etude.data.images import fitted
 
     size, fit = network.config.data.size, network.config.data.fit
     image_HWC = fitted(read(path, min_side=size), size, fit)

@@ -24,7 +24,8 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, picture_files, printable, read_image, result_files, save_png
+from etude.data.images import ImageError, printable, read_image, result_files, save_png
+from etude.data.tree import picture_files
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import Generator
 from etude.studies.pix2pix.study import Pix2PixConfig

@@ -26,7 +26,8 @@ from etude.core.errors import UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
-from etude.data.images import picture_files, printable, refuse_existing, result_files, save_png
+from etude.data.images import printable, refuse_existing, result_files, save_png
+from etude.data.tree import picture_files
 from etude.draw.figures import coloured, grid, save_figure, sheet
 from etude.metrics.segmentation import squared_error
 from etude.nn.pixels import prepare, to_bytes

@@ -1,0 +1,386 @@
+"""The pictures below a folder or in a zip file, listed: which are read, of which split and class, and what is left out.
+
+Picture folders, pairs, supports, scenes and the inputs of predictions are all found here. Paths in a tree are written
+with ``/``, and its top is the empty path. Hidden files and folders are passed over, and ``__MACOSX`` with them. Zip
+files are read in memory: nothing of them is ever written by the names they hold.
+"""
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etude.core.errors import UserError, nearest
+from etude.data.images import EXTENSIONS, ImageError, printable
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""The splits that folders may be called after, whatever their case."""
+_LARGEST_MEMBER = 1 << 29
+"""Bytes of a zip file's image before it is unpacked: 64 million pixels of 8 bytes."""
+_UNSUSPECTED = 1 << 24
+_LARGEST_RATIO = 200
+"""Times its packed size that a larger image may have: deflate shrinks photographs by a little, zeros by a thousand."""
+_DEEPEST = 64
+_CLASSES = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
+_PAIRS = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
+NO_PICTURE = f"holds no image ({', '.join(EXTENSIONS)})"
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name ends as a picture's."""
+    return "." in name and name.rpartition(".")[2].lower() in EXTENSIONS
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is one that systems keep to themselves."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def joined(*parts: str) -> str:
+    """A path in a tree; empty parts are left out."""
+    return "/".join(part for part in parts if part)
+
+
+class Tree:
+    """What lies below a folder on disk.
+
+    Attributes:
+        path: of the folder, or of the zip file.
+        mark: what it adds to the key of its decoded images.
+        left_out: what was passed over so far, and why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Sizes and times alone may be those of another folder, unpacked by the same program.
+        self.mark = ascii(str(path.resolve()))
+        self.left_out: dict[str, str] = {}
+
+    def contents(self, at: str = "") -> tuple[list[str], list[str]]:
+        """Names of the folders and of the pictures of a folder, sorted.
+
+        Raises:
+            ImageError: the folder cannot be listed.
+        """
+        folders: list[str] = []
+        images: list[str] = []
+        here = self.path / at
+        try:
+            for entry in sorted(here.iterdir()):
+                is_folder = entry.is_dir()
+                if not self._passed_over(at, entry.name, is_folder):
+                    (folders if is_folder else images).append(entry.name)
+        except FileNotFoundError as error:
+            raise ImageError(here, "does not exist", "check the path") from error
+        except NotADirectoryError as error:
+            raise ImageError(here, "is a file", "give the folder that holds the images") from error
+        except OSError as error:
+            fix = "check the path and its permissions"
+            raise ImageError(Path(error.filename or here), f"cannot be read ({error.strerror})", fix) from error
+        return folders, images
+
+    def _passed_over(self, at: str, name: str, is_folder: bool) -> bool:
+        """Note whether, and why, an entry of a folder is left out."""
+        if is_hidden(name):
+            self.left_out[joined(at, name)] = "hidden"
+        elif not is_folder and not is_picture(name):
+            self.left_out[joined(at, name)] = "no picture"
+        return joined(at, name) in self.left_out
+
+    def stamp(self, at: str) -> str:
+        """What changes when an image does."""
+        # What cannot be read is found out, and said, when it is read.
+        with contextlib.suppress(OSError):
+            found = (self.path / at).stat()
+            return f"{found.st_size}:{found.st_mtime_ns}"
+        return ""
+
+    def image(self, at: str) -> Path | tuple[str, bytes]:
+        """An image for `read_image`."""
+        return self.path / at
+
+    def anywhere(self, at: str = "") -> list[str]:
+        """All pictures at any depth."""
+        below, images = self.contents(at)
+        found = [joined(at, image) for image in images]
+        return found + [deep for name in below for deep in self.anywhere(joined(at, name))]
+
+
+class Zip(Tree):
+    """What a zip file holds."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        super().__init__(path)
+        self.mark = ""
+        self._archive = archive
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
+        for member in archive.infolist():
+            parts = [part for part in member.filename.replace("\\", "/").split("/") if part]
+            # This passes over ".." too.
+            if any(map(is_hidden, parts)):
+                self.left_out[member.filename] = "hidden"
+                continue
+            # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
+            if len(parts) > _DEEPEST:
+                raise ImageError(Path(parts[0]), f"has folders {len(parts):,} deep", "pack it with fewer")
+            above, is_folder = "/".join(parts[:-1]), member.is_dir()
+            if not parts or self._passed_over(above, parts[-1], is_folder):
+                continue
+            for depth in range(len(parts) if is_folder else len(parts) - 1):
+                self._folders["/".join(parts[:depth])][0].add(parts[depth])
+                self._folders.setdefault("/".join(parts[: depth + 1]), (set(), set()))
+            if not is_folder:
+                self._folders[above][1].add(parts[-1])
+                self._members["/".join(parts)] = member
+
+    def contents(self, at: str = "") -> tuple[list[str], list[str]]:
+        folders, images = self._folders[at]
+        return sorted(folders), sorted(images)
+
+    def stamp(self, at: str) -> str:
+        member = self._members[at]
+        return f"{member.file_size}:{member.CRC}"
+
+    def image(self, at: str) -> Path | tuple[str, bytes]:
+        member = self._members[at]
+        if member.file_size > _LARGEST_MEMBER:
+            raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
+        if member.file_size > max(_UNSUSPECTED, _LARGEST_RATIO * member.compress_size):
+            fault = f"would unpack from {member.compress_size:,} bytes to {member.file_size:,}"
+            raise ImageError(Path(at), fault, "pack a picture of a compressed format, such as PNG")
+        try:
+            return at, self._archive.read(member)
+        # A wrong checksum, a password, an unknown packing, bytes that do not unpack.
+        except Exception as error:
+            fault = "needs a password" if member.flag_bits & 1 else "cannot be unpacked"
+            raise ImageError(Path(at), fault, "pack it again") from error
+
+
+def find(name: str, fix: str = "give another with --data.folder") -> Path:
+    """A folder or file as given, or else below the folder that ETUDE_MIRROR names.
+
+    Args:
+        name: a path; ``~`` is the home folder.
+        fix: what the error says to do.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    places = []
+    with contextlib.suppress(RuntimeError):
+        places = [Path(name).expanduser()] if name else []
+    mirror = os.environ.get("ETUDE_MIRROR", "")
+    fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
+    if name and mirror and not mirror.startswith(("http://", "https://")):
+        places.append(Path(mirror).expanduser() / name)
+        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
+    for place in places:
+        # A name may be too long for the system, or lie where one may not look.
+        with contextlib.suppress(OSError):
+            if place.exists():
+                return place
+    raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Tree]:
+    """A folder or a zip file as a tree.
+
+    Raises:
+        ImageError: it is neither, or cannot be read.
+    """
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+        is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(path, f"cannot be read ({error})", "check the path and its permissions") from error
+    if is_folder:
+        yield Tree(path)
+        return
+    if not is_there:
+        raise ImageError(path, "does not exist", "give a folder or a zip file with --data.folder")
+    if not is_zip:
+        damaged = path.suffix.lower() == ".zip"
+        fault = "is no whole zip file" if damaged else "is neither a folder nor a zip file"
+        fix = "copy or pack it again" if damaged else "give a folder or a zip file with --data.folder"
+        raise ImageError(path, fault, fix)
+    with contextlib.ExitStack() as held:
+        try:
+            tree = Zip(path, held.enter_context(zipfile.ZipFile(path)))
+        except ImageError as error:
+            raise ImageError(path, f"holds a place that {error.fault}", "pack it again with fewer") from error
+        # A broken list of contents is answered with many kinds of exception.
+        except Exception as error:
+            raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error
+        yield tree
+
+
+# --- splits and classes ---
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a tree.
+
+    Attributes:
+        name: its path below the folder of the classes or splits.
+        at: its path in the tree.
+        part: ``train``, ``val`` or ``test``; empty where the layout has no splits.
+        class_name: empty where it has no classes.
+    """
+
+    name: str
+    at: str
+    part: str = ""
+    class_name: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is read of a tree.
+
+    Attributes:
+        pictures: by class, then by name.
+        splits: the folders of splits, each with its split; empty where the layout has none.
+        left_out: what is not read, and why.
+    """
+
+    pictures: tuple[Picture, ...]
+    splits: Mapping[str, str]
+    left_out: Mapping[str, str]
+
+
+def inventory(tree: Tree, *, classes: bool) -> Inventory:
+    """The pictures of a folder, or of its folders of splits; both may lie below one folder around everything.
+
+    Args:
+        tree: where.
+        classes: whether pictures lie in one folder a class.
+
+    Raises:
+        ImageError: a layout that is not read, in one line with what to do.
+    """
+    top, splits = _layout(tree, classes)
+    folders, loose = tree.contents(top)
+    if classes and not folders:
+        what = "holds images but no sub-folders" if loose else "has no sub-folders"
+        raise ImageError(tree.path / top, what, _CLASSES)
+    pictures: list[Picture] = []
+    for folder, part in (splits or {"": ""}).items():
+        for class_name in tree.contents(joined(top, folder))[0] if classes else [""]:
+            pictures += _pictures(tree, top, joined(folder, class_name), part, class_name)
+    if classes:
+        _check_classes(tree.path / top, splits, pictures)
+    elif not pictures:
+        raise ImageError(tree.path / top, NO_PICTURE, _PAIRS)
+    if classes or splits:
+        tree.left_out |= {joined(top, image): "beside the folders that are read" for image in loose}
+    pictures.sort(key=lambda picture: (picture.class_name, picture.name))
+    return Inventory(tuple(pictures), splits, tree.left_out)
+
+
+def _pictures(tree: Tree, top: str, folder: str, part: str, class_name: str) -> Iterator[Picture]:
+    at = joined(top, folder)
+    below, images = tree.contents(at)
+    for deeper in below if class_name else ():
+        if tree.contents(joined(at, deeper))[1]:
+            fix = "move them up into the class folder, or elsewhere"
+            raise ImageError(tree.path / at / deeper, "holds images below a class folder", fix)
+    if class_name and not images:
+        raise ImageError(tree.path / at, NO_PICTURE, "put images into it, or remove it")
+    for image in images:
+        try:
+            joined(at, image).encode()
+        except UnicodeEncodeError as error:
+            raise ImageError(tree.path / at / image, "has a name that is no Unicode text", "rename it") from error
+        yield Picture(joined(folder, image), joined(at, image), part, class_name)
+
+
+def _layout(tree: Tree, classes: bool) -> tuple[str, dict[str, str]]:
+    """The folder that holds the classes, pictures or splits, and the folders of splits, each with its split."""
+
+    def holds(folder: str) -> bool:
+        below, images = tree.contents(folder)
+        return bool(below and not images) if classes else bool(images)
+
+    top = ""
+    while True:
+        folders, images = tree.contents(top)
+        named = {folder: SPLITS[folder.casefold()] for folder in folders if folder.casefold() in SPLITS}
+        held = {folder: part for folder, part in named.items() if holds(joined(top, folder))}
+        # One folder around everything. With pictures in it, one called val is a name like another.
+        alone = len(folders) == 1 and not images
+        if not alone or ("train" in held.values() if not classes else held or not holds(joined(top, folders[0]))):
+            break
+        top = joined(top, folders[0])
+    if not held:
+        return top, {}
+    if "train" not in held.values():
+        what, fix = "pictures", "put the training pictures into 'train'"
+        if classes:
+            what, fix = "class folders", "put the class folders of the training images into 'train'"
+        raise ImageError(tree.path / top, f"has '{min(held)}' but no 'train' with {what} in it", fix)
+    found = named if classes else held
+    for folder, part in found.items():
+        twin = next((other for other in found if other != folder and found[other] == part), None)
+        if twin:
+            raise ImageError(tree.path / top, f"has both '{folder}' and '{twin}'", "keep one of them")
+        if folder not in held:
+            fix = "put its images into one folder a class, or move it elsewhere"
+            raise ImageError(tree.path / top / folder, "has no class folders as 'train' does", fix)
+    return top, held
+
+
+def _check_classes(path: Path, splits: Mapping[str, str], pictures: Sequence[Picture]) -> None:
+    """Refuse one class alone, and classes that are not in every split."""
+    names = sorted({picture.class_name for picture in pictures})
+    if len(names) < 2:
+        raise ImageError(path, f"has only one class, '{printable(names[0])}'", _CLASSES)
+    for folder, part in splits.items():
+        held = {picture.class_name for picture in pictures if picture.part == part}
+        missing = next((name for name in names if name not in held), None)
+        if missing is not None:
+            hint = nearest(missing, held).partition(" (known")[0]
+            fault = f"has no class '{printable(missing)}', which another split has{hint}"
+            raise ImageError(path / folder, fault, "give every split the same class folders")
+
+
+# --- what a user names for a prediction ---
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """The image files of a folder, by name; sub-folders are passed over.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    _, images = Tree(folder).contents()
+    if not images:
+        raise ImageError(folder, NO_PICTURE, "put images into it, or choose another folder")
+    return [folder / image for image in images]
+
+
+def picture_files(given: Sequence[Path]) -> list[Path]:
+    """What a user named: files as they are, folders as the images in them.
+
+    Raises:
+        UserError: a folder without an image.
+    """
+    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
+
+
+def class_folders(folder: Path | str) -> dict[str, list[Path]]:
+    """The images of a folder with one sub-folder a class: class name to files, both by name.
+
+    Raises:
+        UserError: no such folder, no sub-folders, or a sub-folder without an image.
+    """
+    classes, _ = Tree(Path(folder)).contents()
+    if not classes:
+        layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
+        raise ImageError(Path(folder), "has no sub-folders", layout)
+    return {name: list_images(Path(folder) / name) for name in classes}
