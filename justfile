@@ -18,7 +18,7 @@ lint:
 
 # Write the results tables of the READMEs anew, from results/.
 readme:
-    uv run python -m etude.report.markdown README.md src/etude/studies/*/README.md
+    uv run python -m etude.report.markdown README.md docs/results.md src/etude/studies/*/README.md
 
 # The site, in site/; `just docs serve` shows it and builds it anew when a page changes.
 docs verb="build":

@@ -227,32 +227,30 @@ def test_the_new_study_runs(tmp_path: Path) -> None:
     shutil.copytree(
         ROOT / "src", tmp_path / "src", copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__")
     )
+    (tmp_path / "pyproject.toml").touch()
     page = DOCS / "new-study.md"
-    for block in blocks(page):
-        if not block.title:
-            continue
-        path = tmp_path / block.title
-        if path.name == "__init__.py":
-            before = path.read_text(encoding="utf-8")
-            after = re.sub(r"^NAMES = \(.*?\)\n", block.text, before, flags=re.MULTILINE | re.DOTALL)
-            assert after != before
-            names = re.search(r"^NAMES = .*$", before, re.MULTILINE)
-            assert names
-            assert block.text.strip() == f'{names[0][:-1]}, "softmax")', "the page shows the names as they were"
-            path.unlink()
-            path.write_text(after, encoding="utf-8")
-        else:
-            path.parent.mkdir(exist_ok=True)
-            (path.parent / "__init__.py").touch()
-            path.write_text(block.text, encoding="utf-8")
     commands = [words for block in blocks(page) if block.language == "sh" for words in _commands(block)]
     surroundings = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1"}
-    # In one process, because each would import PyTorch anew.
     script = "import json, sys; from etude.cli import main; [sys.exit(1) for w in json.loads(sys.argv[1]) if main(w)]"
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps([words[1:] for words in commands])],
-        cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+
+    def run(commands: list[list[str]]) -> "subprocess.CompletedProcess[str]":
+        """In one process, because each would import PyTorch anew."""
+        return subprocess.run(
+            [sys.executable, "-c", script, json.dumps([words[1:] for words in commands])],
+            cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert commands[0] == ["etude", "new", "softmax"]
+    laid = run(commands[:1])
+    assert laid.returncode == 0, laid.stderr
+    shown = {block.title: block.text for block in blocks(page) if block.title}
+    assert shown.pop("src/etude/registry.py").strip() in (tmp_path / "src" / "etude" / "registry.py").read_text()
+    assert {path.name for path in (tmp_path / "src" / "etude" / "studies" / "softmax").iterdir()} == {
+        *(Path(title).name for title in shown), "__init__.py", "README.md",
+    }  # fmt: skip
+    for title, text in shown.items():
+        assert (tmp_path / title).read_text() == text, f"{title}: the page shows what `etude new` writes"
+    done = run(commands[1:])
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "softmax" / "first" / "model_card.md").is_file()
     claimed = next(block.text for block in blocks(page) if block.language == "text")

@@ -25,6 +25,7 @@ VERBS = {
     "data": "list, get or verify the data sets; render one",
     "export": "write trained weights as one file, as a folder for the hub, or as ONNX",
     "load": "make a run of a folder that `etude export` wrote elsewhere",
+    "new": "lay out the files of a new study in a checkout",
 }
 
 

@@ -1,6 +1,7 @@
 """Configurations: nested frozen dataclasses, to YAML and back."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,9 +193,12 @@ def substance(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_name(first: Sequence[str], overrides: Mapping[str, Any], last: Sequence[str] = ()) -> str:
-    """A folder's name with the settings that set a run apart: ``laptop-shot=5-seed0``."""
-    told = [f"{name.split('.')[-1]}={value}" for name, value in substance(overrides).items()]
-    return "-".join([*first, *told, *last]).replace("/", "_").replace(" ", "")
+    """A folder's name with the settings that set a run apart: ``laptop-episodes.shot-5-seed0``.
+
+    It needs no quoting in a shell.
+    """
+    apart = [f"{name}-{value}" for name, value in substance(overrides).items()]
+    return re.sub(r"[^\w.+-]", "_", "-".join([*first, *apart, *last]).replace(" ", ""), flags=re.ASCII)
 
 
 def as_flags(overrides: Mapping[str, object]) -> list[str]:

@@ -3,6 +3,7 @@
 ``python -m etude.report.markdown FILE...`` rewrites what stands between one of these marks and ``<!-- end -->``; with
 ``--check`` it only says whether it is up to date.
 
+- ``<!-- board -->``: the number by which each study is known, one line a study.
 - ``<!-- results STUDY [run] -->``: the comparison with the published numbers, or what of it was run.
 - ``<!-- measured STUDY -->``: numbers that nobody published.
 - ``<!-- table STUDY EXPERIMENT [VARIANT] -->``: all splits and metrics of our runs, one line a cell.
@@ -18,42 +19,71 @@ from pathlib import Path
 from etude import registry
 from etude.core.files import write_atomic
 from etude.core.study import Study
-from etude.report.reference import Comparison, measurement
+from etude.report.reference import Comparison, measurement, read_headline
 from etude.report.results import comparisons, summaries
 from etude.runs.text import escaped
 
-_PLACE = re.compile(r"(<!-- (results|measured|table|parts) (\S+)(?: (\S+)(?: (.+?))?)? -->\n)(?s:.*?)(<!-- end -->)")
+_PLACE = re.compile(
+    r"(<!-- (board|results|measured|table|parts)(?: (\S+)(?: (\S+)(?: (.+?))?)?)? -->\n)(?s:.*?)(<!-- end -->)"
+)
 # With one label an item, the error and micro F1 say what the accuracy says.
 _SAID_TWICE = ("error", "micro_f1")
 _MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 
 def table(rows: Sequence[Comparison]) -> str:
-    """A Markdown table with one line a measured cell, every published number for it at the line's end."""
-    lines = [
-        "| experiment | cell | metric | ours | 95 % interval | seeds | scale | split; protocol | published |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """A Markdown table with one line a measured cell, every published number for it at the line's end.
+
+    A protocol that all lines share stands above the table once; others are numbered below it.
+    """
+    if not rows:
+        return "No run stands beside a published number yet.\n"
+    head = ["experiment", "cell", "metric", "split", "ours", "95 % interval", "seeds", "scale", "published"]
     groups: dict[tuple[object, ...], list[Comparison]] = {}
     for row in rows:
         groups.setdefault((row.study, row.experiment, row.cell, row.metric, row.split, row.runs), []).append(row)
+    protocols = list(dict.fromkeys(group[0].protocol or group[0].published_protocol for group in groups.values()))
+    lines: list[str] = []
     for group in groups.values():
         first = group[0]
+        number = f" ({protocols.index(first.protocol or first.published_protocol) + 1})" if len(protocols) > 1 else ""
         ours = "" if first.ours is None else f"{first.ours:.2f}"
         interval = f"{first.interval[0]:.2f} to {first.interval[1]:.2f}" if first.interval else ""
         published = "; ".join(f"{row.claim} ({row.source}): {_MARKS[row.verdict]}" for row in group)
         cells = (
-            first.experiment,
-            first.cell,
-            f"{first.metric} {first.unit}".strip(),
-            ours,
-            interval,
-            ", ".join(map(str, first.seeds)),
-            first.scale or "",
-            f"{first.split}; {first.protocol or first.published_protocol}",
-            published,
-        )
+            first.experiment, first.cell, f"{first.metric} {first.unit}".strip(), f"{first.split}{number}", ours,
+            interval, ", ".join(map(str, first.seeds)), first.scale or "", published,
+        )  # fmt: skip
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
+    above = f"{_sentence(protocols[0])}\n\n" if len(protocols) == 1 else ""
+    below = "".join(f"\n({number}) {_sentence(text)}\n" for number, text in enumerate(protocols, 1))
+    body = "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]) + "\n"
+    return above + body + (below if len(protocols) > 1 else "")
+
+
+def _sentence(text: str) -> str:
+    return f"{escaped(text[:1].upper() + text[1:])}."
+
+
+def board() -> str:
+    """A Markdown table of the number by which each study is known: ours, published, and what learns nothing."""
+    lines = ["| study | what it is | measured | ours | published | baseline |", "|---|---|---|---|---|---|"]
+    for study in map(registry.load, registry.NAMES):
+        head = read_headline(study.folder / "reference.toml")
+        found = [
+            (row["value"], summary["seed"])
+            for summary in summaries(study, []).values()
+            for row in summary["results"]
+            if all(row[key] == getattr(head, key) for key in ("experiment", "cell", "metric", "split"))
+            and head.variant in ("", row["variant"])
+        ]
+        mean = statistics.fmean(value for value, _ in found)
+        link = f"[`{study.name}`](src/etude/studies/{study.name}/README.md)"
+        seeds = len({seed for _, seed in found})
+        ours = f"{mean:.2f}" if mean >= 1 else f"{mean:.3f}".lstrip("0")
+        told = f"**{ours}** ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+        cells = [link, study.about, head.about, told, head.published, head.baseline]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,6 +147,8 @@ def rewritten(text: str) -> str:
     """A README's text with its results tables made anew."""
 
     def fill(place: re.Match[str]) -> str:
+        if place[2] == "board":
+            return place[1] + "\n" + board() + "\n" + place[6]
         study = registry.load(place[3])
         if place[2] in ("table", "parts"):
             body = pivot(study, place[4], place[5] or "", parts=place[2] == "parts")

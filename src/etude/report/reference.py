@@ -3,14 +3,15 @@
 import math
 import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from etude.core.config import Scale, from_dict, substance
 from etude.core.errors import UserError
 
+T = TypeVar("T")
 Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
 
@@ -31,6 +32,22 @@ class Published:
     variant: str = ""
     """What our runs must share with it to stand beside it, such as the split they trained on."""
     better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one number by which a study is known, as ``reference.toml`` names it."""
+
+    about: str
+    """What is measured, on which data."""
+    experiment: str
+    cell: str
+    metric: str
+    split: str
+    published: str
+    baseline: str
+    """What a method that learns nothing gets, and which."""
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,9 +87,17 @@ class Comparison:
 
 def read_reference(path: Path) -> list[Published]:
     """The published numbers of a study."""
+    return _read(path, lambda body: [from_dict(Published, row, origin="[[number]]") for row in body["number"]])
+
+
+def read_headline(path: Path) -> Headline:
+    """The number by which a study is known."""
+    return _read(path, lambda body: from_dict(Headline, body["headline"], origin="[headline]"))
+
+
+def _read(path: Path, pick: Callable[[dict[str, Any]], T]) -> T:
     try:
-        rows = tomllib.loads(path.read_text(encoding="utf-8"))["number"]
-        return [from_dict(Published, row, origin="[[number]]") for row in rows]
+        return pick(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a table of published numbers ({error})") from error
 
