@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
-from etude.nn.user_part import tried
+from etude.nn.user_part import tried, tried_module
 
 
 class Says(nn.Module):
@@ -25,23 +25,32 @@ class Says(nn.Module):
 
 def test_it_is_asked_once_for_zeros() -> None:
     made = Says(torch.ones(2, 5, 7))
-    part, shape = tried("part", lambda: made, (2, 3), (2, "n", 7))
+    part, answer = tried_module("part", lambda: made, [torch.zeros(2, 3)], [2, "n", 7])
     assert part is made
-    assert shape == (2, 5, 7)
+    assert answer is made.answer
     assert made.asked == [((2, 3), False, False, False)]
     assert part.training, "it is given back in training mode"
     assert torch.is_grad_enabled()
 
 
 def test_running_statistics_stay() -> None:
-    part, _ = tried("part", lambda: nn.BatchNorm1d(3), (4, 3), (4, 3))
+    part, _ = tried_module("part", lambda: nn.BatchNorm1d(3), [torch.zeros(4, 3)], [4, 3])
     assert isinstance(part, nn.BatchNorm1d)
     assert part.running_var is not None
     assert part.running_var.tolist() == [1, 1, 1]
 
 
-def test_no_dimension_at_all() -> None:
-    assert tried("part", lambda: Says(torch.tensor(1.0)), (2,), ())[1] == ()
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (torch.tensor(1.0), []),
+        ((torch.ones(2, 3), {}), ([2, "D"], dict)),
+        ((torch.ones(2), (torch.ones(1), 5)), (["N"], ([1], int))),
+        (3, object),
+    ],
+)
+def test_answers_that_fit(answer: Any, wanted: Any) -> None:
+    assert tried("part", "nothing", lambda: answer, wanted) is answer
 
 
 @pytest.mark.parametrize(
@@ -52,13 +61,14 @@ def test_no_dimension_at_all() -> None:
         (torch.ones(3, 5, 7), "[3, 5, 7]"),
         (torch.ones(2, 5, 8), "[2, 5, 8]"),
         (torch.tensor(1.0), "[]"),
-        ((torch.ones(2, 5, 7),), "tuple"),
+        ((torch.ones(2, 5, 7),), "([2, 5, 7])"),
+        ([2, 5, 7], "list"),
         (None, "NoneType"),
     ],
 )
 def test_another_answer(answer: Any, met: str) -> None:
     with pytest.raises(UserError) as caught:
-        tried("encoder mine.py:Net", lambda: Says(answer), (2, 3), (2, "n", 7))
+        tried("encoder mine.py:Net", "[2, 3]", lambda: answer, [2, "n", 7])
     assert str(caught.value) == f"the encoder mine.py:Net must map [2, 3] to [2, n, 7], not {met}"
 
 
@@ -71,13 +81,13 @@ def _raise(error: Exception) -> Any:
     [
         (lambda: _raise(TypeError("no such\nsetting")), "TypeError: no such setting"),
         (lambda: Says(lambda _: _raise(RuntimeError("a\n  b"))), "RuntimeError: a b"),
-        (lambda: None, "AttributeError: "),
+        (lambda: None, "TypeError: NoneType is no torch.nn.Module"),
         (lambda: nn.Linear(4, 1), "RuntimeError: "),
     ],
 )
 def test_a_part_that_fails(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        tried("decoder mine.py:Net", make, (2, 3), (2, "n"))
+        tried_module("decoder mine.py:Net", make, [torch.zeros(2, 3)], [2, "n"])
     assert str(caught.value).startswith(f"the decoder mine.py:Net failed on [2, 3]: {says}")
     assert "\n" not in str(caught.value)
     assert torch.is_grad_enabled()

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.core.plugin import resolve
-from etude.nn.user_part import tried
+from etude.nn.user_part import tried_module
 
 Pool = Literal["batch", "instance", "layer", "group"]
 
@@ -541,5 +541,5 @@ def make_norm(name: str, num_channels: int, **options: Any) -> nn.Module:
     kind = resolve(name, NORMS, "norm")
     if name in NORMS:
         return kind(num_channels, **options)
-    shape = (2, num_channels, 4, 4)
-    return tried(f"norm {name}", lambda: kind(num_channels, **options), shape, shape)[0]
+    zeros = torch.zeros(2, num_channels, 4, 4)
+    return tried_module(f"norm {name}", lambda: kind(num_channels, **options), [zeros], [*zeros.shape])[0]

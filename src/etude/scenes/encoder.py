@@ -17,7 +17,7 @@ from torch.nn import functional
 from etude.core.plugin import resolve
 from etude.nn.conv import he_
 from etude.nn.norms import GroupNorm, choose_groups
-from etude.nn.user_part import tried
+from etude.nn.user_part import tried_module
 from etude.scenes.config import SlotEncoderConfig
 from etude.scenes.slot_attention import SlotAttention, Slots, glorot_
 
@@ -144,8 +144,9 @@ def make_encoder(name: str, channels: int, size: int, **options: Any) -> tuple[n
     """
     kind = resolve(name, ENCODERS, "encoder")
     given = options if name in ENCODERS else {}
-    shape, wanted = (1, 3, size, size), (1, channels, "h", "w")
-    encoder, (_, _, height, width) = tried(f"encoder {name}", lambda: kind(channels, **given), shape, wanted)
+    zeros, wanted = torch.zeros(1, 3, size, size), [1, channels, "h", "w"]
+    encoder, answer = tried_module(f"encoder {name}", lambda: kind(channels, **given), [zeros], wanted)
+    height, width = answer.shape[-2:]
     return encoder, (height, width)
 
 

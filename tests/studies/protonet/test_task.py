@@ -409,16 +409,16 @@ def test_the_check_leaves_running_statistics_alone(parts: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("Bare", "must map (2, 1, 28, 28) to ([2, D], dict), not [2, 9]"),
-        ("Square", "must map (2, 1, 28, 28) to ([2, D], dict), not ([2, 1, 28, 28], dict)"),
+        ("Bare", "must map [2, 1, 28, 28] to ([2, D], dict), not [2, 9]"),
+        ("Square", "must map [2, 1, 28, 28] to ([2, D], dict), not ([2, 1, 28, 28], dict)"),
         ("Short", "not ([1, 9], dict)"),
         ("Listed", "not ([2, 9], list)"),
         ("Silent", "not NoneType"),
-        ("Colour", "failed on (2, 1, 28, 28): RuntimeError: "),
-        ("Faulty", "failed on (2, 1, 28, 28): KeyError: "),
+        ("Colour", "failed on [2, 1, 28, 28]: RuntimeError: "),
+        ("Faulty", "failed on [2, 1, 28, 28]: KeyError: "),
         ("Frozen", "has no parameters to train"),
-        ("Wants", "failed on (2, 1, 28, 28): TypeError: "),
-        ("number", "failed on (2, 1, 28, 28): TypeError: "),
+        ("Wants", "failed on [2, 1, 28, 28]: TypeError: "),
+        ("number", "failed on [2, 1, 28, 28]: TypeError: "),
         ("Nothing", "has no 'Nothing'"),
     ],
 )

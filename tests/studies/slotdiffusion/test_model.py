@@ -447,7 +447,7 @@ def test_a_users_own_sampler_draws(tmp_path: Path) -> None:
     torch.testing.assert_close(made[0], made[1], rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError) as caught:
         painter(network(), sample__sampler=f"{tmp_path / 'mine.py'}:flat")
-    one_line(caught, "must make latents")
+    one_line(caught, "must map latents")
 
 
 # --- a library knows its model ---

@@ -292,7 +292,7 @@ def test_a_sampler_of_ones_own(weights: Path, capsys: pytest.CaptureFixture[str]
     with torch.no_grad():
         assert_close("out/a-again.png", to_bytes(vae.decode(noise / model.scale))[0].numpy())
     out = ("a.png", "--output", "none", "--sampler")
-    refused(capsys, weights, *out, "mine.py:wrong", says=("the sampler mine.py:wrong must make latents",))
+    refused(capsys, weights, *out, "mine.py:wrong", says=("the sampler mine.py:wrong must map latents",))
     refused(capsys, weights, *out, "mine.py:silent", says=("the sampler mine.py:silent", "on_step"))
     refused(capsys, weights, *out, "mine.py:idel", says=("has no 'idel'; did you mean 'idle'",))
     refused(capsys, weights, *out, "none.py:idle", says=("no file none.py",))

@@ -310,8 +310,8 @@ def test_an_encoder_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("States", r"must map 2 problems of 4 words to states \(2, 4, 8\) and a summary \(2, 8\), not \(2, 4, 8\)"),
-        ("Narrow", r"of width 7 must map .* not \(2, 4, 8\), \(2, 8\)"),
+        ("States", r"must map 2 problems of 4 words to \(\[2, 4, 8\], \[2, 8\]\), not \[2, 4, 8\]"),
+        ("Narrow", r"of width 7 must map .* not \(\[2, 4, 8\], \[2, 8\]\)"),
         ("Unknown", "has no whole number `width`"),
         ("Nothing", "failed on 2 problems of 4 words: TypeError"),
         ("Function", "is no torch.nn.Module"),

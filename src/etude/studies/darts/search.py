@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
+from etude.nn.user_part import tried
 
 DIFFERENCE = 0.01
 """Length of the step of a difference of two gradients by the weights (section 2.3, footnote 1)."""
@@ -210,20 +211,14 @@ def make_rule(name: str, most_skips: int, *, eigenvalue: bool = False) -> Rule:
     rule: Any = resolve(name, builtin, "rule to stop by")
     if name in builtin:
         return rule
-    tried = [MEASURED | ({"eigenvalue": 0.1} if eigenvalue else {})]
 
     def own(rows: Sequence[Row]) -> int | None:
-        try:
-            answer = rule(rows)
-        # A user's code may fail in any way.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the rule {name} failed on {len(rows)} rows: {type(error).__name__}: {reason}") from error
+        answer = tried(f"rule {name}", f"{len(rows)} rows", lambda: rule(rows))
         # False is a number to Python, and would stop at once.
         number = isinstance(answer, int) and not isinstance(answer, bool)
         if answer is None or (number and 0 <= answer < max(len(rows), 1)):
             return answer
         raise UserError(f"the rule {name} must return None or how many evaluations to go back, not {answer!r}")
 
-    own(tried)
+    own([MEASURED | ({"eigenvalue": 0.1} if eigenvalue else {})])
     return own

@@ -18,6 +18,7 @@ from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import omniglot
 from etude.data.omniglot import CharacterPool
+from etude.nn.user_part import tried, tried_module
 from etude.studies.protonet.episodes import Accuracy, draw_episode, nearest_distances, score_pool
 from etude.studies.protonet.model import DISTANCES, Conv4, Distance, episode_loss
 from etude.studies.protonet.study import ModelConfig, ProtonetConfig
@@ -31,21 +32,8 @@ def build_encoder(config: ModelConfig, size: int) -> nn.Module:
     if config.encoder == "conv4":
         return Conv4(width=config.width)
     kind = resolve(config.encoder, {"conv4": Conv4}, "encoder")
-    shape = (2, 1, size, size)
-    try:
-        encoder = kind()
-        # In evaluation, so that running statistics do not take the zeros in.
-        with torch.no_grad():
-            answer: Any = encoder.eval()(torch.zeros(shape))
-        encoder.train()
-        trained = any(p.requires_grad for p in encoder.parameters())
-    # A user's code may fail in any way.
-    except Exception as error:
-        raise UserError(f"the encoder {config.encoder} failed on {shape}: {_reason(error)}") from error
-    fits = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)
-    if not (fits and isinstance(answer[0], Tensor) and answer[0].ndim == 2 and len(answer[0]) == 2):
-        raise UserError(f"the encoder {config.encoder} must map {shape} to ([2, D], dict), not {_described(answer)}")
-    if not trained:
+    encoder, _ = tried_module(f"encoder {config.encoder}", kind, [torch.zeros(2, 1, size, size)], ([2, "D"], dict))
+    if not any(p.requires_grad for p in encoder.parameters()):
         raise UserError(f"the encoder {config.encoder} has no parameters to train: give it a layer that has some")
     return encoder
 
@@ -55,12 +43,8 @@ def build_distance(config: ModelConfig) -> Distance:
     distance = resolve(config.distance, DISTANCES, "distance")
     if config.distance in DISTANCES:
         return distance
-    try:
-        answer: Any = distance(torch.zeros(3, 4), torch.ones(2, 4))
-    except Exception as error:
-        raise UserError(f"the distance {config.distance} failed on [3, 4], [2, 4]: {_reason(error)}") from error
-    if not isinstance(answer, Tensor) or answer.shape != (3, 2):
-        raise UserError(f"the distance {config.distance} must map [3, 4], [2, 4] to [3, 2], not {_described(answer)}")
+    zeros, ones = torch.zeros(3, 4), torch.ones(2, 4)
+    tried(f"distance {config.distance}", "[3, 4], [2, 4]", lambda: distance(zeros, ones), [3, 2])
 
     def of_every_episode(query: Tensor, proto: Tensor) -> Tensor:
         # A user's own need not know of a dimension of episodes.
@@ -69,17 +53,6 @@ def build_distance(config: ModelConfig) -> Distance:
         return torch.stack([of_every_episode(q, p) for q, p in zip(query, proto, strict=True)])
 
     return of_every_episode
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _described(answer: Any) -> str:
-    """The shape of what a user's part returned, or what it is."""
-    if isinstance(answer, tuple):
-        return f"({', '.join(_described(part) for part in answer)})"
-    return str(list(answer.shape)) if isinstance(answer, Tensor) else type(answer).__name__
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from torch import Tensor
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.core.plugin import resolve
+from etude.nn.user_part import tried
 from etude.studies.slotdiffusion.diffusion import Level, Schedule, leap, posterior
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -291,18 +292,15 @@ def make_sampler(name: str) -> Sampler:
         return noise_T[t_B].view(-1, 1, 1, 1) * z_BX
 
     told: list[int] = []
-    try:
-        answer: Any = sampler(
+
+    def call() -> Any:
+        return sampler(
             predict, schedule, start_BX.clone(), image_generators(0, "try/noise", slice(0, 2)), steps=4, clip=None,
             on_step=lambda step, steps, z_BX, z0_BX: told.append(step),
         )  # fmt: skip
-    # A user's code may fail in any way.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the sampler {name} failed on a trial: {type(error).__name__}: {reason}") from error
-    if not isinstance(answer, Tensor) or answer.shape != start_BX.shape:
-        met = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"the sampler {name} must make latents {list(start_BX.shape)}, not {met}")
+
+    shape = list(start_BX.shape)
+    answer = tried(f"sampler {name}", f"latents {shape}", call, shape)
     if not answer.isfinite().all():
         raise UserError(f"the sampler {name} makes numbers that are not finite of standard normal data")
     # The sheets of denoising are made of what it is called with; one that asks twice a step may leave some out.

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from etude.core.plugin import resolve
 from etude.nn.conv import he_
-from etude.nn.user_part import tried
+from etude.nn.user_part import tried_module
 from etude.scenes.broadcast import BroadcastConv
 from etude.scenes.encoder import PositionCode, build_encoder
 from etude.scenes.slot_library import CARD
@@ -130,8 +130,8 @@ def make_decoder(name: str, slot_size: int, size: int, **options: Any) -> nn.Mod
     kind = resolve(name, DECODERS, "decoder")
     if name in DECODERS:
         return kind(slot_size, size, **options)
-    shape, wanted = (2, slot_size), (2, MAPS, size, size)
-    return tried(f"decoder {name}", lambda: kind(slot_size, size), shape, wanted)[0]
+    zeros, wanted = torch.zeros(2, slot_size), [2, MAPS, size, size]
+    return tried_module(f"decoder {name}", lambda: kind(slot_size, size), [zeros], wanted)[0]
 
 
 class SlotAutoencoder(nn.Module):

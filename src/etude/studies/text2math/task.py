@@ -21,6 +21,7 @@ from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mathqa
 from etude.metrics.proportion import half_width
+from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.beam import Hypothesis, Listener, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
@@ -92,29 +93,12 @@ def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
     """A user's own encoder, called once to check its interface."""
     lengths_N = torch.tensor([4, 2])
     words_NT, indices_NT = torch.tensor([[1, 2, 1, 1], [1, 2, 0, 0]]), torch.tensor([[-1, 0, -1, -1], [-1, 0, -1, -1]])
-    answer: Any = None
-    try:
-        encoder = kind(num_words)
-        if isinstance(encoder, nn.Module):
-            with torch.no_grad():
-                answer = encoder.eval()(Batch(words_NT, indices_NT, lengths_N))
-            encoder.train()
-    # A user's code may fail in any way.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"the encoder {name} failed on 2 problems of 4 words: {reason}") from error
-    if not isinstance(encoder, nn.Module):
-        raise UserError(f"the encoder {name} is no torch.nn.Module: its weights would not be trained")
+    given, inputs = "2 problems of 4 words", [Batch(words_NT, indices_NT, lengths_N)]
+    encoder, answer = tried_module(f"encoder {name}", lambda: kind(num_words), inputs, given=given)
     width = getattr(encoder, "width", None)
     if not isinstance(width, int):
         raise UserError(f"the encoder {name} has no whole number `width`: it says how wide its states are")
-    parts: tuple[Any, ...] = answer if isinstance(answer, tuple) else (answer,)
-    shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-    if shapes != [(2, 4, width), (2, width)]:
-        raise UserError(
-            f"the encoder {name} of width {width} must map 2 problems of 4 words to states (2, 4, {width}) and a "
-            f"summary (2, {width}), not {', '.join(map(str, shapes))}"
-        )
+    tried(f"encoder {name} of width {width}", given, lambda: answer, ([2, 4, width], [2, width]))
     return encoder
 
 
