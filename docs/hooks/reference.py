@@ -6,7 +6,9 @@ import checkout
 from mkdocs.structure.files import File, Files
 
 # What a reader meets first comes first.
-_ORDER = ("core", "nn", "data", "metrics", "studies", "report", "cluster", "cli", "web")
+_ORDER = (
+    "core", "registry", "nn", "scenes", "data", "metrics", "draw", "studies", "runs", "report", "serve", "cluster", "cli",
+)  # fmt: skip
 
 
 def _pages() -> dict[str, str]:
