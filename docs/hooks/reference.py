@@ -7,7 +7,8 @@ from mkdocs.structure.files import File, Files
 
 # What a reader meets first comes first.
 _ORDER = (
-    "core", "registry", "nn", "scenes", "data", "metrics", "draw", "studies", "runs", "report", "serve", "cluster", "cli",
+    "core", "registry", "nn", "scenes", "data", "metrics", "draw", "studies", "runs", "report", "serve", "cluster",
+    "cli",
 )  # fmt: skip
 
 
