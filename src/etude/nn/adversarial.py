@@ -1,4 +1,4 @@
-r"""What two studies' adversarial networks share: losses, initial weights, spectral normalisation, guarded steps.
+r"""Adversarial networks: losses, initial weights, spectral normalisation, one guarded step of both networks.
 
 The discriminator gives one logit an image or patch, $D$. The losses:
 
@@ -7,8 +7,8 @@ The discriminator gives one logit an image or patch, $D$. The losses:
 - lsgan (Mao et al. 2017): $(D(x) - 1)^2 + D(G(z))^2$ and $(D(G(z)) - 1)^2$.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
+from etude.core.runtime import Runtime
+
+T = TypeVar("T")
 GanLoss = Literal["vanilla", "lsgan"]
 
 
@@ -158,6 +161,81 @@ class FiniteSteps:
         ended = {name: torch.full_like(v, torch.nan) if name == "loss" else v for name, v in metrics.items()}
         logged = {name: torch.where(patient, v.nan_to_num(0.0, 0.0, 0.0), ended[name]) for name, v in metrics.items()}
         return logged | {"skipped": self._now.to(next(iter(logged.values())).dtype)}
+
+
+class Adversaries(FiniteSteps):
+    """A generator and a discriminator with an Adam each, which learn in turn (Goodfellow et al. 2014, algorithm 1).
+
+    Args:
+        runtime: the run's.
+        generator: the network that makes pictures.
+        discriminator: the network that judges them.
+        lr: the learning rate of both.
+        beta1: Adam's first beta.
+    """
+
+    def __init__(
+        self, runtime: Runtime, generator: nn.Module, discriminator: nn.Module, *, lr: float, beta1: float
+    ) -> None:
+        self.runtime, self.generator, self.discriminator = runtime, generator, discriminator
+        self.networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+        self.shared = {name: runtime.prepare(net, channels_last=True) for name, net in self.networks.items()}
+        self.optimizers = {
+            name: torch.optim.Adam(net.parameters(), lr=lr, betas=(beta1, 0.999), fused=True)
+            for name, net in self.networks.items()
+        }
+        super().__init__(
+            self.networks, {name: runtime.prepare_optimizer(adam) for name, adam in self.optimizers.items()}
+        )
+
+    def step(
+        self,
+        parts: int,
+        make: Callable[[int, nn.Module], T],
+        judge: Callable[[int, T], Mapping[str, Tensor]] | None,
+        deceive: Callable[[int, T], Mapping[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """One step of the discriminator and one of the generator; `end` then takes what is logged.
+
+        Args:
+            parts: how many parts the batch has, over all processes.
+            make: for a part of the batch and the generator to call, the generated pictures with what belongs to them.
+            judge: the discriminator's scalars of a part, ``loss`` among them, which detaches what was made; None: it
+                does not learn.
+            deceive: the generator's.
+
+        Returns:
+            The mean of each scalar over the parts; ``loss`` is the generator's.
+        """
+        for network in self.networks.values():
+            network.train()
+        self.begin()
+        made: dict[int, T] = {}
+
+        def judged(part: int) -> Mapping[str, Tensor]:
+            assert judge is not None
+            # A batch of one part makes its pictures once for both networks. With more, the running statistics change
+            # between the parts, and a graph that is kept would be stale.
+            if parts == 1:
+                made[part] = make(part, self.shared["generator"])
+                return judge(part, made[part])
+            with torch.no_grad():
+                fresh = make(part, self.generator)
+            return judge(part, fresh)
+
+        def deceived(part: int) -> Mapping[str, Tensor]:
+            return deceive(part, made.pop(part) if part in made else make(part, self.shared["generator"]))
+
+        means: dict[str, Tensor] = {}
+        if judge is not None:
+            means = self.runtime.accumulate(judged, parts, self.shared["discriminator"])
+            self.update("discriminator")
+        # The discriminator wants no gradient here; `deceive` calls it without DDP, which would wait for one.
+        self.discriminator.requires_grad_(False)
+        means |= self.runtime.accumulate(deceived, parts, self.shared["generator"])
+        self.discriminator.requires_grad_(True)
+        self.update("generator")
+        return means
 
 
 class SpectralNorm(nn.Module):

@@ -60,14 +60,14 @@ def test_a_step_is_algorithm_1() -> None:
         real = scaled(images[twin.batch_rows(step)])
         fake = twin.generator(twin.noise(len(real), "train/noise", step))
         criterion = torch.nn.BCEWithLogitsLoss()
-        twin.adams["discriminator"].zero_grad()
+        twin.optimizers["discriminator"].zero_grad()
         real_logits, fake_logits = twin.discriminator(real), twin.discriminator(fake.detach())
         both = criterion(real_logits, torch.ones(len(real))) + criterion(fake_logits, torch.zeros(len(real)))
         both.backward()
-        twin.adams["discriminator"].step()
-        twin.adams["generator"].zero_grad()
+        twin.optimizers["discriminator"].step()
+        twin.optimizers["generator"].zero_grad()
         criterion(twin.discriminator(fake), torch.ones(len(real))).backward()
-        twin.adams["generator"].step()
+        twin.optimizers["generator"].step()
     for name, value in state(twin).items():
         assert torch.allclose(state(ours)[name].float(), value.float(), atol=1e-5), name
 
@@ -533,7 +533,7 @@ def test_losses_are_the_ones_named() -> None:
     assert row["discriminator"] == pytest.approx(discriminator_loss("vanilla", on_real, on_fake).item(), rel=1e-4)
     assert row["logit_real"] == pytest.approx(on_real.mean().item(), rel=1e-3, abs=1e-4)
     discriminator_loss("vanilla", on_real, on_fake).backward()
-    twin.adams["discriminator"].step()
+    twin.optimizers["discriminator"].step()
     again = twin.generator(twin.noise(32, "train/noise", 0))
     assert row["generator"] == pytest.approx(generator_loss("vanilla", twin.discriminator(again)).item(), rel=1e-3)
     assert row["loss"] == pytest.approx(row["discriminator"] + row["generator"])

@@ -73,13 +73,13 @@ def test_losses_are_the_papers(loss: str) -> None:
     assert rows["l1"].item() == pytest.approx((fake - truth).abs().mean().item(), rel=1e-5)
     assert rows["logit_real"].item() == pytest.approx(on_real.mean().item(), rel=1e-4)
     ((halves[0] + halves[1]) / 2).backward()
-    twin.adams["discriminator"].step()
+    twin.optimizers["discriminator"].step()
     again = twin.discriminator(given, fake)
     adversarial = -functional.logsigmoid(again).mean() if loss == "vanilla" else (again - 1).square().mean()
     assert rows["generator"].item() == pytest.approx(adversarial.item(), rel=1e-4)
-    twin.adams["generator"].zero_grad()
+    twin.optimizers["generator"].zero_grad()
     (adversarial + 100 * (fake - truth).abs().mean()).backward()
-    twin.adams["generator"].step()
+    twin.optimizers["generator"].step()
     for name, value in weights(task).items():
         torch.testing.assert_close(value, weights(twin)[name], rtol=1e-4, atol=1e-5, msg=name)
     total = rows["discriminator"] + rows["generator"] + 100 * rows["l1"]
@@ -123,7 +123,7 @@ def test_the_rate_falls_over_the_second_half() -> None:
     assert {OptimConfig(lr=0.4).rate(step, 8) for step in range(8)} == {0.4}
     task = make(optim__decay_from=0.0, optim__lr=0.4, loop__max_steps=4)
     task.train_step(1)
-    assert {group["lr"] for adam in task.adams.values() for group in adam.param_groups} == {0.4 * 3 / 4}
+    assert {group["lr"] for adam in task.optimizers.values() for group in adam.param_groups} == {0.4 * 3 / 4}
 
 
 def test_two_parts_have_the_mean_gradient() -> None:
@@ -168,7 +168,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_counted(broken: str) -> N
         assert moved == (not name.startswith(broken) and not is_buffer), name
     assert rows["skipped"].item() == 1
     assert rows["loss"].isfinite()
-    assert task.steps.skipped == 1
+    assert task.adversaries.skipped == 1
     assert task.finish()["skipped"] == 1
     assert "1 update(s) were left out" in task.finish()["notes"][0]
     assert task.train_step(2)["skipped"].item() == 0

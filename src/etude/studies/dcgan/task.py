@@ -19,7 +19,7 @@ from etude.data import mnist
 from etude.data.epochs import Epochs
 from etude.metrics import diversity, fid
 from etude.metrics.proportion import half_width
-from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss, r1_penalty
+from etude.nn.adversarial import Adversaries, discriminator_loss, generator_loss, r1_penalty
 from etude.nn.mean_weights import average_
 from etude.studies.dcgan.classifier import classify
 from etude.studies.dcgan.model import Discriminator, Generator
@@ -61,26 +61,17 @@ class DCGANTask(Task):
     def __init__(self, config: DCGANConfig, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
         randomness.seed_globals(config.seed, "init", 0)
-        self.generator = build_generator(config.model)
-        self.discriminator = build_discriminator(config.model)
-        self.modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
-        self.shared_generator = runtime.prepare(self.generator, channels_last=True)
-        self.shared_discriminator = runtime.prepare(self.discriminator, channels_last=True)
+        self.generator, self.discriminator = build_generator(config.model), build_discriminator(config.model)
+        optim = config.optim
+        self.adversaries = Adversaries(runtime, self.generator, self.discriminator, lr=optim.lr, beta1=optim.beta1)
+        self.optimizers = self.adversaries.optimizers
+        self.modules = dict(self.adversaries.networks)
         self.mean_generator = self.generator
-        if config.optim.ema:
+        if optim.ema:
             self.mean_generator = copy.deepcopy(self.generator).requires_grad_(False)
             self.modules["mean_generator"] = self.mean_generator
-        optim = config.optim
-        options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, 0.999), "fused": True}
-        self.adams = {
-            name: torch.optim.Adam(module.parameters(), **options)
-            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
-        }
-        self.optimizers = dict(self.adams)
         self._splits: dict[mnist.Split, tuple[Tensor, Tensor]] = {}
         self._epochs = Epochs(runtime)
-        pair = {"generator": self.generator, "discriminator": self.discriminator}
-        self.steps = FiniteSteps(pair, {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()})
         self.snapshots: dict[int, Tensor] = {}
         """Bytes ``[80, H, W]`` drawn of the same noise after some steps; see `snapshot_steps`."""
 
@@ -110,58 +101,34 @@ class DCGANTask(Task):
         return randomness.upload(torch.randn(count, self.config.model.noise, generator=draw), self.runtime.device)
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
-        config, parts = self.config, self.config.batch.parts
+        config, optim, parts = self.config, self.config.optim, self.config.batch.parts
         images_NHW, digits_N = self.split("train")
         rows = self.batch_rows(step)
-        self.generator.train()
-        self.discriminator.train()
-        self.steps.begin()
-        on_discriminator = torch.zeros(3, device=self.runtime.device)
-        on_generator = torch.zeros((), device=self.runtime.device)
 
         def labels(part: int) -> Tensor | None:
             return digits_N[rows[part::parts]] if config.model.conditional else None
 
-        def fakes(part: int, network: nn.Module) -> Tensor:
-            count = len(rows[part::parts])
-            return network(self.noise(count, "train/noise", step, part), labels(part))
+        def fakes(part: int, generator: nn.Module) -> Tensor:
+            return generator(self.noise(len(rows[part::parts]), "train/noise", step, part), labels(part))
 
-        # A batch of one part draws its pictures once for both networks. With more, the running statistics change
-        # between the parts, and a graph that is kept would be stale.
-        kept: dict[int, Tensor] = {}
-        for part in self.runtime.parts(parts, self.shared_discriminator):
-            if parts == 1:
-                fake = kept[part] = fakes(part, self.shared_generator)
-            else:
-                with torch.no_grad():
-                    fake = fakes(part, self.generator)
+        def judge(part: int, fake: Tensor) -> dict[str, Tensor]:
             real = scaled(images_NHW[rows[part::parts]]).contiguous(memory_format=torch.channels_last)
-            real.requires_grad_(config.optim.r1 > 0)
-            on_real = self.shared_discriminator(real, labels(part))
-            on_fake = self.shared_discriminator(fake.detach(), labels(part))
-            loss = discriminator_loss(config.optim.loss, on_real, on_fake, config.optim.smoothing)
-            penalty = r1_penalty(on_real, real) * config.optim.r1 / 2 if config.optim.r1 else torch.zeros_like(loss)
-            self.runtime.backward(loss + penalty, parts)
-            on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
-        self.steps.update("discriminator")
+            real.requires_grad_(optim.r1 > 0)
+            discriminator = self.adversaries.shared["discriminator"]
+            on_real, on_fake = discriminator(real, labels(part)), discriminator(fake.detach(), labels(part))
+            loss = discriminator_loss(optim.loss, on_real, on_fake, optim.smoothing)
+            penalty = r1_penalty(on_real, real) * optim.r1 / 2 if optim.r1 else torch.zeros_like(loss)
+            logits = {"logit_real": on_real.float().mean(), "logit_fake": on_fake.float().mean()}
+            return {"loss": loss + penalty, "discriminator": loss} | logits
 
-        # Its weights want no gradient here; called without DDP, which would wait for one.
-        self.discriminator.requires_grad_(False)
-        for part in self.runtime.parts(parts, self.shared_generator):
-            fake = kept.pop(part) if part in kept else fakes(part, self.shared_generator)
-            loss = generator_loss(config.optim.loss, self.discriminator(fake, labels(part)))
-            self.runtime.backward(loss, parts)
-            on_generator += loss.detach()
-        self.discriminator.requires_grad_(True)
-        self.steps.update("generator")
+        def deceive(part: int, fake: Tensor) -> dict[str, Tensor]:
+            loss = generator_loss(optim.loss, self.discriminator(fake, labels(part)))
+            return {"loss": loss, "generator": loss}
 
-        scale = self.runtime.world / parts
-        loss, real, fake = on_discriminator * scale
-        made = on_generator * scale
-        logged = self.steps.end(
-            {"loss": loss + made, "discriminator": loss, "generator": made, "logit_real": real, "logit_fake": fake}
-        )
-        self._average(step)
+        means = self.adversaries.step(parts, fakes, judge, deceive)
+        logged = self.adversaries.end(means | {"loss": means["discriminator"] + means["generator"]})
+        if optim.ema:
+            average_(self.mean_generator, self.generator, optim.ema, step)
         if step + 1 in self.snapshot_steps():
             self.snapshots[step + 1] = self.draw(self.fixed_noise(), self.fixed_digits())[:, 0].cpu()
         return logged
@@ -198,16 +165,11 @@ class DCGANTask(Task):
         return torch.cat(parts)
 
     def extra_state(self) -> dict[str, Any]:
-        return {"snapshots": dict(self.snapshots), "steps": self.steps.state()}
+        return {"snapshots": dict(self.snapshots), "steps": self.adversaries.state()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         self.snapshots = dict(state["snapshots"])
-        self.steps.load_state(state["steps"])
-
-    def _average(self, step: int) -> None:
-        if not self.config.optim.ema:
-            return
-        average_(self.mean_generator, self.generator, self.config.optim.ema, step)
+        self.adversaries.load_state(state["steps"])
 
     def samples(self, count: int, stream: str, split: mnist.Split) -> tuple[Tensor, Tensor]:
         """Drawn bytes ``[N, H, W]``, and the digits asked for ``[N]``: a split's own, over and over.
@@ -242,7 +204,7 @@ class DCGANTask(Task):
         return diversity.measure(drawn_N1HW, real_N1HW, digits_N[:count], labels[:count])
 
     def finish(self) -> dict[str, Any]:
-        return {"skipped": self.steps.skipped}
+        return {"skipped": self.adversaries.skipped}
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, table = self.config, self.config.table

@@ -23,7 +23,7 @@ from etude.data.epochs import Epochs
 from etude.data.pairs import PairSet, Split
 from etude.metrics import diversity, fid
 from etude.metrics import pairs as measures
-from etude.nn.adversarial import FiniteSteps, discriminator_loss, generator_loss
+from etude.nn.adversarial import Adversaries, discriminator_loss, generator_loss
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import Discriminator, Generator, crop_and_mirror
 from etude.studies.pix2pix.study import DataConfig, ModelConfig, Pix2PixConfig
@@ -88,20 +88,10 @@ class Pix2PixTask(Task):
     def __init__(self, config: Pix2PixConfig, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
         randomness.seed_globals(config.seed, "init", 0)
-        self.generator = build_generator(config.model)
-        self.discriminator = build_discriminator(config.model)
-        self.modules: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
-        self.shared_generator = runtime.prepare(self.generator, channels_last=True)
-        self.shared_discriminator = runtime.prepare(self.discriminator, channels_last=True)
+        self.generator, self.discriminator = build_generator(config.model), build_discriminator(config.model)
         optim = config.optim
-        options: dict[str, Any] = {"lr": optim.lr, "betas": (optim.beta1, 0.999), "fused": True}
-        self.adams = {
-            name: torch.optim.Adam(module.parameters(), **options)
-            for name, module in (("generator", self.generator), ("discriminator", self.discriminator))
-        }
-        prepared = {name: runtime.prepare_optimizer(adam) for name, adam in self.adams.items()}
-        self.steps = FiniteSteps(self.modules, prepared)
-        self.optimizers = dict(self.adams)
+        self.adversaries = Adversaries(runtime, self.generator, self.discriminator, lr=optim.lr, beta1=optim.beta1)
+        self.modules, self.optimizers = self.adversaries.networks, self.adversaries.optimizers
         chosen = config.metric.choose
         self.monitor = None if chosen == "last" else (chosen, "min" if chosen == "l1" else "max")
         # The discriminator's watched mean loss, and the steps in a row that it won outright.
@@ -151,87 +141,56 @@ class Pix2PixTask(Task):
     # --- training ---
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
-        config, parts, device = self.config, self.config.batch.parts, self.runtime.device
-        optim, rows = config.optim, self.batch_rows(step)
-        self.generator.train()
-        self.discriminator.train()
-        for adam in self.adams.values():
+        config, optim, parts, device = self.config, self.config.optim, self.config.batch.parts, self.runtime.device
+        rows = self.batch_rows(step)
+        for adam in self.optimizers.values():
             for group in adam.param_groups:
                 group["lr"] = optim.rate(step, config.loop.max_steps)
-        self.steps.begin()
-        on_discriminator, on_generator = torch.zeros(3, device=device), torch.zeros(2, device=device)
 
-        def drawn(part: int) -> tuple[Tensor, Tensor]:
+        def fakes(part: int, generator: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
             draw = self.runtime.generator("train/augment", step, part)
             taken = self.take("train", rows[part::parts])
             cut = crop_and_mirror(taken, config.model.size, draw, mirror=config.augment.mirror)
-            return prepare(cut[:, 0]), prepare(cut[:, 1])
-
-        def fakes(part: int, input_NCHW: Tensor, network: nn.Module) -> Tensor:
+            given, truth = prepare(cut[:, 0]), prepare(cut[:, 1])
             draw = self.runtime.generator("train/noise", step, part)
-            noise = self.generator.noise(len(input_NCHW), draw) if config.model.dropout else []
-            return network(input_NCHW, [randomness.upload(mask, device) for mask in noise])
+            noise = self.generator.noise(len(given), draw) if config.model.dropout else []
+            return given, truth, generator(given, [randomness.upload(mask, device) for mask in noise])
 
-        # A batch of one part makes its pictures once for both networks. With more, the running statistics change
-        # between the parts, and a graph that is kept would be stale.
-        kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        if optim.gan:
-            for part in self.runtime.parts(parts, self.shared_discriminator):
-                given, truth = drawn(part)
-                if parts == 1:
-                    fake = fakes(part, given, self.shared_generator)
-                    kept[part] = given, truth, fake
-                else:
-                    with torch.no_grad():
-                        fake = fakes(part, given, self.generator)
-                on_real, on_fake = self.shared_discriminator(given, truth, fake.detach()).chunk(2)
-                # Halved, so that it learns more slowly than the generator (appendix 6.2).
-                loss = discriminator_loss(optim.loss, on_real, on_fake) / 2
-                self.runtime.backward(loss, parts)
-                on_discriminator += torch.stack([loss, on_real.float().mean(), on_fake.float().mean()]).detach()
-            self.steps.update("discriminator")
+        def judge(part: int, made: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+            given, truth, fake = made
+            on_real, on_fake = self.adversaries.shared["discriminator"](given, truth, fake.detach()).chunk(2)
+            # Halved, so that it learns more slowly than the generator (appendix 6.2).
+            loss = discriminator_loss(optim.loss, on_real, on_fake) / 2
+            logits = {"logit_real": on_real.float().mean(), "logit_fake": on_fake.float().mean()}
+            return {"loss": loss, "discriminator": loss} | logits
 
-        # Its weights want no gradient here; called without DDP, which would wait for one.
-        self.discriminator.requires_grad_(False)
-        for part in self.runtime.parts(parts, self.shared_generator):
-            if part in kept:
-                given, truth, fake = kept.pop(part)
-            else:
-                given, truth = drawn(part)
-                fake = fakes(part, given, self.shared_generator)
+        def deceive(part: int, made: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+            given, truth, fake = made
             distance = functional.l1_loss(fake.float(), truth)
-            adversarial = distance.new_zeros(())
-            if optim.gan:
-                adversarial = generator_loss(optim.loss, self.discriminator(given, fake))
-            self.runtime.backward(optim.gan * adversarial + optim.l1 * distance, parts)
-            on_generator += torch.stack([adversarial, distance]).detach()
-        self.discriminator.requires_grad_(True)
-        self.steps.update("generator")
+            if not optim.gan:
+                return {"loss": optim.l1 * distance, "l1": distance}
+            adversarial = generator_loss(optim.loss, self.discriminator(given, fake))
+            return {"loss": optim.gan * adversarial + optim.l1 * distance, "l1": distance, "generator": adversarial}
 
-        scale = self.runtime.world / parts
-        discriminator, real, fake = on_discriminator * scale
-        adversarial, distance = on_generator * scale
-        losses = {"loss": optim.gan * (discriminator + adversarial) + optim.l1 * distance, "l1": distance}
-        if optim.gan:
-            losses |= {
-                "discriminator": discriminator, "generator": adversarial, "logit_real": real, "logit_fake": fake
-            }  # fmt: skip
-        logged = self.steps.end(losses)
-        if optim.gan:
-            self._watch(self.runtime.sum(logged["discriminator"]) / self.runtime.world)
+        means = self.adversaries.step(parts, fakes, judge if optim.gan else None, deceive)
+        if not optim.gan:
+            return self.adversaries.end(means)
+        both = means["discriminator"] + means["generator"]
+        logged = self.adversaries.end(means | {"loss": optim.gan * both + optim.l1 * means["l1"]})
+        self._watch(self.runtime.sum(logged["discriminator"]) / self.runtime.world)
         return logged
 
     def _watch(self, loss: Tensor) -> None:
         mean = self.watched[0].lerp(loss, 1 - _WATCH)
         watched = torch.stack([mean, torch.where(mean < WINS, self.watched[1] + 1, 0.0)])
         # A step that was left out has no loss to watch.
-        self.watched = torch.where(self.steps.left_out, self.watched, watched)
+        self.watched = torch.where(self.adversaries.left_out, self.watched, watched)
 
     def extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps.state(), "watched": self.watched.cpu()}
+        return {"steps": self.adversaries.state(), "watched": self.watched.cpu()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.steps.load_state(state["steps"])
+        self.adversaries.load_state(state["steps"])
         self.watched = state["watched"].to(self.runtime.device)
 
     # --- evaluation ---
@@ -297,8 +256,8 @@ class Pix2PixTask(Task):
             rows |= {"watch/discriminator": mean, "watch/steps_won": wins}
             if wins >= WINS_STEPS and self.runtime.is_main:
                 _log.warning("%s", self._won())
-        if self.steps.skipped and self.runtime.is_main:
-            _log.warning("%d update(s) left out so far for gradients that were not finite", self.steps.skipped)
+        if self.adversaries.skipped and self.runtime.is_main:
+            _log.warning("%d update(s) left out so far for gradients that were not finite", self.adversaries.skipped)
         return rows
 
     def _won(self) -> str:
@@ -313,14 +272,14 @@ class Pix2PixTask(Task):
         notes = []
         if config.optim.gan and self.watched[1] >= WINS_STEPS:
             notes.append(self._won())
-        if self.steps.skipped:
-            notes.append(f"{self.steps.skipped} update(s) were left out for gradients that were not finite")
+        if self.adversaries.skipped:
+            notes.append(f"{self.adversaries.skipped} update(s) were left out for gradients that were not finite")
         return {
             "pairs": self.pairs.about,
             "direction": config.data.direction,
             # How much smaller training saw its pictures than they are: `predict` shrinks a user's likewise.
             "scale": config.model.size / self.pairs.side,
-            "skipped": self.steps.skipped,
+            "skipped": self.adversaries.skipped,
             "notes": notes,
         }
 
