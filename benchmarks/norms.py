@@ -21,13 +21,7 @@ import side_by_side
 from etude.core.config import LoopConfig
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
-from etude.nn.norms import (
-    BatchInstanceNorm,
-    Norm,
-    make_norm,
-    plain_batch_instance_normalize,
-    plain_normalize,
-)
+from etude.nn.fast_norms import Form, make_norm
 from etude.studies.resnet.model import ResNet
 from side_by_side import ETUDE, Bar, Block, Side, interleave, timed
 
@@ -82,21 +76,6 @@ QUICK = Sizes(1, 4, (Layers(1, 16, 8), Layers(1, 32, 4)), 1, 1)
 # The sides
 
 
-class Plain(nn.Module):
-    """The readable reference with the parameters of one of etude's norms."""
-
-    def __init__(self, norm: Norm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        norm = self.norm
-        if isinstance(norm, BatchInstanceNorm):
-            return plain_batch_instance_normalize(x_NCHW, norm.weight, norm.bias, norm.gate, eps=norm.eps)[0]
-        assert norm.pool is not None
-        return plain_normalize(x_NCHW, norm.weight, norm.bias, pool=norm.pool, groups=norm.groups, eps=norm.eps)[0]
-
-
 class TorchMixture(nn.Module):
     """Batch-instance normalisation out of PyTorch's two, as its authors' code has it."""
 
@@ -123,13 +102,13 @@ THEIRS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def ours(name: str, channels: int) -> nn.Module:
-    return make_norm(name, channels, **({"num_groups": GROUPS} if name == "gn" else {}))
+def ours(name: str, channels: int, form: Form = "fast") -> nn.Module:
+    return make_norm(name, channels, form, **({"num_groups": GROUPS} if name == "gn" else {}))
 
 
 SIDES: dict[str, Callable[[str, int], nn.Module]] = {
     ETUDE: ours,
-    "plain reference": lambda name, channels: Plain(ours(name, channels)),
+    "plain reference": lambda name, channels: ours(name, channels, "plain"),
     "PyTorch": lambda name, channels: THEIRS[name](channels),
 }
 

@@ -20,22 +20,19 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from etude.core.errors import UserError
-from etude.nn.norms import (
+from etude.nn import norms
+from etude.nn.fast_norms import (
     NORMS,
     BatchInstanceNorm,
     BatchNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,
-    NoNorm,
-    Pool,
     batch_instance_normalize,
-    choose_groups,
     make_norm,
     normalize,
-    plain_batch_instance_normalize,
-    plain_normalize,
 )
+from etude.nn.norms import NoNorm, Pool, choose_groups
 
 FUZZ = settings(max_examples=40, deadline=None, derandomize=True)
 POOLS: tuple[Pool, ...] = ("batch", "instance", "layer", "group")
@@ -157,13 +154,13 @@ def test_the_plain_one_is_the_same_and_differentiable_twice(pool: Pool) -> None:
     x = normal(3, 4, 2, 2, mean=1.0).requires_grad_()
     weight, bias = normal(4, seed=1).requires_grad_(), normal(4, seed=2).requires_grad_()
     fast = normalize(x, weight, bias, pool=pool, groups=2, eps=0.1)
-    plain = plain_normalize(x, weight, bias, pool=pool, groups=2, eps=0.1)
+    plain = norms.normalize(x, weight, bias, pool=pool, groups=2, eps=0.1)
     dy = normal(*x.shape, seed=3)
     same(list(fast), list(plain))
     assert not any(table.requires_grad for table in (*fast[1:], *plain[1:]))
     same(*(list(torch.autograd.grad(y[0], (x, weight, bias), dy)) for y in (fast, plain)))
     inputs = (x, weight, bias)
-    assert gradgradcheck(lambda *t: plain_normalize(*t, pool=pool, groups=2, eps=0.1)[0], inputs)
+    assert gradgradcheck(lambda *t: norms.normalize(*t, pool=pool, groups=2, eps=0.1)[0], inputs)
 
 
 @pytest.mark.parametrize("tracked", [False, True])
@@ -172,11 +169,26 @@ def test_the_plain_mixture_is_the_same_and_differentiable_twice(tracked: bool) -
     inputs = (x, normal(4, seed=1).requires_grad_(), normal(4, seed=2).requires_grad_(), gate)
     running = (normal(4, seed=3), normal(4, seed=4).abs() + 0.5) if tracked else ()
     fast = batch_instance_normalize(*inputs, *running, eps=0.1)
-    plain = plain_batch_instance_normalize(*inputs, *running, eps=0.1)
+    plain = norms.batch_instance_normalize(*inputs, *running, eps=0.1)
     dy = normal(*x.shape, seed=3)
     same(list(fast), list(plain))
     same(*(list(torch.autograd.grad(y[0], inputs, dy)) for y in (fast, plain)))
-    assert gradgradcheck(lambda *t: plain_batch_instance_normalize(*t, *running, eps=0.1)[0], inputs)
+    assert gradgradcheck(lambda *t: norms.batch_instance_normalize(*t, *running, eps=0.1)[0], inputs)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_plain_layer_does_what_the_fast_one_does(name: str, layout: str) -> None:
+    """Three steps of training and one of evaluation: values, gradients, running statistics."""
+    options: dict[str, Any] = {"num_groups": 2} if name == "gn" else {}
+    plain, fast = make_norm(name, 4, "plain", **options).double(), make(name)
+    assert type(plain) is norms.NORMS[name]
+    assert isinstance(fast, norms.NORMS[name])
+    plain.load_state_dict(fast.state_dict())
+    for step in range(4):
+        x, dy = normal(3, 4, 5, 6, seed=step, mean=2.0), normal(3, 4, 5, 6, seed=step + 9)
+        same(*(outcome(norm.train(step < 3), x, dy, layout) for norm in (plain, fast)))
+        same(*(list(norm.buffers()) for norm in (plain, fast)))
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -399,7 +411,7 @@ def test_maps_of_one_pixel(name: str) -> None:
     x, dy = normal(5, 4, 1, 1), normal(5, 4, 1, 1, seed=1)
     norm = make(name)
     pool: Pool = norm.pool
-    expected = plain_normalize(x, norm.weight, norm.bias, pool=pool, groups=norm.groups)[0]
+    expected = norms.normalize(x, norm.weight, norm.bias, pool=pool, groups=norm.groups)[0]
     for layout in ("contiguous", "channels last"):
         torch.testing.assert_close(outcome(norm, x, dy, layout)[0], expected.detach())
 
@@ -669,7 +681,7 @@ def test_an_unknown_name() -> None:
 COMPILED = """
 import copy, sys
 import torch
-from etude.nn.norms import make_norm
+from etude.nn.fast_norms import make_norm
 
 torch.set_num_threads(1)
 for training in (True, False):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.nn.norms import BatchInstanceNorm, BatchNorm, GroupNorm, InstanceNorm, LayerNorm
+from etude.nn.fast_norms import BatchInstanceNorm, BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 SHAPES = [(4, 6, 5, 7), (2, 6, 1, 3), (1, 6, 4, 4), (3, 6, 8, 8)]
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}

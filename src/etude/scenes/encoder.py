@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from etude.core.plugin import resolve
 from etude.nn.conv import he_
-from etude.nn.norms import GroupNorm, choose_groups
+from etude.nn.fast_norms import GroupNorm
+from etude.nn.norms import choose_groups
 from etude.nn.user_part import tried_module
 from etude.scenes.config import SlotEncoderConfig
 from etude.scenes.slot_attention import SlotAttention, Slots, glorot_

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from etude.core.errors import UserError
 from etude.data.folders import ASSIGNMENT_SPECIES, INDIAN_BIRDS
-from etude.nn.norms import make_norm
+from etude.nn.fast_norms import make_norm
 from etude.studies.resnet.cam import batched_cam, class_means, overlay, package_cam, sheet_classes, target_layers
 from etude.studies.resnet.model import ResNet
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.errors import UserError
-from etude.nn.norms import BatchNorm, make_norm
+from etude.nn.fast_norms import BatchNorm, make_norm
 from etude.studies.resnet.model import Block, ResNet, gates, pad_shortcut
 from etude.studies.resnet.study import NORMS, ModelConfig
 from etude.studies.resnet.task import build_model

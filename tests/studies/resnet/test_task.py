@@ -632,3 +632,12 @@ def test_warnings_of_group_norm_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(model__norm="gn", model__groups=4)
+
+
+@pytest.mark.parametrize("norm", ["bn", "bin", "gn"])
+def test_the_plain_norms_train_to_the_losses_of_the_fast_ones(norm: str) -> None:
+    fast, plain = (make(model__norm=norm, model__norm_form=form, model__groups=4) for form in ("fast", "plain"))
+    assert type(fast.model.norm) is not type(plain.model.norm)
+    for step in range(4):
+        losses = [float(task.train_step(step)["loss"]) for task in (fast, plain)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3), step

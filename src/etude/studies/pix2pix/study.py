@@ -243,7 +243,6 @@ def _losses(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, settings | {"table": "losses"}) for name, settings in LOSSES.items())
 
 
-
 STUDY = Study(
     name="pix2pix",
     title="pix2pix",

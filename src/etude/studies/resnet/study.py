@@ -23,6 +23,9 @@ class ModelConfig:
     norm: str = "bn"
     """bn-torch (PyTorch's own batch norm), bn, in, bin, ln, gn, none, or path/to/file.py:Name of a module that is made
     with a number of channels and maps [N, C, H, W] to the same shape."""
+    norm_form: Literal["fast", "plain"] = "fast"
+    """Of our six norms: fast, with backward passes derived by hand (nn/fast_norms.py); plain, the papers' formulas
+    (nn/norms.py). They compute the same."""
     groups: int = 8
     """Groups of gn."""
     shortcut: Literal["pad", "projection"] = "pad"
@@ -269,8 +272,6 @@ def _at_best_rate(norm: str) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
     return lambda finished: {
         "model.norm": norm, "table": "norms-tuned", "optim.lr": best_of(finished).record.config["optim"]["lr"],
     }  # fmt: skip
-
-
 
 
 STUDY = Study(

@@ -19,7 +19,7 @@ from etude.data.epochs import Epochs
 from etude.data.labelled import LabelledImages
 from etude.metrics.proportion import half_width
 from etude.nn.augment import crop_and_flip
-from etude.nn.norms import make_norm
+from etude.nn.fast_norms import make_norm
 from etude.studies.resnet.cam import sheet_classes
 from etude.studies.resnet.model import ResNet, gates
 from etude.studies.resnet.study import ModelConfig, ResNetConfig
@@ -33,7 +33,7 @@ def build_model(config: ModelConfig) -> ResNet:
     return ResNet(
         config.n,
         config.num_classes,
-        partial(make_norm, config.norm, **options),
+        partial(make_norm, config.norm, form=config.norm_form, **options),
         shortcut=config.shortcut,
         width=config.width,
     )

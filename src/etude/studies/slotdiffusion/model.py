@@ -14,7 +14,7 @@ from torch.nn import functional
 from etude.core import randomness
 from etude.core.checkpoint import Checkpoints, load_weights, read_weights
 from etude.core.errors import UserError
-from etude.nn.norms import GroupNorm
+from etude.nn.fast_norms import GroupNorm
 from etude.scenes.encoder import build_encoder
 from etude.scenes.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule

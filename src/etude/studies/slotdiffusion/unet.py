@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.errors import UserError
-from etude.nn.norms import GroupNorm, choose_groups
+from etude.nn.fast_norms import GroupNorm
+from etude.nn.norms import choose_groups
 
 Mode = Literal["normal", "down", "up"]
 Norm = Literal["gn", "gn-torch"]

@@ -36,7 +36,8 @@ from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.core.files import read_json
-from etude.nn.norms import GroupNorm, choose_groups
+from etude.nn.fast_norms import GroupNorm
+from etude.nn.norms import choose_groups
 
 Kind = Literal["kl", "vq"]
 LOG_VARIANCES = (-30.0, 20.0)
