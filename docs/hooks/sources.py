@@ -1,7 +1,7 @@
 """The source files as pages with line numbers, and links to names in them.
 
 ``[text](src:nn/norms.py:BatchNorm.forward)`` leads to the line where that name is defined. The line is looked up while
-the site is built; a name that is gone fails the build. ``<!-- code nn/norms.py:pool_sum -->`` shows the text itself.
+the site is built; a name that is gone fails the build. ``<!-- code nn/norms.py:normalize -->`` shows the text itself.
 """
 
 import html
