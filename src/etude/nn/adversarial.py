@@ -180,7 +180,7 @@ class Adversaries(FiniteSteps):
         self.runtime, self.generator, self.discriminator = runtime, generator, discriminator
         self.networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         self.shared = {name: runtime.prepare(net, channels_last=True) for name, net in self.networks.items()}
-        self.optimizers = {
+        self.optimizers: dict[str, Optimizer] = {
             name: torch.optim.Adam(net.parameters(), lr=lr, betas=(beta1, 0.999), fused=True)
             for name, net in self.networks.items()
         }
