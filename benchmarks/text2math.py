@@ -38,9 +38,11 @@ from etude.core.config import LoopConfig
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches
+from etude.studies.text2math.batches import Batch
 from etude.studies.text2math.beam import Rule, beam_search
-from etude.studies.text2math.model import Batch, Memory, State, Text2Math, loss
-from etude.studies.text2math.problems import Problem, course_split, sample
+from etude.studies.text2math.course_split import course_split
+from etude.studies.text2math.model import Memory, State, Text2Math, loss
+from etude.studies.text2math.problems import Problem, sample
 from etude.studies.text2math.study import DataConfig, laptop
 from etude.studies.text2math.task import Text2MathTask
 from etude.studies.text2math.tokens import END, MAX_NUMBERS, PAD, START
@@ -212,7 +214,7 @@ def one_at_a_time(model: Text2Math, problem: Batch, max_tokens: int) -> list[tup
 
 
 def beam_sides(
-    network: Text2Math, theirs: MarianMTModel, encoded: batches.Encoded, max_tokens: int, batch: int, small: int,
+    network: Text2Math, theirs: MarianMTModel, encoded: Batch, max_tokens: int, batch: int, small: int,
     alone: int,
 ) -> dict[str, Side[Block]]:  # fmt: skip
     """A beam of ten on all problems, or on ``alone`` of them in the loop. Every batch holds problems of like length."""
@@ -223,7 +225,7 @@ def beam_sides(
     def side(search: Callable[[Batch], Any], parts: Sequence[Tensor]) -> Side[Block]:
         def run(number: int) -> None:
             for rows in parts:
-                search(encoded.batch(rows))
+                search(encoded.take(rows))
 
         return timed(run, sum(map(len, parts)))
 
@@ -239,7 +241,7 @@ def beam_sides(
     def generate_around(part: Batch) -> Any:
         return around.search(part, **settings).tolist()
 
-    large_parts, small_parts = (batches.by_length(encoded.lengths_N, size) for size in (batch, small))
+    large_parts, small_parts = ([rows for rows, _ in encoded.by_length(size)] for size in (batch, small))
     return {
         ETUDE: side(etude("nested"), large_parts),
         STANDARD: side(etude("standard"), large_parts),
@@ -251,19 +253,19 @@ def beam_sides(
 
 
 @torch.inference_mode()
-def beam_differences(network: Text2Math, encoded: batches.Encoded, max_tokens: int) -> dict[str, float]:
+def beam_differences(network: Text2Math, encoded: Batch, max_tokens: int) -> dict[str, float]:
     """The largest difference of a best program's score to etude's search, with its standard rule, on some problems."""
     rows = torch.arange(0, len(encoded), max(1, len(encoded) // 16))
 
     def ours(model: Text2Math, longest: int) -> Tensor:
-        found = beam_search(model, encoded.batch(rows), width=WIDTH, max_tokens=longest, rule="standard")
+        found = beam_search(model, encoded.take(rows), width=WIDTH, max_tokens=longest, rule="standard")
         return torch.tensor([hypotheses[0].score for hypotheses in found])
 
     def difference(found: Tensor, wanted: Tensor) -> float:
         return (found - wanted).abs().max().item()
 
     def loop(model: Text2Math, longest: int) -> Tensor:
-        return torch.tensor([one_at_a_time(model, encoded.batch(row), longest)[0][0] for row in rows.split(1)])
+        return torch.tensor([one_at_a_time(model, encoded.take(row), longest)[0][0] for row in rows.split(1)])
 
     # With larger weights a random network's programs differ, and most of them end, some early and some late.
     ends = copy.deepcopy(network)
@@ -273,7 +275,7 @@ def beam_differences(network: Text2Math, encoded: batches.Encoded, max_tokens: i
     wanted = ours(network, max_tokens)
     around = Around(network, len(network.decoder.logits.bias)).eval()
     answer = around.search(
-        encoded.batch(rows), **generate_settings(max_tokens), return_dict_in_generate=True, output_scores=True
+        encoded.take(rows), **generate_settings(max_tokens), return_dict_in_generate=True, output_scores=True
     )
     return {
         f"{LOOP}, {max_tokens} tokens": difference(loop(network, max_tokens), wanted),
@@ -353,9 +355,10 @@ def training_sides(task: Text2MathTask) -> dict[str, Side[Block]]:
 
         def epoch(number: int) -> None:
             for rows in batches.epoch_order(encoded.lengths_N, size, draw):
-                targets_NS = encoded.targets(rows)
+                part = encoded.take(rows)
+                targets_NS = part.targets_NS
                 coins_S = torch.rand(targets_NS.shape[1], generator=draw) < config.teacher_forcing
-                mean = network(encoded.batch(rows), targets_NS, coins_S)
+                mean = network(part, targets_NS, coins_S)
                 mean.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
                 optimizer.step()
@@ -381,7 +384,8 @@ def training_differences(task: Text2MathTask) -> dict[str, float]:
     for name, size, count in ((SENTENCES, 1, 8), (STEPS, 16, 2)):
         worst = 0.0
         for rows in batches.epoch_order(encoded.lengths_N, size, torch.Generator().manual_seed(1))[:count]:
-            batch, targets_NS = encoded.batch(rows), encoded.targets(rows)
+            batch = encoded.take(rows)
+            targets_NS = batch.targets_NS
             # Every third token is the network's own.
             coins_S = torch.arange(targets_NS.shape[1]) % 3 > 0
             ours, theirs = loss(model(batch, targets_NS, coins_S)[0], targets_NS), network(batch, targets_NS, coins_S)

@@ -759,7 +759,7 @@ def _omniglot(path: Path) -> None:
     lambda pick, body: mutations.zip_garbled(pick, body, mutations.json_garbled),
 )
 def _mathqa(path: Path) -> None:
-    from etude.studies.text2math.problems import admitted
+    from etude.studies.text2math.course_split import admitted
 
     with mock.patch.object(mathqa, "fetch", return_value=path), mock.patch.object(mathqa, "NUM_ROWS", {"train": 2}):
         admitted(mathqa.official_rows("train"))

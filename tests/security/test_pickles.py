@@ -235,6 +235,7 @@ def test_as_the_inception_network(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_a_bert(kind: str, tmp_path: Path) -> None:
     from etude.studies.text2math.bert import BertEncoder, Pieces
+    from etude.studies.text2math.study import ModelConfig
 
     config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9,
               "intermediate_size": 8}  # fmt: skip
@@ -246,19 +247,20 @@ def test_as_a_bert(kind: str, tmp_path: Path) -> None:
         (folder / name).write_bytes(payloads(tmp_path / "marker")[kind])
         with nothing_runs(tmp_path / "marker"):
             for read in (
-                lambda folder=folder: BertEncoder(str(folder), tuned=True, dropout=0.0, marks_numbers=False),
+                lambda folder=folder: BertEncoder(ModelConfig(encoder="bert", bert=str(folder), tuned=True)),
                 lambda folder=folder: Pieces(str(folder)).read("a"),
             ):
                 with contextlib.suppress(UserError):
                     read()
         if name != "tokenizer.json":
             with pytest.raises(UserError, match="no BERT"):
-                BertEncoder(str(folder), tuned=True, dropout=0.0, marks_numbers=False)
+                BertEncoder(ModelConfig(encoder="bert", bert=str(folder), tuned=True))
 
 
 def test_a_bert_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     """And nobody is asked on the terminal whether it may run."""
     from etude.studies.text2math.bert import BertEncoder
+    from etude.studies.text2math.study import ModelConfig
 
     (tmp_path / "bert").mkdir()
     code = f"open({str(tmp_path / 'marker')!r}, 'w')\n"
@@ -267,7 +269,7 @@ def test_a_bert_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     config = {"model_type": "evil", "auto_map": {"AutoConfig": "configuration.Config", "AutoModel": "modeling.Model"}}
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="no BERT"):
-        BertEncoder(str(tmp_path / "bert"), tuned=True, dropout=0.0, marks_numbers=False)
+        BertEncoder(ModelConfig(encoder="bert", bert=str(tmp_path / "bert"), tuned=True))
     assert not (tmp_path / "marker").exists()
 
 

@@ -77,6 +77,7 @@ READERS = {
     "studies/protonet/predict.py": "fuzz: prototypes",
     "studies/slotdiffusion/vae.py": "fuzz: autoencoder; test_pickles.py: diffusers",
     "studies/text2math/bert.py": "test_pickles.py: BERT",
+    "studies/text2math/course_split.py": "the course's own files, by problems.py",
     "studies/text2math/predict.py": "fuzz: predict text2math txt",
     "studies/text2math/problems.py": "fuzz: predict text2math json, eval text2math",
     "web/app.py": "fuzz: page request",

@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.studies.text2math.greedy import greedy
 from torch import Tensor
 
+from etude.studies.text2math.batches import Batch
 from etude.studies.text2math.beam import Hypothesis, beam_search, network_step
-from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Memory, State, Text2Math, greedy
+from etude.studies.text2math.model import Decoder, LSTMEncoder, Memory, State, Text2Math
 from etude.studies.text2math.program import execute
+from etude.studies.text2math.study import ModelConfig
 from etude.studies.text2math.tokens import END, START, Tokens
 
 TOKENS = Tokens.of(["divide(n1,n0)|multiply(#0,const_100)|sqrt(#1)|add(n2,#2)|"])
@@ -21,11 +24,10 @@ TOKENS = Tokens.of(["divide(n1,n0)|multiply(#0,const_100)|sqrt(#1)|add(n2,#2)|"]
 def network(seed: int, *, attention: bool = True, copies: bool = True, layers: int = 1) -> Text2Math:
     """A small network whose probabilities are far from even."""
     torch.manual_seed(seed)
-    encoder = LSTMEncoder(20, embedding=6, hidden=5, layers=layers, dropout=0.0, marks_numbers=True)
-    decoder = Decoder(
-        len(TOKENS), 10, embedding=6, hidden=7, layers=layers, dropout=0.0, attention=attention,
-        number_V=TOKENS.indices("n"), copies=copies,
-    )  # fmt: skip
+    sizes = {"embedding": 6, "layers": layers, "dropout": 0.0}
+    encoder = LSTMEncoder(20, ModelConfig(hidden=5, **sizes))
+    config = ModelConfig(hidden=7, attention=attention, copies=copies, **sizes)
+    decoder = Decoder(len(TOKENS), 10, config, TOKENS.indices("n"))
     for parameter in [*encoder.parameters(), *decoder.parameters()]:
         parameter.data.mul_(4)
     return Text2Math(encoder, decoder).eval()

@@ -10,9 +10,9 @@ import torch
 
 from etude.core.errors import UserError
 from etude.core.runtime import Runtime
-from etude.studies.text2math.batches import encode
-from etude.studies.text2math.bert import BertEncoder, Pieces
-from etude.studies.text2math.study import smoke
+from etude.studies.text2math.batches import Batch, encode
+from etude.studies.text2math.bert import BertEncoder, Pieces, features
+from etude.studies.text2math.study import ModelConfig, smoke
 from etude.studies.text2math.task import Text2MathTask
 
 transformers = pytest.importorskip("transformers")
@@ -65,8 +65,6 @@ def test_states_are_those_of_transformers(folder: Path) -> None:
     longest = max(map(len, rows))
     words = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
-    from etude.studies.text2math.model import Batch
-
     states = encoder.read(Batch(words, torch.full_like(words, -1), lengths))
     theirs = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -85,12 +83,13 @@ def test_frozen_features_are_the_states(folder: Path, tmp_path: Path, monkeypatc
     assert again.encoded["dev"].features_PD is not None
     assert torch.equal(encoded.features_PD, again.encoded["dev"].features_PD)
     rows = torch.tensor([3, 0, 7])
-    batch = encoded.batch(rows)
+    batch = encoded.take(rows)
     with torch.no_grad():
-        fresh = built.model.encoder.read(dataclasses.replace(batch, features_NTD=None))
-    assert batch.features_NTD is not None
+        fresh = built.model.encoder.read(dataclasses.replace(batch, features_PD=None))
+    stored = batch.features()
+    assert stored is not None
     for row, length in enumerate(batch.lengths_N.tolist()):
-        assert torch.allclose(batch.features_NTD[row, :length], fresh[row, :length], atol=5e-3)
+        assert torch.allclose(stored[row, :length], fresh[row, :length], atol=5e-3)
 
 
 def test_a_frozen_bert_is_no_part_of_the_weights(folder: Path) -> None:
@@ -147,14 +146,14 @@ def test_broken_weights_are_one_line(folder: Path, tmp_path: Path) -> None:
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(UserError, match=r"no BERT .*header"):
-        BertEncoder(str(broken), tuned=False, dropout=0.0, marks_numbers=True)
+        BertEncoder(ModelConfig(encoder="bert", bert=str(broken)))
 
 
 def test_no_bert_is_one_line(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"no BERT .*--model\.bert"):
         Pieces(str(tmp_path / "absent"))
     with pytest.raises(UserError, match="no BERT"):
-        BertEncoder(str(tmp_path / "absent"), tuned=False, dropout=0.0, marks_numbers=True)
+        BertEncoder(ModelConfig(encoder="bert", bert=str(tmp_path / "absent")))
 
 
 def test_features_follow_the_text_and_the_weights(
@@ -174,4 +173,4 @@ def test_features_follow_the_text_and_the_weights(
     assert mine.shape == theirs.shape
     assert not torch.allclose(mine.float(), theirs.float(), atol=0.1)
     part = encode(built.problems["dev"][:3], built.reader, built.tokens, torch.device("cpu"))
-    assert built._with_features(part).features_PD is not None
+    assert len(features(built.model.encoder, part, 64)) == part.lengths_N.sum()

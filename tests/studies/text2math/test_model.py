@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.studies.text2math.greedy import greedy
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, greedy, loss
+from etude.studies.text2math.batches import Batch
+from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
+from etude.studies.text2math.study import ModelConfig
 from etude.studies.text2math.tokens import MAX_NUMBERS, PAD, START
 
 NUMBER_V = [-1, -1, -1, -1, 0, 1, 2, -1]
@@ -20,11 +23,10 @@ def network(
     *, attention: bool = True, copies: bool = False, layers: int = 1, dropout: float = 0.0, scaled: bool = False
 ) -> Text2Math:
     torch.manual_seed(0)
-    encoder = LSTMEncoder(30, embedding=4, hidden=3, layers=layers, dropout=dropout, marks_numbers=True)
-    decoder = Decoder(
-        V, 6, embedding=4, hidden=5, layers=layers, dropout=dropout, attention=attention, number_V=NUMBER_V,
-        copies=copies, scaled=scaled,
-    )  # fmt: skip
+    sizes = {"embedding": 4, "layers": layers, "dropout": dropout}
+    encoder = LSTMEncoder(30, ModelConfig(hidden=3, **sizes))
+    config = ModelConfig(hidden=5, attention=attention, copies=copies, scaled=scaled, **sizes)
+    decoder = Decoder(V, 6, config, NUMBER_V)
     return Text2Math(encoder, decoder)
 
 
@@ -101,7 +103,9 @@ def test_the_whole_network_against_a_numpy_twin(scaled: bool) -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_two_passes_are_a_bidirectional_lstm(layers: int) -> None:
     """States, summary and gradients against PyTorch's own over packed sequences."""
-    encoder = LSTMEncoder(30, embedding=4, hidden=3, layers=layers, dropout=0.0, marks_numbers=False).double()
+    encoder = LSTMEncoder(
+        30, ModelConfig(embedding=4, hidden=3, layers=layers, dropout=0.0, marks_numbers=False)
+    ).double()
     both = nn.LSTM(4, 3, layers, batch_first=True, bidirectional=True).double()
     for layer in range(layers):
         for passes, suffix in ((encoder.forwards, ""), (encoder.backwards, "_reverse")):

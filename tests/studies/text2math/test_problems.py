@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 
 from etude.core.errors import UserError
 from etude.data import mathqa
+from etude.studies.text2math import course_split as filtered
 from etude.studies.text2math import problems
+from etude.studies.text2math.course_split import admitted, answer_of, arithmetic, course_split
 from etude.studies.text2math.problems import (
     Problem,
     Split,
-    admitted,
-    answer_of,
-    arithmetic,
-    course_split,
     is_right,
     read_json,
+    read_rows,
     rows_of,
 )
 from etude.studies.text2math.program import Value, execute, numbers_of, parse, trace
@@ -117,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(folder: Path, body: str | bytes, needs: Sequence[str] | None = None) -> list[Problem]:
     path = folder / "some.json"
     path.write_bytes(body.encode() if isinstance(body, str) else body)
-    return read_json(path) if needs is None else read_json(path, needs=needs)
+    return read_json(path) if needs is None else [problem for _, problem, _ in read_rows(path, needs)]
 
 
 def refused(folder: Path, body: str | bytes, line: int, fault: str) -> None:
@@ -509,9 +508,8 @@ def test_any_option_has_a_number_or_none(options: str, correct: str) -> None:
 
 
 def test_no_text_is_run_as_python() -> None:
-    calls = [
-        node.func for node in ast.walk(ast.parse(Path(problems.__file__).read_text())) if isinstance(node, ast.Call)
-    ]
+    sources = [ast.parse(Path(str(module.__file__)).read_text()) for module in (problems, filtered)]
+    calls = [node.func for source in sources for node in ast.walk(source) if isinstance(node, ast.Call)]
     names = {call.id for call in calls if isinstance(call, ast.Name)}
     assert not names & {"eval", "exec", "compile", "__import__"}
 
@@ -566,7 +564,7 @@ def test_the_official_rows_give_the_courses_split(
 def test_the_rule_alone_admits_a_few_more(
     real_mathqa: Path, official: Mapping[str, list[dict[str, Any]]], split: Split, more: int
 ) -> None:
-    left_out = [row for place, row in enumerate(official[split]) if place in problems._LEFT_OUT[split]]
+    left_out = [row for place, row in enumerate(official[split]) if place in filtered._LEFT_OUT[split]]
     extra = {problem.text for problem in admitted(left_out)}
     assert len(extra) == more
     assert not extra & {problem.text for problem in read_json(real_mathqa / f"{split}.json")}
@@ -577,14 +575,14 @@ def test_left_out_rows_alone_are_left_out(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(mathqa, "official_rows", lambda split: rows)
     monkeypatch.setattr(mathqa, "filtered_copies", lambda: None)
     assert len(course_split("dev")) == 4
-    monkeypatch.setattr(problems, "_LEFT_OUT", {"dev": frozenset({1, 3, 99})})
+    monkeypatch.setattr(filtered, "_LEFT_OUT", {"dev": frozenset({1, 3, 99})})
     assert [problem.text for problem in course_split("dev")] == ["0 and 5", "2 and 3"]
 
 
 def test_rows_left_out_are_rows_of_the_file() -> None:
-    for split, rows in problems._LEFT_OUT.items():
+    for split, rows in filtered._LEFT_OUT.items():
         assert all(0 <= row < mathqa.NUM_ROWS[split] for row in rows)
-    assert {split: len(rows) for split, rows in problems._LEFT_OUT.items()} == {"train": 0, "dev": 1, "test": 30}
+    assert {split: len(rows) for split, rows in filtered._LEFT_OUT.items()} == {"train": 0, "dev": 1, "test": 30}
 
 
 # --- the real problems ---

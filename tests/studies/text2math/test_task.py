@@ -91,11 +91,11 @@ def test_the_loss_of_a_step_in_parts_is_that_of_the_whole_batch() -> None:
     """Every token weighs alike, in whatever part it is."""
     built = task(batch__parts=2, teacher_forcing=1.0)
     rows, train_split = built.batch_rows(0), built.encoded["train"]
-    targets = train_split.targets(rows)
-    counts = [(train_split.targets(rows[part::2]) != PAD).sum().item() for part in range(2)]
+    batch = train_split.take(rows)
+    counts = [(train_split.take(rows[part::2]).targets_NS != PAD).sum().item() for part in range(2)]
     assert counts[0] != counts[1], "the parts differ in tokens"
-    forced = torch.ones(targets.shape[1], dtype=torch.bool)
-    by_hand = loss(built.model(train_split.batch(rows), targets, forced)[0], targets).item()
+    forced = torch.ones(batch.targets_NS.shape[1], dtype=torch.bool)
+    by_hand = loss(built.model(batch, batch.targets_NS, forced)[0], batch.targets_NS).item()
     assert built.train_step(0)["loss"].item() == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -333,7 +333,7 @@ def test_an_encoder_that_does_not_fit(tmp_path: Path, name: str, fault: str) -> 
 def test_the_heaviest_step_has_the_most_words() -> None:
     built = task(batch__size=8, loop__max_steps=7)
     train = built.encoded["train"]
-    words = [train.batch(rows, train.longest(rows)[0]).words_NT.numel() for rows in map(built.batch_rows, range(7))]
+    words = [train.take(rows).words_NT.numel() for rows in map(built.batch_rows, range(7))]
     assert len(set(words)) > 1
     assert words[built.heaviest_step()] == max(words)
 

@@ -5,9 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etude.core.errors import UserError
 from etude.studies.text2math.problems import sample
 from etude.studies.text2math.program import ProgramError, numbers_of, parse
-from etude.studies.text2math.tokens import END, NUMBER, UNKNOWN, Grammar, Tokens, Words, read_spelled, spelled, words_of
+from etude.studies.text2math.tokens import (
+    END,
+    NUMBER,
+    UNKNOWN,
+    Grammar,
+    Tokens,
+    Words,
+    read_vocabularies,
+    vocabularies,
+    words_of,
+)  # fmt: skip
 
 PROGRAMS = [problem.program for part in sample().values() for problem in part]
 TOKENS = Tokens.of(PROGRAMS)
@@ -70,9 +81,9 @@ def test_any_tokens_spell_a_text(ids: list[int]) -> None:
 
 def test_vocabularies_lie_beside_the_weights() -> None:
     words = Words(("<pad>", "<unknown>", "<number>", "é", "²", "½"))
-    assert read_spelled(spelled(words, TOKENS)) == (words, TOKENS)
-    with pytest.raises(ValueError, match="vocabularies"):
-        read_spelled(torch.tensor([65, 66], dtype=torch.uint8))
+    assert read_vocabularies({"model.vocabularies": vocabularies(words, TOKENS)}, "it") == (words, TOKENS)
+    with pytest.raises(UserError, match=r"it has no vocabularies .* export it again"):
+        read_vocabularies({"model.vocabularies": torch.tensor([65, 66], dtype=torch.uint8)}, "it")
 
 
 def walk(program: str, numbers: int) -> list[set[str]]:

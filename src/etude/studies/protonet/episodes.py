@@ -25,33 +25,43 @@ class Accuracy:
 
 
 def draw_classes(num_episodes: int, way: int, groups_C: Tensor, within: bool, generator: torch.Generator) -> Tensor:
-    """The classes of many episodes.
+    """Return the classes of many episodes.
 
     Args:
+        num_episodes: E.
+        way: N.
         groups_C: the alphabet and rotation of each class.
         within: all classes of an episode come from one group; groups with fewer than ``way`` classes
             are left out, the others are equally likely.
+        generator: draws them.
 
     Returns:
         int64 ``[E, N]``, without repetition within an episode.
+
+    Raises:
+        UserError: there are fewer classes than ``way``.
     """
-    num_classes = len(groups_C)
-    noise_EC = torch.rand(num_episodes, num_classes, generator=generator)
+    noise_EC = torch.rand(num_episodes, len(groups_C), generator=generator)
     if within:
         large = groups_C.bincount().ge(way).nonzero().flatten()
         if not len(large):
             raise UserError(f"no alphabet of this split has {way} classes: ask for fewer ways")
         group_E = large[torch.randint(len(large), (num_episodes,), generator=generator)]
         noise_EC = noise_EC.masked_fill(groups_C != group_E[:, None], -1)
-    elif num_classes < way:
-        raise UserError(f"{way} ways were asked for, and there are {num_classes} classes: ask for fewer ways")
+    else:
+        _refuse_ways(way, len(groups_C))
     return noise_EC.topk(way, dim=1).indices
+
+
+def _refuse_ways(way: int, num_classes: int) -> None:
+    if num_classes < way:
+        raise UserError(f"{way} ways were asked for, and there are {num_classes} classes: ask for fewer ways")
 
 
 def draw_drawings(
     shape: tuple[int, ...], num_drawings: int, count: int, generator: torch.Generator
 ) -> Int[Tensor, "... k"]:
-    """``count`` different drawings of each class, in random order: int64 ``[*shape, count]``."""
+    """Return ``count`` different drawings of each class, in random order: int64 ``[*shape, count]``."""
     if count > num_drawings:
         raise UserError(f"shots and queries make {count}, and a class has {num_drawings} drawings: ask for fewer")
     return torch.rand(*shape, num_drawings, generator=generator).argsort(-1)[..., :count]
@@ -60,11 +70,16 @@ def draw_drawings(
 def draw_episode(
     num_classes: int, num_drawings: int, way: int, count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "n 1"], Int[Tensor, "n k"]]:
-    """One episode's classes ``[N, 1]`` and drawings ``[N, count]``, to index a pool with."""
-    if num_classes < way:
-        raise UserError(f"{way} ways were asked for, and there are {num_classes} classes: ask for fewer ways")
+    """Return one episode's classes ``[N, 1]`` and drawings ``[N, count]``, to index a pool with."""
+    _refuse_ways(way, num_classes)
     classes_N = torch.randperm(num_classes, generator=generator)[:way]
     return classes_N[:, None], draw_drawings((way,), num_drawings, count, generator)
+
+
+def _embedded(z_CPD: Tensor, classes_EN: Tensor, count: int, generator: torch.Generator) -> Float[Tensor, "e n k d"]:
+    """The embeddings of ``count`` random drawings of each class of many episodes."""
+    drawings_ENK = draw_drawings(tuple(classes_EN.shape), z_CPD.shape[1], count, generator)
+    return z_CPD[classes_EN[..., None].to(z_CPD.device), drawings_ENK.to(z_CPD.device)]
 
 
 @torch.no_grad()
@@ -80,30 +95,30 @@ def score_pool(
     num_episodes: int,
     within: bool = False,
 ) -> Accuracy:
-    """Accuracy over random episodes of a pool that was embedded once.
+    """Return the accuracy over random episodes of a pool that was embedded once.
 
     Every episode is a gather and a batched matrix product: no picture is embedded twice.
 
     Args:
         z_CPD: the embedding of every drawing.
         groups_C: the alphabet and rotation of each class.
+        distance: between queries and prototypes.
+        generator: draws the episodes.
+        way: N.
+        shot: K.
+        query: queries of each class.
+        num_episodes: E.
         within: classes of one alphabet at one rotation only, the harder mode.
     """
-    num_drawings, dimensions = z_CPD.shape[1:]
-    flat = z_CPD.reshape(-1, dimensions)
     # About 64 MB of gathered embeddings at a time.
-    chunk = max(1, 2**24 // (way * (shot + query) * dimensions))
+    chunk = max(1, 2**24 // (way * (shot + query) * z_CPD.shape[-1]))
     correct: list[Tensor] = []
-    target_NQ = torch.arange(way, device=z_CPD.device)[:, None].expand(way, query).reshape(-1)
+    target_Q = torch.arange(way, device=z_CPD.device).repeat_interleave(query)
     for start in range(0, num_episodes, chunk):
-        count = min(chunk, num_episodes - start)
-        classes_EN = draw_classes(count, way, groups_C, within, generator)
-        drawings_ENK = draw_drawings((count, way), num_drawings, shot + query, generator)
-        rows = (classes_EN[..., None] * num_drawings + drawings_ENK).to(z_CPD.device)
-        z_ENKD = flat[rows]
-        queries = z_ENKD[:, :, shot:].reshape(count, way * query, dimensions)
-        distances = distance(queries, prototypes(z_ENKD[:, :, :shot]))
-        correct.append((distances.argmin(-1) == target_NQ).float().mean(-1))
+        classes_EN = draw_classes(min(chunk, num_episodes - start), way, groups_C, within, generator)
+        z_ENKD = _embedded(z_CPD, classes_EN, shot + query, generator)
+        distances_EQN = distance(z_ENKD[:, :, shot:].flatten(1, 2), prototypes(z_ENKD[:, :, :shot]))
+        correct.append((distances_EQN.argmin(-1) == target_Q).float().mean(-1))
     accuracy_E = torch.cat(correct).double() * 100
     spread = accuracy_E.std().item() if num_episodes > 1 else 0.0
     return Accuracy(accuracy_E.mean().item(), 1.96 * spread / math.sqrt(num_episodes), num_episodes)
@@ -119,22 +134,19 @@ def nearest_distances(
     shot: int,
     num_episodes: int,
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Distances to the nearest prototype: of queries whose class is in the support, and of strangers.
+    """Return the distances to the nearest prototype of queries whose class is in the support, and of unknown ones.
 
     Each episode draws ``2 * way`` classes; the second half has no prototype.
 
     Returns:
         Two vectors of ``num_episodes * way * query`` distances, as many queries a class as drawings are left.
     """
-    num_drawings, dimensions = z_CPD.shape[1:]
     groups_C = torch.zeros(len(z_CPD), dtype=torch.long)
     classes_EN = draw_classes(num_episodes, 2 * way, groups_C, False, generator)
-    drawings = draw_drawings((num_episodes, 2 * way), num_drawings, num_drawings, generator)
-    rows = (classes_EN[..., None] * num_drawings + drawings).to(z_CPD.device)
-    z_ENKD = z_CPD.reshape(-1, dimensions)[rows]
+    z_ENKD = _embedded(z_CPD, classes_EN, z_CPD.shape[1], generator)
     proto_END = prototypes(z_ENKD[:, :way, :shot])
-    known, strange = (
+    known, unknown = (
         distance(z_ENKD[:, part, shot:].flatten(1, 2), proto_END).amin(-1).flatten()
         for part in (slice(None, way), slice(way, None))
     )
-    return known, strange
+    return known, unknown

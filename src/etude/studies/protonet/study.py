@@ -217,7 +217,6 @@ def _resize(preset: str) -> tuple[Job, ...]:
     return tuple(Job(name, {"data.resize": name}) for name in ("nearest", "area"))
 
 
-
 STUDY = Study(
     name="protonet",
     title="Prototypical Networks",

@@ -1,4 +1,4 @@
-"""Prototypical Networks: the training step, the evaluation, the pictures.
+"""Prototypical Networks: the training step and the evaluation.
 
 Shape suffixes as in model.py and episodes.py.
 """
@@ -125,24 +125,19 @@ class ProtonetTask(Task):
         pool = self.pool(self.config.data.train_split)
         self.encoder.train()
         self.adam.param_groups[0]["lr"] = self.config.optim.rate(step, self.config.loop.max_steps)
-        totals = torch.zeros(2, device=self.runtime.device)
-        for part in self.runtime.parts(config.per_step, self.shared_encoder):
+
+        def episode(part: int) -> dict[str, Tensor]:
             draw = self.runtime.generator("train/episode", step, part)
-            classes, drawings = draw_episode(
-                len(pool), omniglot.NUM_DRAWINGS, config.way, config.shot + config.query, draw
-            )
-            classes, drawings = (randomness.upload(rows, self.runtime.device) for rows in (classes, drawings))
-            z_ND, _ = self.shared_encoder(to_input(pool.images_CNHW[classes, drawings].flatten(0, 1)))
+            drawn = draw_episode(len(pool), omniglot.NUM_DRAWINGS, config.way, config.shot + config.query, draw)
+            classes_N1, drawings_NK = (randomness.upload(rows, self.runtime.device) for rows in drawn)
+            z_ND, _ = self.shared_encoder(to_input(pool.images_CNHW[classes_N1, drawings_NK].flatten(0, 1)))
             z_NKD = z_ND.float().unflatten(0, (config.way, -1))
             support_NKD, query_NQD = z_NKD.split([config.shot, config.query], dim=1)
             loss, accuracy = episode_loss(support_NKD, query_NQD, self.distance, self.config.model.temperature)
-            self.runtime.backward(loss, config.per_step)
-            totals += torch.stack([loss.detach(), accuracy])
-        self.shared_adam.step()
-        self.adam.zero_grad()
-        # The mean over the episodes of all processes, once the loop has taken the mean over processes.
-        loss, accuracy = totals * self.runtime.world / config.per_step
-        return {"loss": loss, "accuracy": accuracy * 100}
+            return {"loss": loss, "accuracy": accuracy}
+
+        means = self.runtime.descend(self.shared_adam, episode, config.per_step, self.shared_encoder)
+        return means | {"accuracy": 100 * means["accuracy"]}
 
     def embed_pool(self, split: omniglot.Split) -> Tensor:
         """The embedding of every drawing of a split, the work shared by the processes: ``[C, P, D]``."""
@@ -155,16 +150,14 @@ class ProtonetTask(Task):
     ) -> Accuracy:
         """Accuracy over random episodes of an embedded split, at the configuration's shots and queries."""
         return score_pool(
-            z_CPD,
-            self.pool(split).groups_C,
-            self.distance,
-            self.runtime.generator(f"{split}/{stream}", way),
-            way=way,
-            shot=self.config.episodes.shot,
-            query=min(self.config.evaluation.query, omniglot.NUM_DRAWINGS - self.config.episodes.shot),
-            num_episodes=num_episodes,
-            within=within,
-        )
+            z_CPD, self.pool(split).groups_C, self.distance, self.runtime.generator(f"{split}/{stream}", way), way=way,
+            shot=self.config.episodes.shot, query=self.num_queries, num_episodes=num_episodes, within=within,
+        )  # fmt: skip
+
+    @property
+    def num_queries(self) -> int:
+        """The queries of a class in an evaluation: no more than the shots leave."""
+        return min(self.config.evaluation.query, omniglot.NUM_DRAWINGS - self.config.episodes.shot)
 
     def evaluate(self) -> dict[str, float]:
         if self.config.data.train_split == "trainval":
@@ -190,18 +183,21 @@ class ProtonetTask(Task):
         z_CPD = self.embed_pool("val")
         table: dict[str, Any] = {}
         for shot in (1, 2, 3, 4, 5, 10):
-            draw = self.runtime.generator("val/unknown", shot)
-            known, strange = nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
+            known, unknown = self._nearest(z_CPD, "val", shot)
             # quantile() takes at most 16 million values.
             threshold = known.sort().values[int(KNOWN_SHARE * len(known))].item()
-            rejected = (strange > threshold).float().mean().item()
-            table[str(shot)] = {"distance": threshold, "known_kept": KNOWN_SHARE, "unknown_found": rejected}
+            found = (unknown > threshold).float().mean().item()
+            table[str(shot)] = {"distance": threshold, "known_kept": KNOWN_SHARE, "unknown_found": found}
         return table
+
+    def _nearest(self, z_CPD: Tensor, split: omniglot.Split, shot: int) -> tuple[Tensor, Tensor]:
+        """The distances of known and unknown queries in a thousand episodes of five ways."""
+        draw = self.runtime.generator(f"{split}/unknown", shot)
+        return nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, shot = self.config.evaluation, self.config.episodes.shot
         z_CPD = self.embed_pool("test")
-        query = min(config.query, omniglot.NUM_DRAWINGS - shot)
         split = self.config.data.train_split
         rows: list[Result] = []
         for way in config.ways:
@@ -213,22 +209,23 @@ class ProtonetTask(Task):
                 if within and int(self.pool("test").groups_C.bincount().max()) < way:
                     continue
                 score = self.score(z_CPD, "test", experiment, way, count, within=within)
-                protocol = f"{count:,} {what}, {query} queries a class, trained on {split} with {shot} shot(s)"
+                protocol = (
+                    f"{count:,} {what}, {self.num_queries} queries a class, trained on {split} with {shot} shot(s)"
+                )
                 cell, width = f"w{way}s{shot}", score.half_width
                 rows.append(Result(experiment, cell, "accuracy", "test", score.mean, protocol, width, "%", split))
         rows += self._unknown_results(z_CPD, extra.get("unknown", {}))
         return rows
 
     def _unknown_results(self, z_CPD: Tensor, thresholds: Mapping[str, Any]) -> list[Result]:
-        """What the thresholds that validation set do on the test split."""
+        """The shares of test queries that the thresholds of validation keep and find unknown."""
         shot = self.config.episodes.shot
         if str(shot) not in thresholds:
             return []
-        draw = self.runtime.generator("test/unknown", shot)
-        known, strange = nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
+        known, unknown = self._nearest(z_CPD, "test", shot)
         threshold = thresholds[str(shot)]["distance"]
         protocol = f"5 ways, threshold that keeps {KNOWN_SHARE:.0%} of the known queries of validation"
-        shares = {"known_kept": known <= threshold, "unknown_found": strange > threshold}
+        shares = {"known_kept": known <= threshold, "unknown_found": unknown > threshold}
         split = self.config.data.train_split
         return [
             Result("unknown", f"w5s{shot}", name, "test", share.float().mean().item() * 100, protocol, None, "%", split)

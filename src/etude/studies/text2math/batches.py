@@ -1,10 +1,11 @@
 """Problems as tensors: read once, kept on the device, cut into batches of problems of like length.
 
-Shape suffixes as in model.py.
+Shape suffixes: N problems, T words of the longest, S tokens of the longest program, P words of all problems of a split,
+D numbers of a state.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from etude.studies.text2math.model import Batch
+from etude.core import randomness
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.tokens import PAD, Tokens
 
@@ -22,81 +23,93 @@ _POOL = 32
 
 @runtime_checkable
 class Reader(Protocol):
-    """What makes integers of a problem's text: a vocabulary of words, or a BERT's tokenizer."""
+    """A reader makes integers of a problem's text: a vocabulary of words, or a BERT's tokenizer."""
 
     def read(self, text: str) -> tuple[list[int], list[int]]:
-        """The integers, and for each the index of the number that it stands for or begins, or -1."""
+        """Return the integers, and for each the index of the number that it stands for or begins, or -1."""
         ...
 
     def spell(self, text: str) -> list[str]:
-        """What each of the integers stands for, for people."""
+        """Return what each of the integers stands for, for people."""
         ...
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Problems as padded tensors.
+class Batch:
+    """Problems, and their programs where these are known, as padded tensors.
 
     Attributes:
-        words_NT: integers of words.
-        indices_NT: of each word that is a number its index, else -1.
-        lengths_N: words of each.
-        targets_NS: tokens of the programs, the end included; all padding where a program has an unknown token.
-        features_PD: an encoder's states of every word, problem after problem, where they have been computed before.
+        words_NT: int64, the words; 0 pads.
+        indices_NT: int64, the i of a word that is the number ``n_i``; -1 for other words and for padding.
+        lengths_N: int64, how many words each problem has.
+        targets_NS: int64, the tokens of the programs, the end included; all padding where a program has an unknown
+            token, and empty where there are only problems.
+        features_PD: a frozen encoder's states of the words of a whole split, problem after problem, where they have
+            been computed before.
+        starts_N: int64, the row of each problem's first word in ``features_PD``.
     """
 
     words_NT: Tensor
     indices_NT: Tensor
     lengths_N: Tensor
-    targets_NS: Tensor
+    targets_NS: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
     features_PD: Tensor | None = None
+    starts_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def __len__(self) -> int:
         return len(self.words_NT)
 
-    @cached_property
-    def starts(self) -> Tensor:
-        """Of each problem, the row of its first word in ``features_PD``."""
-        return self.lengths_N.cumsum(0) - self.lengths_N
+    @property
+    def counts(self) -> Tensor:
+        """How many numbers each problem has: int64 ``[N]``."""
+        return self.indices_NT.amax(1) + 1
+
+    def features(self) -> Tensor | None:
+        """The frozen encoder's states of these problems, ``[N, T, D]``, where they have been computed before."""
+        if self.features_PD is None:
+            return None
+        place_T = torch.arange(self.words_NT.shape[1], device=self.words_NT.device)
+        # What lies past a problem's end repeats its last word; nothing reads it.
+        place_NT = self.starts_N[:, None] + place_T.minimum(self.lengths_N[:, None] - 1)
+        return self.features_PD[place_NT].float()
 
     @cached_property
     def host_lengths(self) -> tuple[Tensor, Tensor]:
-        """Words and tokens of each, on the CPU: to ask a device for them in every step would be to wait for it."""
+        """How many words and tokens each has, on the CPU: to ask a device in every step would be to wait for it."""
         return self.lengths_N.cpu(), (self.targets_NS != PAD).sum(1).cpu()
 
     def longest(self, rows_N: Tensor) -> tuple[int, int]:
-        """Of some problems, whose rows are on the CPU, the most words and the most tokens, at least one."""
+        """Return the most words, and the most tokens, at least one, of the problems in some rows, on the CPU."""
         words_N, tokens_N = self.host_lengths
         return int(words_N[rows_N].max()), max(1, int(tokens_N[rows_N].max()))
 
-    def batch(self, rows_N: Tensor, longest: int | None = None) -> Batch:
-        """Some problems, padded to the longest of them, whose length need not be asked for where it is known."""
-        lengths_N = self.lengths_N[rows_N]
-        longest = int(lengths_N.max()) if longest is None else longest
-        features_NTD = None
-        if self.features_PD is not None:
-            place_T = torch.arange(longest, device=rows_N.device).expand(len(rows_N), -1)
-            # What lies past a problem's end repeats its last word; nothing reads it.
-            place_NT = self.starts[rows_N][:, None] + place_T.minimum(lengths_N[:, None] - 1)
-            features_NTD = self.features_PD[place_NT].float()
-        return Batch(self.words_NT[rows_N, :longest], self.indices_NT[rows_N, :longest], lengths_N, features_NTD)
+    def take(self, rows_N: Tensor) -> "Batch":
+        """Return the problems in some rows, on the CPU, padded to the longest problem and program of them."""
+        words, tokens = self.longest(rows_N)
+        rows_N = randomness.upload(rows_N, self.words_NT.device)
+        return Batch(
+            self.words_NT[rows_N, :words], self.indices_NT[rows_N, :words], self.lengths_N[rows_N],
+            self.targets_NS[rows_N, :tokens], self.features_PD, self.starts_N[rows_N],
+        )  # fmt: skip
 
-    def targets(self, rows_N: Tensor, longest: int | None = None) -> Tensor:
-        """Their programs, padded to the longest of them, whose length need not be asked for where it is known."""
-        targets_NS = self.targets_NS[rows_N]
-        return targets_NS[:, : max(1, int((targets_NS != PAD).sum(1).max())) if longest is None else longest]
+    def by_length(self, size: int) -> Iterator[tuple[Tensor, "Batch"]]:
+        """Yield all problems in batches of like length with their rows, on the CPU.
+
+        The longest come first: what does not fit in memory fails at once.
+        """
+        for rows_N in self.host_lengths[0].argsort(descending=True, stable=True).split(size):
+            yield rows_N, self.take(rows_N)
 
 
-def encode(problems: Sequence[Problem], reader: Reader, tokens: Tokens, device: torch.device) -> Encoded:
-    """Problems and their programs as tensors on a device."""
-    split = [reader.read(problem.text) for problem in problems]
+def encode(problems: Sequence[Problem], reader: Reader, tokens: Tokens, device: torch.device) -> Batch:
+    """Return problems and their programs as tensors on a device."""
+    read = [reader.read(problem.text) for problem in problems]
     targets = [tokens.encode(problem.program) or [] if problem.program else [] for problem in problems]
-    return Encoded(
-        _padded([part for part, _ in split], PAD).to(device),
-        _padded([indices for _, indices in split], -1).to(device),
-        torch.tensor([max(1, len(part)) for part, _ in split], device=device),
-        _padded(targets, PAD).to(device),
-    )
+    lengths_N = torch.tensor([max(1, len(words)) for words, _ in read], device=device)
+    return Batch(
+        _padded([words for words, _ in read], PAD).to(device), _padded([indices for _, indices in read], -1).to(device),
+        lengths_N, _padded(targets, PAD).to(device), starts_N=lengths_N.cumsum(0) - lengths_N,
+    )  # fmt: skip
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
@@ -106,7 +119,7 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 
 def epoch_order(lengths_N: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-    """The batches of an epoch: problems of like length together, batches and problems in random order.
+    """Return the batches of an epoch: problems of like length together, batches and problems in random order.
 
     Args:
         lengths_N: words of each problem, on the CPU.
@@ -122,8 +135,3 @@ def epoch_order(lengths_N: Tensor, size: int, generator: torch.Generator) -> lis
         batches += pool[lengths_N[pool].argsort(stable=True)].split(size)
     order = torch.randperm(len(batches), generator=generator).tolist()
     return [batches[place] for place in order]
-
-
-def by_length(lengths_N: Tensor, size: int) -> list[Tensor]:
-    """All problems in batches of like length, longest first: what does not fit in memory fails at once."""
-    return list(lengths_N.argsort(descending=True, stable=True).split(size))

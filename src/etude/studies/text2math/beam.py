@@ -22,26 +22,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from etude.studies.text2math.model import Batch, Memory, State, Text2Math
+from etude.studies.text2math.batches import Batch
+from etude.studies.text2math.model import Memory, State, Text2Math
 from etude.studies.text2math.tokens import END, MAX_TOKENS, START, Grammar, Tokens
 
 Rule = Literal["standard", "nested"]
 Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
-"""Tokens ``[N, K]``, memory of the N problems, state ``[layers, N * K, H]`` to log-probabilities ``[N, K, V]`` and
-the state after them."""
+"""A step maps the last tokens ``[N, K]``, the memory of the N problems and the state ``[layers, N * K, H]`` to
+log-probabilities ``[N, K, V]`` of the next token and the state after it."""
 Listener = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Called after each step with the problems in the batch ``[N]`` and, of each place of the beam, the place before that
-it continues, the token written and the log-probability so far, -inf where it is empty, ``[N, K]`` each."""
+"""A listener is called after each step with the problems in the batch ``[N]`` and, for each place of the beam, the
+place before that it continues, the token written and the log-probability so far, -inf where it is empty, each
+``[N, K]``."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A program that a beam search found.
+    r"""A program that a beam search found.
 
     Attributes:
-        tokens: without the end.
-        log_probability: of the tokens and the end, as the network gives it.
-        score: by which hypotheses are ranked.
+        tokens: its tokens, without the end.
+        log_probability: the network's, of its tokens and the end.
+        score: $\log p / \text{length}^\alpha$, by which hypotheses are ranked.
         ended: False where the longest length came first.
     """
 
@@ -52,7 +54,7 @@ class Hypothesis:
 
 
 def network_step(model: Text2Math) -> Step:
-    """One step of a network's decoder. The memory is read in place: no copy of it for every hypothesis."""
+    """Return one step of a network's decoder, which reads the memory in place: no copy of it for every hypothesis."""
 
     def step(tokens_NK: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         num, width = tokens_NK.shape
@@ -76,22 +78,25 @@ def beam_search(
     step: Step | None = None,
     on_step: Listener | None = None,
 ) -> list[list[Hypothesis]]:
-    """The likeliest programs of each problem.
+    """Return the likeliest programs of each problem.
 
     Args:
-        model: in evaluation mode.
+        model: the network, in evaluation mode.
         batch: the problems.
-        width: hypotheses of a problem, and answers at most.
+        width: K, hypotheses of a problem, and answers at most.
         max_tokens: after so many, the end included, a hypothesis is given up as it stands.
-        alpha: exponent of the length in the score; 0 ranks by the probability alone.
-        rule: which extensions are kept.
+        alpha: the exponent of the length in the score; 0 ranks by the probability alone.
+        rule: which extensions are kept; see the top of this file.
         grammar: the vocabulary, where only programs may be written that are well formed and use numbers that the
             problem has; the probabilities are not scaled up for what is left out.
-        step: in place of the network's own.
-        on_step: see `Listener`.
+        step: a step in place of the network's own.
+        on_step: a listener.
 
     Returns:
         For each problem its hypotheses, the best score first, those that ended before those that did not.
+
+    Raises:
+        ValueError: a width or length below 1.
     """
     if width < 1 or max_tokens < 1:
         raise ValueError(f"a beam of width {width} and length {max_tokens}: both must be at least 1")
@@ -105,7 +110,18 @@ def beam_search(
     # Places of the beam whose hypothesis has ended; they stay empty.
     closed_NK = torch.zeros(num, width, dtype=torch.bool, device=device)
     rules = None if grammar is None else Grammar.start(grammar, batch.counts)
-    ended: list[tuple[Tensor, Tensor, Tensor, bool]] = []
+    found: list[list[Hypothesis]] = [[] for _ in range(num)]
+
+    def collect(which_NK: Tensor, tokens_NKS: Tensor, *, ended: bool) -> None:
+        rows_R, places_R = which_NK.nonzero(as_tuple=True)
+        # The end counts as a token.
+        length = tokens_NKS.shape[-1] + ended
+        for problem, log_p, tokens in zip(
+            problems_N[rows_R].tolist(), scores_NK[rows_R, places_R].tolist(), tokens_NKS[rows_R, places_R].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            found[problem].append(Hypothesis(tuple(tokens), log_p, log_p / length**alpha, ended))
+
     for length in range(1, max_tokens + 1):
         log_p_NKV, state = step(last_NK, memory, state)
         if rules is not None:
@@ -118,9 +134,8 @@ def beam_search(
         written_NKS = torch.cat([written_NKS, last_NK[..., None]], -1)
         ends_NK = (last_NK == END) & scores_NK.isfinite()
         if length == max_tokens:
-            left_NK = ~ends_NK & scores_NK.isfinite()
-            ended.append(_picked(problems_N, scores_NK, written_NKS, left_NK, ended=False))
-        ended.append(_picked(problems_N, scores_NK, written_NKS[..., :-1], ends_NK, ended=True))
+            collect(~ends_NK & scores_NK.isfinite(), written_NKS, ended=False)
+        collect(ends_NK, written_NKS[..., :-1], ended=True)
         scores_NK = scores_NK.masked_fill(ends_NK, float("-inf"))
         closed_NK = closed_NK | ends_NK
         if rule == "standard":
@@ -136,7 +151,7 @@ def beam_search(
             memory, problems_N = memory.take(rows_N), problems_N[rows_N]
             scores_NK, last_NK, written_NKS = scores_NK[rows_N], last_NK[rows_N], written_NKS[rows_N]
             closed_NK = closed_NK[rows_N]
-    return _ranked(ended, num, width, alpha)
+    return [sorted(some, key=lambda h: (not h.ended, -h.score))[:width] for some in found]
 
 
 def _keep(total_NKV: Tensor, closed_NK: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,22 +194,3 @@ def _take(state: State, rows_N: Tensor, from_NK: Tensor, num: int) -> State:
     width = state[0].shape[1] // num
     index = (rows_N[:, None] * width + from_NK[rows_N]).flatten()
     return state[0].index_select(1, index), state[1].index_select(1, index)
-
-
-def _picked(
-    problems_N: Tensor, scores_NK: Tensor, written_NKS: Tensor, which_NK: Tensor, *, ended: bool
-) -> tuple[Tensor, Tensor, Tensor, bool]:
-    rows, places = which_NK.nonzero(as_tuple=True)
-    return problems_N[rows].cpu(), scores_NK[rows, places].cpu(), written_NKS[rows, places].cpu(), ended
-
-
-def _ranked(
-    ended: list[tuple[Tensor, Tensor, Tensor, bool]], num: int, width: int, alpha: float
-) -> list[list[Hypothesis]]:
-    found: list[list[Hypothesis]] = [[] for _ in range(num)]
-    for problems, scores, written, whole in ended:
-        # The end counts as a token.
-        length = max(1, written.shape[1] + whole)
-        for problem, log_p, tokens in zip(problems.tolist(), scores.tolist(), written.tolist(), strict=True):
-            found[problem].append(Hypothesis(tuple(tokens), log_p, log_p / length**alpha, whole))
-    return [sorted(part, key=lambda h: (not h.ended, -h.score))[:width] for part in found]

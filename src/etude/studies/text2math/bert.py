@@ -10,7 +10,6 @@ Shape suffixes as in model.py; T counts pieces.
 import hashlib
 import pickle
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 
 from etude.core.errors import UserError
 from etude.data.cache import decoded, digest
-from etude.studies.text2math.model import Batch
+from etude.studies.text2math.batches import Batch
+from etude.studies.text2math.study import ModelConfig
 from etude.studies.text2math.tokens import MAX_NUMBERS, words_of
 
 _VERSION = 1
@@ -102,14 +102,16 @@ class BertEncoder(nn.Module):
     """The last layer's states of a BERT; a piece that begins a number is also known by its index.
 
     Args:
-        name: of the hub, or a folder.
-        tuned: whether its weights learn; else they are only read, and lie in no checkpoint.
-        dropout: of the states.
-        marks_numbers: whether a vector of a number's index is added to its state.
+        config: which BERT, whether it is tuned (else it is only read, and lies in no checkpoint), the dropout of its
+            states, and whether numbers are marked.
+
+    Raises:
+        UserError: there is no such BERT.
     """
 
-    def __init__(self, name: str, *, tuned: bool, dropout: float, marks_numbers: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        name, tuned = config.bert, config.tuned
         bert: Any = _loaded("AutoModel", name)
         if getattr(bert, "pooler", None) is not None:
             # Its output is not used, and an unused weight would never get a gradient.
@@ -126,10 +128,10 @@ class BertEncoder(nn.Module):
             self.register_load_state_dict_post_hook(_refuse_other_bert)
         # BERTs differ in the size of their states, and the index of a number must not drown what surrounds it.
         self.norm = nn.LayerNorm(self.width)
-        self.indices = nn.Embedding(MAX_NUMBERS + 1, self.width, padding_idx=0) if marks_numbers else None
+        self.indices = nn.Embedding(MAX_NUMBERS + 1, self.width, padding_idx=0) if config.marks_numbers else None
         if self.indices is not None:
             nn.init.normal_(self.indices.weight[1:], std=0.3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def read(self, batch: Batch) -> Tensor:
         """The BERT's own states ``[N, T, D]``."""
@@ -139,7 +141,8 @@ class BertEncoder(nn.Module):
         return bert(input_ids=batch.words_NT, attention_mask=mask_NT.long()).last_hidden_state
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        states_NTD = self.norm(self.read(batch) if batch.features_NTD is None else batch.features_NTD)
+        features_NTD = batch.features()
+        states_NTD = self.norm(self.read(batch) if features_NTD is None else features_NTD)
         if self.indices is not None:
             states_NTD = states_NTD + self.indices((batch.indices_NT + 1).clamp(0, MAX_NUMBERS))
         states_NTD = self.dropout(states_NTD)
@@ -169,31 +172,31 @@ def _refuse_other_bert(encoder: nn.Module, _: Any) -> None:
         )
 
 
-def features(encoder: BertEncoder, batches: Sequence[tuple[Tensor, Batch]], starts_N: Tensor, total: int) -> Tensor:
+def features(encoder: BertEncoder, problems: Batch, size: int) -> Tensor:
     """The states of every piece of many problems, computed once for all runs and kept in the cache in half precision.
 
     Args:
         encoder: one whose BERT does not learn.
-        batches: rows and problems of each batch; all problems are in one.
-        starts_N: the place of each problem's first piece.
-        total: pieces of all problems.
+        problems: all that is read.
+        size: problems at a time.
 
     Returns:
-        float16 ``[total, D]``, problem after problem.
+        float16 ``[P, D]``, problem after problem.
     """
+    total = int(problems.host_lengths[0].sum())
+    parts, starts_N = list(problems.by_length(size)), problems.starts_N.cpu()
 
     def build(to: np.ndarray) -> None:
-        for rows_N, batch in batches:
+        for rows_N, batch in parts:
             with torch.inference_mode():
                 states_NTD = encoder.read(batch).half().cpu()
-            lengths_N = batch.lengths_N.cpu()
             words = torch.arange(states_NTD.shape[1])
             places_NT = starts_N[rows_N][:, None] + words
-            known_NT = words < lengths_N[:, None]
+            known_NT = words < batch.host_lengths[0][:, None]
             to[places_NT[known_NT].numpy()] = states_NTD[known_NT].numpy()
 
     texts = hashlib.sha256()
-    for rows_N, batch in batches:
+    for rows_N, batch in parts:
         texts.update(rows_N.numpy().tobytes() + batch.words_NT.cpu().numpy().tobytes())
     key = digest(encoder.fingerprint, texts.hexdigest())
     return torch.from_numpy(np.array(decoded("mathqa", key, _VERSION, (total, encoder.width), build, dtype=np.float16)))

@@ -1,6 +1,5 @@
 """Score programs for problems in the course's JSON form: those that a file holds, or those that a network writes."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,10 @@ from typing import Annotated, Any
 import tyro
 
 from etude.core.errors import UserError
-from etude.core.files import write_atomic
-from etude.metrics.proportion import half_width
 from etude.studies.text2math import scores
 from etude.studies.text2math.predict import Options as Search
 from etude.studies.text2math.predict import Solver
-from etude.studies.text2math.problems import Problem, is_right, problem_of, rows_of
+from etude.studies.text2math.problems import is_right, read_rows, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, real
 
 
@@ -25,7 +22,7 @@ class Options:
     output: Path | None = None
     """Write the objects here, with `predicted` and `predicted_answer`."""
     beam: int = 10
-    """Hypotheses of a problem, where a network writes."""
+    """The hypotheses of a problem, where a network writes."""
     grammar: bool = False
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = False
@@ -51,68 +48,60 @@ class Score:
 
 
 def evaluate(weights: Path | None, options: Options) -> list[Score]:
-    """Score a file's programs.
+    """Return the scores of a file's programs.
 
     Args:
-        weights: of the network that writes them; None: the file's own field ``predicted``.
-        options: the file, and how to search.
+        weights: the weights of the network that writes them; None takes the file's own field ``predicted``.
+        options: the file, and the search.
 
     Raises:
         UserError: the file is not of the form, or has no problem; its line is named. Nothing is written then.
     """
-    path, operators = options.problems, GEOMETRY if options.strict else OPERATORS
     if weights is None:
         _refuse_search(options)
-    rows: list[dict[str, Any]] = []
-    problems: list[Problem] = []
-    for line, row in rows_of(path):
-        where = f"{path}, line {line}"
-        problems.append(problem_of(row, ("Problem", "linear_formula", "answer"), where))
-        if weights is None:
-            _predicted(row, where)
-        rows.append(dict(row))
+    read = read_rows(options.problems)
+    rows, problems = [row for row, _, _ in read], [problem for _, problem, _ in read]
     if not rows:
-        raise UserError(f"{path} has no problem: at least one is wanted")
-    if weights is not None:
+        raise UserError(f"{options.problems} has no problem: at least one is wanted")
+    if weights is None:
+        for row, _, where in read:
+            _refuse_prediction(row, where)
+    else:
         search = Search(
             beam=options.beam, grammar=options.grammar, executes=options.executes, words=False, bert=options.bert,
             strict=options.strict,
         )  # fmt: skip
-        programs = Solver(weights, search).programs(problems)
-        for row, program in zip(rows, programs, strict=True):
-            row["predicted"] = program
-            row.pop("predicted_answer", None)
+        for row, program in zip(rows, Solver(weights, search).programs(problems), strict=True):
+            row |= {"predicted": program, "predicted_answer": None}
+    operators = GEOMETRY if options.strict else OPERATORS
     verdicts = [
         scores.judge(row["predicted"], problem, course=options.course, operators=operators)
         for row, problem in zip(rows, problems, strict=True)
     ]
-    told = [
-        is_right(float(row["predicted_answer"]), problem.answer)
-        for row, problem in zip(rows, problems, strict=True) if row.get("predicted_answer") is not None
-    ]  # fmt: skip
+    shares = scores.summary(verdicts)
+    stated = [row.get("predicted_answer") for row in rows]
+    if any(value is not None for value in stated):
+        right = [
+            value is not None and is_right(float(value), problem.answer)
+            for value, problem in zip(stated, problems, strict=True)
+        ]
+        shares["predicted_answer"] = 100 * sum(right) / len(rows)
     if options.output is not None:
         for row, verdict in zip(rows, verdicts, strict=True):
             row["predicted_answer"] = real(verdict.value)
-        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    shares = scores.summary(verdicts)
-    if told:
-        shares["predicted_answer"] = 100 * sum(told) / len(rows)
-    count = len(rows)
-    return [
-        # Tokens are no independent trials.
-        Score(name, share, None if name == "token_match" else half_width(share, count), count)
-        for name, share in shares.items()
-    ]
+        write_rows(options.output, rows)
+    return [Score(name, share, scores.interval(name, share, len(rows)), len(rows)) for name, share in shares.items()]
 
 
 def _refuse_search(options: Options) -> None:
-    """Flags of a search where nothing is searched."""
+    """Refuse flags of a search where nothing is searched."""
     for name in ("beam", "grammar", "executes", "bert"):
         if getattr(options, name) != getattr(Options, name):
             raise UserError(f"--{name} says how a network writes, and none is named: `etude eval RUN FILE` uses one")
 
 
-def _predicted(row: Mapping[str, Any], where: str) -> None:
+def _refuse_prediction(row: Mapping[str, Any], where: str) -> None:
+    """Refuse an object without a program, or with an answer that is no number."""
     if not isinstance(row.get("predicted"), str):
         fault = "must be a text" if "predicted" in row else "is missing: name the network that is to write it, too"
         raise UserError(f"{where}: 'predicted' {fault}")

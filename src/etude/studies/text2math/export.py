@@ -4,10 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from etude.core.errors import UserError
 from etude.studies.text2math.study import Text2MathConfig
 from etude.studies.text2math.task import build_model
-from etude.studies.text2math.tokens import read_spelled
+from etude.studies.text2math.tokens import read_vocabularies
 
 HUB_TASK = "text-generation"
 NO_GRAPHS = "a beam search over a grammar takes as many steps as a program has tokens"
@@ -17,8 +16,5 @@ def networks(config: Text2MathConfig, tensors: Mapping[str, Tensor]) -> dict[str
     """The network of an exported file, by the name its tensors have there; None with a BERT, which lies elsewhere."""
     if config.model.encoder == "bert":
         return None
-    try:
-        words, tokens = read_spelled(tensors["model.vocabularies"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"no vocabularies among the tensors ({type(error).__name__}): export it again") from error
+    words, tokens = read_vocabularies(tensors, "the file")
     return {"model": build_model(config.model, words, tokens)}

@@ -120,7 +120,7 @@ def attention(path: Path, task: Text2MathTask, programs: Sequence[str], verdicts
     with figure(path, 13.0, sum(heights)) as drawn:
         axes = drawn.subplots(len(chosen), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, row, ids in zip(axes, chosen, written, strict=True):
-            batch = encoded.batch(torch.tensor([row], device=encoded.words_NT.device))
+            batch = encoded.take(torch.tensor([row]))
             words = task.reader.spell(problems[row].text)
             weights = attention_over(task.model, batch, ids)[:, : len(words)].numpy()
             ax.imshow(weights, aspect="auto", cmap="Blues", vmin=0, vmax=1)

@@ -25,43 +25,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.studies.text2math.tokens import END, MAX_NUMBERS, PAD, START
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Problems as tensors.
-
-    Attributes:
-        words_NT: their words; 0 pads.
-        indices_NT: of each word that is a number its index, else -1; -1 pads.
-        lengths_N: words of each.
-        features_NTD: an encoder's states, where they have been computed before.
-    """
-
-    words_NT: Tensor
-    indices_NT: Tensor
-    lengths_N: Tensor
-    features_NTD: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.words_NT)
-
-    @property
-    def counts(self) -> Tensor:
-        """How many numbers each problem has."""
-        return self.indices_NT.amax(1) + 1
+from etude.studies.text2math.batches import Batch
+from etude.studies.text2math.study import ModelConfig
+from etude.studies.text2math.tokens import MAX_NUMBERS, PAD, START
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the decoder reads of the problems; computed once.
+    """The encoded problems as the decoder reads them; computed once.
 
     Attributes:
-        states_NTD: the encoder's states.
-        keys_NTH: what the attention compares with.
+        states_NTD: the encoder's states $h_i$.
+        keys_NTH: $W h_i$, the keys of the attention.
         mask_NT: True where there is a word.
-        number_keys_NMH: what copying compares with; None without copying.
+        number_keys_NMH: $K h_{p(i)}$, the keys of copying; None without copying.
         number_mask_NM: True where the problem has the number.
     """
 
@@ -80,42 +57,38 @@ class Memory:
 
 
 State = tuple[Tensor, Tensor]
-"""Of the decoder: what it gives out and its cell, each ``[layers, N, H]``, or ``[layers, N * K, H]`` in a beam."""
+"""The decoder's output and cell, each ``[layers, N, H]``, or ``[layers, N * K, H]`` in a beam."""
 
 
 class Encoder(Protocol):
-    """What encodes problems; a user's own is a module with this forward and ``width``."""
+    """An encoder of problems; a user's own is a module with this forward and ``width``, which is D."""
 
     width: int
-    """D."""
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The states of the words ``[N, T, D]``, and one summary of the problem ``[N, D]``."""
+        """Return the states of the words ``[N, T, D]``, and one summary of the problem ``[N, D]``."""
         ...
 
 
 class LSTMEncoder(nn.Module):
     """A bidirectional LSTM over words; a word that is a number is also known by its index.
 
+    D is twice ``config.hidden``; the summary is each direction's last state.
+
     Args:
         num_words: size of the vocabulary.
-        embedding: numbers of a word's vector.
-        hidden: state of each direction; D is twice that.
-        layers: of the LSTM.
-        dropout: of the vectors and between layers.
-        marks_numbers: whether the index of a number is added to its vector.
+        config: its sizes, layers and dropout, and whether it marks numbers.
     """
 
-    def __init__(
-        self, num_words: int, *, embedding: int, hidden: int, layers: int, dropout: float, marks_numbers: bool
-    ) -> None:
+    def __init__(self, num_words: int, config: ModelConfig) -> None:
         super().__init__()
+        embedding, hidden = config.embedding, config.hidden
         self.width = 2 * hidden
         self.words = nn.Embedding(num_words, embedding, padding_idx=PAD)
         # Row 0 stands for all that is no number.
-        self.indices = nn.Embedding(MAX_NUMBERS + 1, embedding, padding_idx=0) if marks_numbers else None
-        self.dropout = nn.Dropout(dropout)
-        sizes = [embedding, *[2 * hidden] * (layers - 1)]
+        self.indices = nn.Embedding(MAX_NUMBERS + 1, embedding, padding_idx=0) if config.marks_numbers else None
+        self.dropout = nn.Dropout(config.dropout)
+        sizes = [embedding, *[2 * hidden] * (config.layers - 1)]
         self.forwards = nn.ModuleList(nn.LSTM(size, hidden, batch_first=True) for size in sizes)
         self.backwards = nn.ModuleList(nn.LSTM(size, hidden, batch_first=True) for size in sizes)
 
@@ -141,48 +114,40 @@ class LSTMEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Writes programs.
+    """The LSTM that writes programs, with Luong's attention and copying where asked for.
 
     Args:
         num_tokens: V.
         width: D of the encoder.
-        embedding: numbers of a token's vector.
-        hidden: H.
-        layers: of the LSTM.
-        dropout: of the vectors, between layers and before the logits.
-        attention: whether it sees the encoder's states, or only their summary.
-        number_V: of each token the i of ``n_i``, or -1.
-        copies: whether the logit of a number is also read off its place in the problem.
-        scaled: whether the attention's scores are divided by the root of H, which keeps it from settling on one word
-            early (Vaswani et al. 2017, section 3.2.1).
+        config: its sizes, layers and dropout, and whether it has attention, scales it, and copies.
+        number_V: the i of each token that is the number ``n_i``, -1 for the others.
     """
 
     number_places_U: Tensor
     numbers_U: Tensor
 
-    def __init__(
-        self, num_tokens: int, width: int, *, embedding: int, hidden: int, layers: int, dropout: float,
-        attention: bool, number_V: Sequence[int], copies: bool, scaled: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, num_tokens: int, width: int, config: ModelConfig, number_V: Sequence[int]) -> None:
         super().__init__()
-        self.layers, self.hidden = layers, hidden
-        self.temperature = hidden**0.5 if scaled else 1.0
-        self.tokens = nn.Embedding(num_tokens, embedding, padding_idx=PAD)
-        self.dropout = nn.Dropout(dropout)
-        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.layers, self.hidden = layers, hidden = config.layers, config.hidden
+        # Scaled, the attention does not settle on one word early (Vaswani et al. 2017, section 3.2.1).
+        self.temperature = hidden**0.5 if config.scaled else 1.0
+        self.tokens = nn.Embedding(num_tokens, config.embedding, padding_idx=PAD)
+        self.dropout = nn.Dropout(config.dropout)
+        between = config.dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(config.embedding, hidden, layers, batch_first=True, dropout=between)
         self.start = nn.Linear(width, 2 * layers * hidden)
-        self.keys = nn.Linear(width, hidden, bias=False) if attention else None
-        self.combine = nn.Linear(hidden + width, hidden) if attention else None
+        self.keys = nn.Linear(width, hidden, bias=False) if config.attention else None
+        self.combine = nn.Linear(hidden + width, hidden) if config.attention else None
         self.logits = nn.Linear(hidden, num_tokens)
-        self.number_keys = nn.Linear(width, hidden) if copies else None
-        self.number_queries = nn.Linear(hidden, hidden, bias=False) if copies else None
+        self.number_keys = nn.Linear(width, hidden) if config.copies else None
+        self.number_queries = nn.Linear(hidden, hidden, bias=False) if config.copies else None
         # The tokens that are numbers, and which: found once, for a search of them waits for the device.
         numbers = {place: index for place, index in enumerate(number_V) if index >= 0}
         self.register_buffer("number_places_U", torch.tensor([*numbers], dtype=torch.int64), persistent=False)
         self.register_buffer("numbers_U", torch.tensor([*numbers.values()], dtype=torch.int64), persistent=False)
 
     def remember(self, states_NTD: Tensor, batch: Batch) -> Memory:
-        """What of the problems is computed once."""
+        """Return what every step of the decoder reads of the problems."""
         num, words = batch.words_NT.shape
         mask_NT = torch.arange(words, device=states_NTD.device) < batch.lengths_N.to(states_NTD.device)[:, None]
         keys_NTH = states_NTD.new_zeros(num, words, 0) if self.keys is None else self.keys(states_NTD)
@@ -201,25 +166,26 @@ class Decoder(nn.Module):
         return Memory(states_NTD, keys_NTH, mask_NT, number_keys, number_mask_NM)
 
     def begin(self, summary_ND: Tensor) -> State:
-        """The state before the first token."""
+        r"""Return the state before the first token, $\tanh(W_0\, \text{summary})$."""
         both = self.start(summary_ND).tanh().unflatten(1, (2, self.layers, self.hidden))
         return both[:, 0].transpose(0, 1).contiguous(), both[:, 1].transpose(0, 1).contiguous()
 
     def run(self, tokens_NS: Tensor, state: State) -> tuple[Tensor, State]:
-        """The recurrent network over some tokens: ``[N, S, H]``, and its state after them."""
+        """Return the outputs $s_t$ of the LSTM over some tokens, ``[N, S, H]``, and its state after them."""
         return self.lstm(self.dropout(self.tokens(tokens_NS)), state)
 
     def attend(self, s_NSH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """What the logits are computed of ``[N, S, H]``, and the weights of the words ``[N, S, T]``."""
+        """Return $u_t$, of which the logits are computed, ``[N, S, H]``, and the weights of the words ``[N, S, T]``."""
         if self.keys is None or self.combine is None:
             return self.dropout(s_NSH), s_NSH.new_zeros(*s_NSH.shape[:2], 0)
+        # Luong et al. 2015, equations 8 (general), 7 and 5.
         scores_NST = s_NSH @ memory.keys_NTH.transpose(1, 2) / self.temperature
         weights_NST = scores_NST.masked_fill(~memory.mask_NT[:, None], float("-inf")).softmax(-1)
         context_NSD = weights_NST @ memory.states_NTD
         return self.dropout(self.combine(torch.cat([s_NSH, context_NSD], -1)).tanh()), weights_NST
 
     def project(self, u_NSH: Tensor, memory: Memory) -> Tensor:
-        """The logits of the next tokens ``[N, S, V]``."""
+        """Return the logits of the next tokens ``[N, S, V]`` (equation 6), with copying where the decoder copies."""
         logits_NSV = self.logits(u_NSH)
         if self.number_queries is None or memory.number_keys_NMH is None:
             return logits_NSV
@@ -230,7 +196,7 @@ class Decoder(nn.Module):
 
 
 class Text2Math(nn.Module):
-    """An encoder and a decoder, with the vocabularies that they were made for as bytes (`tokens.spelled`)."""
+    """An encoder and a decoder, with the vocabularies that they were made for as bytes (`tokens.vocabularies`)."""
 
     def __init__(self, encoder: Any, decoder: Decoder, vocabularies: Tensor | None = None) -> None:
         super().__init__()
@@ -239,18 +205,18 @@ class Text2Math(nn.Module):
         self.register_buffer("vocabularies", vocabularies)
 
     def encode(self, batch: Batch) -> tuple[Memory, State]:
-        """What the decoder starts from."""
+        """Return what the decoder reads of the problems, and its first state."""
         states_NTD, summary_ND = self.encoder(batch)
         return self.decoder.remember(states_NTD, batch), self.decoder.begin(summary_ND)
 
     def forward(self, batch: Batch, targets_NS: Tensor, coins_S: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The logits of every target.
+        """Return the logits of every target under scheduled teacher forcing.
 
         Args:
             batch: the problems.
             targets_NS: the right tokens; the first input is the start token.
-            coins_S: bool, on the CPU: whether the input of a step is the right token before it (teacher forcing), or
-                what the decoder itself finds likeliest. The first is not looked at.
+            coins_S: bool, on the CPU; True feeds a step the right token before it (teacher forcing), False the one
+                that the decoder itself finds likeliest. The first is not looked at.
 
         Returns:
             Logits ``[N, S, V]``, and the attention's weights ``{"attention": [N, S, T]}``.
@@ -278,7 +244,7 @@ class Text2Math(nn.Module):
 
 @torch.no_grad()
 def attention_over(model: Text2Math, batch: Batch, ids: Sequence[int]) -> Tensor:
-    """What share of each word of one problem the decoder looks at for each token of a program: ``[S, T]``.
+    """Return the attention's weights of one problem's words at each token of a program: float32 ``[S, T]``.
 
     Args:
         model: in evaluation mode.
@@ -291,24 +257,7 @@ def attention_over(model: Text2Math, batch: Batch, ids: Sequence[int]) -> Tensor
 
 
 def loss(logits_NSV: Tensor, targets_NS: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of the right tokens, padding left out."""
+    """Return the mean cross-entropy of the right tokens, padding left out; a scalar."""
     return functional.cross_entropy(
         logits_NSV.flatten(0, 1), targets_NS.flatten(), ignore_index=PAD, label_smoothing=smoothing
     )
-
-
-def greedy(model: Text2Math, batch: Batch, max_tokens: int) -> Tensor:
-    """The likeliest token each time: ``[N, S]``, padded after the end. The readable reference of a beam of one."""
-    memory, state = model.encode(batch)
-    tokens_N1 = torch.full((len(batch), 1), START, device=batch.words_NT.device)
-    written: list[Tensor] = []
-    ended_N = torch.zeros(len(batch), dtype=torch.bool, device=batch.words_NT.device)
-    for _ in range(max_tokens):
-        s_N1H, state = model.decoder.run(tokens_N1, state)
-        u_N1H, _ = model.decoder.attend(s_N1H, memory)
-        tokens_N1 = model.decoder.project(u_N1H, memory).argmax(-1)
-        written.append(tokens_N1[:, 0].masked_fill(ended_N, PAD))
-        ended_N = ended_N | (tokens_N1[:, 0] == END)
-        if ended_N.all():
-            break
-    return torch.stack(written, 1)

@@ -26,9 +26,9 @@ EXAMPLES = (
     "Three workers paint a house in twelve days. In how many days do nine workers paint it?",
 )
 _MOST = 20
-"""Hypotheses that the page searches with, at most: a tree of more cannot be read."""
+"""The widest beam of the page: a tree of more cannot be read."""
 _LEAST = 0.05
-"""Share of attention from which on a number stands in its cell."""
+"""The share of attention from which on a number stands in its cell."""
 CSS = """
 .et-answer { font-size: 1.5rem; font-weight: 600; margin: .1rem 0; }
 .et-program { font-family: var(--font-mono); overflow-wrap: anywhere; margin: .1rem 0; }
@@ -50,7 +50,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Solver":
 
 
 def solve(site: Site, choice: str, text: str, beam: int) -> "tuple[Solver, Workings]":
-    """How the network of a choice solves a problem, with so many hypotheses."""
+    """Return the network of a choice and how it solves a problem with a beam of so many hypotheses."""
     from etude.studies.text2math.predict import Options
 
     solver = site.loaded(TITLE, choice, _load).searching(Options(beam=int(beam)))
@@ -61,31 +61,28 @@ def solve(site: Site, choice: str, text: str, beam: int) -> "tuple[Solver, Worki
 
 
 def answer_html(workings: "Workings") -> str:
-    """The answer, the program, each step with its value."""
+    """Return the answer, the program, and each step with its value, as HTML."""
     answer = workings.answer
     if answer.score is None:
         return '<p class="et-answer" role="status">No program</p>' + note(
             "the search ended without one: try a wider beam"
         )
     value = "no value" if answer.value is None else f"Answer: {answer.answer}"
+    reading = f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
     written = [step for step in answer.program.split("|") if step]
     # A program that fails at a step has its fault in place of the steps.
     whole = len(written) == len(answer.steps)
-    rows = [(f"#{place}", step, told) for place, (step, told) in enumerate(zip(written, answer.steps, strict=False))]
+    rows = [(f"#{place}", *step) for place, step in enumerate(zip(written, answer.steps, strict=False))]
     steps = table("Steps", ["", "program", "with its values"], rows) if whole else note(" ".join(answer.steps))
     return (
         f'<p class="et-answer" role="status">{escape(value)}</p>'
         f'<p class="et-program">{escape(answer.program)}</p>{steps}'
-        + note(f"Mean probability of a token: {percent(exp(answer.score))}. {_sentence(answer.note)}".strip())
+        + note(f"Mean probability of a token: {percent(exp(answer.score))}.{reading}")
     )
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
 def attention_html(workings: "Workings") -> str:
-    """A heat map as a table: tokens of the program down, words of the problem across."""
+    """Return a heat map as a table: tokens of the program down, words of the problem across."""
     if workings.attention is None:
         return note(
             "This network has no attention: it writes from one summary of the problem, and there is no map of where it "
@@ -107,8 +104,8 @@ def attention_html(workings: "Workings") -> str:
 def _cell(token: str, word: str, share: float) -> str:
     number = f"{100 * share:.0f}" if share >= _LEAST else ""
     ink = "#fff" if share > 0.5 else "#111"
-    told = escape(f"{_plain(token)} looks at {word}: {percent(share)}")
-    return f'<td style="background:rgba(0,82,155,{share:.3f});color:{ink}" title="{told}">{number}</td>'
+    title = escape(f"{_plain(token)} looks at {word}: {percent(share)}")
+    return f'<td style="background:rgba(0,82,155,{share:.3f});color:{ink}" title="{title}">{number}</td>'
 
 
 def _plain(token: str) -> str:
@@ -117,7 +114,7 @@ def _plain(token: str) -> str:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A node of the tree where it is drawn: its column's left edge and its row's middle, in pixels."""
+    """A node of the tree as it is drawn: its column's left edge and its row's middle, in pixels."""
 
     x: float
     y: float
@@ -128,46 +125,44 @@ class Drawn:
 _ROW, _GAP, _LETTER = 24, 26, 7.3
 
 
-def layout(labels: Sequence[str], parents: Sequence[int], first: Sequence[int]) -> list[Drawn]:
-    """Where the nodes of a tree are drawn: a column a depth, the children below each other, parents at their first.
+def layout(labels: Sequence[str], parents: Sequence[int], ranks: Sequence[int]) -> list[Drawn]:
+    """Return where the nodes of a tree are drawn: a column a depth, children below each other, parents at their first.
 
     Args:
-        labels: of the nodes, whose lengths make the columns.
-        parents: each node's parent, which stands before it; -1 of the first column.
-        first: ranks; of two children that of the lower rank is drawn above.
+        labels: the nodes' labels, whose lengths make the columns.
+        parents: each node's parent, which stands before it; -1 in the first column.
+        ranks: the child of the lower rank is drawn above the other.
     """
-    depth = [0] * len(labels)
-    below: dict[int, list[int]] = {}
-    for number, parent in enumerate(parents):
-        depth[number] = depth[parent] + 1 if parent >= 0 else 0
-        below.setdefault(parent, []).append(number)
-    widths = [0.0] * (max(depth, default=-1) + 1)
-    for label, column in zip(labels, depth, strict=True):
-        widths[column] = max(widths[column], _LETTER * len(label) + 12)
-    lefts = [10.0 + sum(widths[:column]) + _GAP * column for column in range(len(widths))]
+    depths, widths = [0] * len(labels), [_LETTER * len(label) + 12 for label in labels]
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(parents):
+        depths[node] = depths[parent] + 1 if parent >= 0 else 0
+        children.setdefault(parent, []).append(node)
+    lefts = [10.0]
+    for depth in range(max(depths, default=-1) + 1):
+        lefts.append(lefts[-1] + max(w for w, d in zip(widths, depths, strict=True) if d == depth) + _GAP)
     rows: dict[int, int] = {}
-    free = 0
-    waiting = sorted(below.get(-1, []), key=lambda node: first[node], reverse=True)
+    free, waiting = 0, [-1]
     while waiting:
         node = waiting.pop()
         rows[node] = free
-        children = sorted(below.get(node, []), key=lambda child: first[child], reverse=True)
-        free += not children
-        waiting += children
+        below = sorted(children.get(node, []), key=lambda child: ranks[child], reverse=True)
+        free += not below
+        waiting += below
     return [
-        Drawn(lefts[depth[node]], 16.0 + _ROW * rows[node], _LETTER * len(label) + 12, label)
-        for node, label in enumerate(labels)
+        Drawn(lefts[depths[node]], 16.0 + _ROW * rows[node], widths[node], label) for node, label in enumerate(labels)
     ]
 
 
 def tree_html(solver: "Solver", workings: "Workings") -> str:
-    """The beam search as a picture of its tree, and the programs that ended as a table."""
+    """Return the beam search as a picture of its tree, and the programs that ended as a table."""
     tree = workings.tree
     ended = _ended(solver, tree)
     programs = {number: solver.tokens.decode(tree.nodes[node].token for node in tree.path(number)) for number in ended}
     chosen = next((number for number in ended if programs[number] == workings.answer.program), None)
     pruned = len(tree.nodes) - len(tree.alive)
-    title = f"Beam search, {solver.beam.width} wide: {_many(len(ended), 'program')} ended, {pruned} tokens were pruned"
+    count = f"{len(ended)} program{'' if len(ended) == 1 else 's'}"
+    title = f"Beam search, {solver.beam.width} wide: {count} ended, {pruned} tokens were pruned"
     rows = [
         (str(place), programs[number], solver.value_of(programs[number], workings.read),
          percent(exp(_score(solver, tree.nodes[number]))))
@@ -188,10 +183,6 @@ def tree_html(solver: "Solver", workings: "Workings") -> str:
     )
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _ended(solver: "Solver", tree: "BeamTree") -> list[int]:
     """The nodes at which a hypothesis ended, the best first."""
     from etude.studies.text2math.tokens import END
@@ -204,13 +195,13 @@ def _score(solver: "Solver", end: "Node") -> float:
     return end.log_probability / (end.depth + 1) ** solver.beam.alpha
 
 
-def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: int | None, title: str) -> str:
+def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: int | None, name: str) -> str:
     alive, best = tree.alive, set(tree.path(chosen)) if chosen is not None else set[int]()
     # The answer above, then what went on by its best end, what was pruned last.
     rank = {number: place for place, end in reversed(list(enumerate(ended))) for number in tree.path(end)}
-    first = [-1 if n in best else rank.get(n, len(ended) + n) for n in range(len(tree.nodes))]
+    ranks = [-1 if n in best else rank.get(n, len(ended) + n) for n in range(len(tree.nodes))]
     labels = [_plain(solver.tokens.tokens[node.token]) for node in tree.nodes]
-    drawn = layout(labels, [node.parent for node in tree.nodes], first)
+    drawn = layout(labels, [node.parent for node in tree.nodes], ranks)
     lines, boxes = [], []
     # What matters most is drawn last, over the others.
     for number in sorted(range(len(drawn)), key=lambda number: (number in best, number in alive)):
@@ -220,12 +211,12 @@ def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: i
         if node.parent >= 0:
             lines.append(_edge(drawn[node.parent], at, kind))
             before = tree.nodes[node.parent].log_probability
-        told = f"{at.label}: {exp(node.log_probability - before):.1%} here, {exp(node.log_probability):.2g} in all"
-        boxes.append(_box(at, kind, told if number in alive else f"{told}, pruned"))
+        title = f"{at.label}: {exp(node.log_probability - before):.1%} here, {exp(node.log_probability):.2g} in all"
+        boxes.append(_box(at, kind, title if number in alive else f"{title}, pruned"))
     width = max((at.x + at.width for at in drawn), default=0) + 10
     height = max((at.y for at in drawn), default=0) + 20
     return (
-        f'<svg class="et-tree" role="img" aria-label="{escape(title)}. The table below has the programs." '
+        f'<svg class="et-tree" role="img" aria-label="{escape(name)}. The table below has the programs." '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
         f"{''.join(lines)}{''.join(boxes)}</svg>"
     )
@@ -246,9 +237,9 @@ def _edge(start: Drawn, end: Drawn, kind: tuple[str, str, str]) -> str:
     return f'<path d="{path}" fill="none" {kind[0]}/>'
 
 
-def _box(at: Drawn, kind: tuple[str, str, str], told: str) -> str:
+def _box(at: Drawn, kind: tuple[str, str, str], title: str) -> str:
     return (
-        f"<g><title>{escape(told)}</title>"
+        f"<g><title>{escape(title)}</title>"
         f'<rect x="{at.x:.1f}" y="{at.y - 9}" width="{at.width:.1f}" height="18" rx="4" {kind[1]}/>'
         f'<text x="{at.x + 6:.1f}" y="{at.y + 4}" fill="{kind[2]}">{escape(at.label)}</text></g>'
     )

@@ -1,7 +1,6 @@
 """Solve word problems: programs, their steps with values, runners-up."""
 
 import copy
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,15 @@ from torch import Tensor
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
-from etude.core.files import write_atomic
-from etude.studies.text2math.batches import encode
-from etude.studies.text2math.beam import Hypothesis
+from etude.studies.text2math.batches import Batch, encode
+from etude.studies.text2math.beam import Hypothesis, Listener
 from etude.studies.text2math.model import Text2Math, attention_over
-from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, problem_of, rows_of
+from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, read_rows, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures, left_as_words
 from etude.studies.text2math.study import MAX_BEAM, BeamConfig, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
-from etude.studies.text2math.tokens import MAX_NUMBERS, Tokens, Words, read_spelled, words_of
+from etude.studies.text2math.tokens import MAX_NUMBERS, read_vocabularies, words_of
 from etude.studies.text2math.tree import BeamTree
 
 _BATCH = 128
@@ -68,17 +66,17 @@ class Prediction:
     runners_up: tuple[str, ...]
     """Other programs with value and score, the best first."""
     note: str
-    """How numbers were read."""
+    """The way its numbers were read."""
     value: float | None
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
-    """Solve the problems, in their order.
+    """Return the answers to the problems, in their order.
 
     Args:
         weights: a safetensors file that `etude export` or a checkpoint wrote.
         extra: not used; the vocabularies lie in the file.
-        options: the problems, and how to search.
+        options: the problems, and the search.
 
     Raises:
         UserError: no problem, or one that cannot be read, in one line that names it; no file is written then.
@@ -92,14 +90,13 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     answers = solver.solve([row["Problem"] for row in rows])
     if options.output is not None:
         for row, answer in zip(rows, answers, strict=True):
-            row["predicted"] = answer.program
-            row["predicted_answer"] = answer.value
-        write_atomic(options.output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+            row |= {"predicted": answer.program, "predicted_answer": answer.value}
+        write_rows(options.output, rows)
     return answers
 
 
 def tell(answers: Sequence[Prediction]) -> str:
-    """The answers as text for people."""
+    """Return the answers as text for people."""
     parts: list[str] = []
     for answer in answers:
         lines = [answer.problem] if len(answers) > 1 else []
@@ -114,17 +111,13 @@ def tell(answers: Sequence[Prediction]) -> str:
 
 
 def objects_in(given: str) -> list[dict[str, Any]]:
-    """The problems that one word of the command line means, a text's or a file's, as objects in the course's form."""
+    """Return the problems that a word of the command line means, a text's or a file's, in the course's form."""
     path = Path(given)
     # A name with spaces may also be a problem, and a problem too long to be a name.
     if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):
         return [{"Problem": given}]
     if path.suffix == ".json":
-        rows: list[dict[str, Any]] = []
-        for line, row in rows_of(path):
-            problem_of(row, ("Problem",), f"{path}, line {line}")
-            rows.append(dict(row))
-        return rows
+        return [row for row, _, _ in read_rows(path, ("Problem",))]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -134,14 +127,14 @@ def objects_in(given: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Workings:
-    """How a problem was solved.
+    """The way to an answer.
 
     Attributes:
-        answer: what `predict` answers.
+        answer: the answer, as `predict` gives it.
         read: the problem as its numbers were read.
-        words: of it.
-        tokens: of the program, the end last; empty where there is none.
-        attention: the share of each word for each token, float32 ``[tokens, words]``; None of a network without it.
+        words: the words of that reading.
+        tokens: the tokens of the program, the end last; empty where there is no program.
+        attention: each word's weight at each token, float32 ``[tokens, words]``; None without attention.
         tree: the beam search.
     """
 
@@ -154,14 +147,22 @@ class Workings:
 
 
 class Solver:
-    """A trained network, ready to solve problems."""
+    """A trained network, ready to solve problems.
+
+    Args:
+        weights: a safetensors file that `etude export` or a checkpoint wrote.
+        options: the search; its problems are not read.
+
+    Raises:
+        UserError: the file holds no network of this study, or the search cannot be.
+    """
 
     def __init__(self, weights: Path, options: Options) -> None:
         tensors, header = read_weights(weights, study="text2math")
         self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
         self.beam = _search(self.config, options)
-        self.words, self.tokens = _vocabularies(tensors, weights)
+        self.words, self.tokens = read_vocabularies(tensors, str(weights))
         if options.bert:
             if self.config.model.encoder != "bert":
                 raise UserError(f"--bert: the network of {weights} was made without a BERT")
@@ -173,89 +174,85 @@ class Solver:
         self.operators = GEOMETRY if options.strict else OPERATORS
 
     def solve(self, texts: Sequence[str]) -> list[Prediction]:
-        """The answers, in order."""
-        readings: list[tuple[int, str, str]] = []
-        for row, text in enumerate(texts):
-            readings += [(row, read, note) for read, note in self._readings(text, row, len(texts))]
-        problems = [Problem(read) for _, read, _ in readings]
-        encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
-        found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
-        best: dict[int, Prediction] = {}
+        """Return the answers, in order: to each problem that of its likeliest reading.
+
+        Raises:
+            UserError: a problem that cannot be read, in one line that names it.
+        """
+        readings = [
+            (row, read, note)
+            for row, text in enumerate(texts) for read, note in self._readings(text, row, len(texts))
+        ]  # fmt: skip
+        answers: list[list[Prediction]] = [[] for _ in texts]
+        found = self._search([Problem(read) for _, read, _ in readings])
         for (row, read, note), hypotheses in zip(readings, found, strict=True):
-            answer = self._answer(texts[row], read, hypotheses, note)
-            if row not in best or _rank(answer) > _rank(best[row]):
-                best[row] = answer
-        return [best[row] for row in range(len(texts))]
+            answers[row].append(self._answer(texts[row], read, hypotheses, note))
+        return [max(some, key=_log_probability) for some in answers]
 
     def explain(self, text: str) -> Workings:
-        """As `solve` for one problem, with what the search and the network did on the way."""
-        best: tuple[Prediction, Problem, BeamTree] | None = None
+        """Return the answer to one problem, as `solve` gives it, and the way to it."""
+        found: list[tuple[Prediction, str, BeamTree]] = []
         for read, note in self._readings(text, 0, 1):
-            problem, tree = Problem(read), BeamTree()
-            encoded = encode([problem], self.reader, self.tokens, torch.device("cpu"))
-            [found] = write_programs(self.model, encoded, self.tokens, self.beam, batch=1, on_step=tree.add)
-            answer = self._answer(text, read, found, note)
-            if best is None or _rank(answer) > _rank(best[0]):
-                best = answer, problem, tree
-        assert best is not None, "one reading at least"
-        answer, problem, tree = best
+            tree = BeamTree()
+            [hypotheses] = self._search([Problem(read)], tree.add)
+            found.append((self._answer(text, read, hypotheses, note), read, tree))
+        answer, read, tree = max(found, key=lambda each: _log_probability(each[0]))
         # What is no program has no tokens to look from.
         ids = (self.tokens.encode(answer.program) or []) if answer.score is not None else []
-        words, weights = tuple(self.reader.spell(problem.text)), None
+        words, weights = tuple(self.reader.spell(read)), None
         if ids and self.config.model.attention:
-            encoded = encode([problem], self.reader, self.tokens, torch.device("cpu"))
-            weights = attention_over(self.model, encoded.batch(torch.tensor([0])), ids)[:, : len(words)]
-        return Workings(answer, problem.text, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
-
-    def searching(self, options: Options) -> "Solver":
-        """The same network with another search; its BERT stays."""
-        other = copy.copy(self)
-        other.options, other.beam = options, _search(self.config, options)
-        other.operators = GEOMETRY if options.strict else OPERATORS
-        return other
+            weights = attention_over(self.model, self._encoded([Problem(read)]), ids)[:, : len(words)]
+        return Workings(answer, read, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
 
     def programs(self, problems: Sequence[Problem]) -> list[str]:
-        """A program for each problem as it stands, without looking at how its numbers are written.
+        """Return a program for each problem as it stands, its numbers in figures.
 
         Raises:
             UserError: a problem of more words than are read.
         """
         for row, problem in enumerate(problems, 1):
-            count = len(words_of(problem.text)[0])
-            if count > MAX_WORDS:
-                raise UserError(f"problem {row} has {count:,} words: at most {MAX_WORDS} are read")
-        encoded = encode(problems, self.reader, self.tokens, torch.device("cpu"))
-        found = write_programs(self.model, encoded, self.tokens, self.beam, batch=_BATCH)
+            _refuse_long(f"problem {row} has", problem.text)
         return [
             choose(hypotheses, problem, self.tokens, self.beam.executes, self.operators)
-            for hypotheses, problem in zip(found, problems, strict=True)
+            for hypotheses, problem in zip(self._search(problems), problems, strict=True)
         ]
 
+    def _encoded(self, problems: Sequence[Problem]) -> Batch:
+        return encode(problems, self.reader, self.tokens, torch.device("cpu"))
+
+    def _search(self, problems: Sequence[Problem], on_step: Listener | None = None) -> list[list[Hypothesis]]:
+        return write_programs(self.model, self._encoded(problems), self.tokens, self.beam, size=_BATCH, on_step=on_step)
+
+    def searching(self, options: Options) -> "Solver":
+        """Return the same network with another search; its BERT stays."""
+        other = copy.copy(self)
+        other.options, other.beam = options, _search(self.config, options)
+        other.operators = GEOMETRY if options.strict else OPERATORS
+        return other
+
     def _readings(self, text: str, row: int, count: int) -> list[tuple[str, str]]:
-        """The ways to read a problem's numbers, each with a note; `UserError` where there is none."""
+        """Return the ways to read a problem's numbers, each with a note; `UserError` where there is none."""
         name = f"problem {row + 1}: " if count > 1 else ""
         if len(text) > _MAX_CHARACTERS:
             raise UserError(f"{name}{len(text):,} characters are too long: {MAX_WORDS} words are read at most")
         if not is_text(text):
             raise UserError(f"{name}it is no text in UTF-8")
-        words, _ = words_of(text)
-        if not words:
+        if not words_of(text)[0]:
             raise UserError(f"{name}it is empty: write a word problem")
-        if len(words) > MAX_WORDS:
-            raise UserError(f"{name}it has {len(words):,} words: at most {MAX_WORDS} are read")
-        figures, replaced = in_figures(text)
+        _refuse_long(f"{name}it has", text)
+        figures, spelled = in_figures(text)
         missing = left_as_words(figures)
         if not self.options.words:
-            missing += [word for word, _ in replaced]
-            figures, replaced = text, []
+            missing += [word for word, _ in spelled]
+            spelled = []
         left = f"left as words: {', '.join(missing)}" if missing else ""
-        told = ", ".join(f"'{word}' as {value}" for word, value in replaced)
         readings: list[tuple[str, str]] = []
         if numbers_of(text):
-            missed = f"read as words and not as numbers: {', '.join(word for word, _ in replaced)}" if replaced else ""
-            readings.append((text, "; ".join(filter(None, (missed, left)))))
-        if replaced:
-            readings.append((figures, "; ".join(filter(None, (f"read {told}", left)))))
+            note = f"read as words and not as numbers: {', '.join(word for word, _ in spelled)}" if spelled else ""
+            readings.append((text, "; ".join(filter(None, (note, left)))))
+        if spelled:
+            note = "read " + ", ".join(f"'{word}' as {value}" for word, value in spelled)
+            readings.append((figures, "; ".join(filter(None, (note, left)))))
         if not readings:
             raise UserError(
                 f"{name}it has no number, in figures or words{f' ({left})' if left else ''}: "
@@ -289,7 +286,7 @@ class Solver:
         return [str(step) for step in steps], steps[-1].value
 
     def value_of(self, program: str, read: str) -> str:
-        """A program's value for a problem whose numbers are in figures, for people."""
+        """Return a program's value for a problem whose numbers are in figures, as text for people."""
         value = self._steps(program, numbers_of(read))[1]
         return "no value" if value is None else written(value)
 
@@ -303,15 +300,14 @@ def _search(config: Text2MathConfig, options: Options) -> BeamConfig:
     )  # fmt: skip
 
 
-def _rank(answer: Prediction) -> float:
+def _refuse_long(problem: str, text: str) -> None:
+    count = len(words_of(text)[0])
+    if count > MAX_WORDS:
+        raise UserError(f"{problem} {count:,} words: at most {MAX_WORDS} are read")
+
+
+def _log_probability(answer: Prediction) -> float:
     return -math.inf if answer.score is None else answer.score
-
-
-def _vocabularies(tensors: Mapping[str, Tensor], weights: Path) -> tuple[Words, Tokens]:
-    try:
-        return read_spelled(tensors["model.vocabularies"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{weights} has no vocabularies ({type(error).__name__}): export it again") from error
 
 
 def example(out: Path) -> list[str]:

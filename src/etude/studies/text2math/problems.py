@@ -1,4 +1,4 @@
-"""Word problems with their programs and answers: the course's JSON form, and its split of MathQA."""
+"""Word problems with their programs and answers, and the course's JSON form of them."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.errors import UserError
+from etude.core.files import write_atomic
 from etude.data import mathqa
 from etude.studies.text2math.program import ProgramError, TooLarge, UndefinedValue, Value, execute, numbers_of, parse
 from etude.studies.text2math.tokens import MAX_NUMBERS
@@ -18,9 +19,6 @@ TOLERANCE = 0.02
 """A value within this share of the answer counts as the answer."""
 MAX_WORDS = 1000
 """Longer problems are refused; the longest of the data set has 356."""
-
-# Of an option, beside letters and spaces.
-_DROPPED = "$£€₹¢¥%°='\"[]"
 
 Split = Literal["train", "dev", "test"]
 
@@ -41,10 +39,10 @@ class Problem:
 
 
 def is_right(value: Value, answer: float, *, course: bool = False) -> bool:
-    """Whether a program's value counts as the answer: real, and off by at most 2 % of it.
+    """Return whether a program's value counts as the answer: real, and off by at most 2 % of it.
 
     Args:
-        value: what the program gave.
+        value: the program's value.
         answer: the expected number; an answer of zero is met by nothing, as in the course's checker.
         course: count what is not a number as right, as the course's checker does.
     """
@@ -60,21 +58,40 @@ def is_right(value: Value, answer: float, *, course: bool = False) -> bool:
 # The course's JSON
 
 
-def read_json(path: Path, *, needs: Sequence[str] = ("Problem", "linear_formula", "answer")) -> list[Problem]:
-    """The problems of a file in the course's form: a list of objects with Problem, linear_formula and answer.
+def read_json(path: Path) -> list[Problem]:
+    """Return the problems of a file in the course's form, see `read_rows`."""
+    return [problem for _, problem, _ in read_rows(path)]
+
+
+def read_rows(
+    path: Path, needs: Sequence[str] = ("Problem", "linear_formula", "answer")
+) -> list[tuple[dict[str, Any], Problem, str]]:
+    """Return the objects of a file in the course's form, a list of objects with Problem, linear_formula and answer.
 
     Args:
         path: the file.
         needs: the fields that every object must have.
 
+    Returns:
+        Each object, its problem, and its place (file and line) for an error.
+
     Raises:
         UserError: the file cannot be read or is not of that form; the line is named.
     """
-    return [problem_of(row, needs, f"{path}, line {line}") for line, row in rows_of(path)]
+    found: list[tuple[dict[str, Any], Problem, str]] = []
+    for line, row in rows_of(path):
+        where = f"{path}, line {line}"
+        found.append((row, problem_of(row, needs, where), where))
+    return found
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a JSON list with the line that each begins on."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write objects in the course's form to a file."""
+    write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a JSON list with the line that each begins on."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -83,21 +100,16 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: this is no text in UTF-8 ({error.reason})") from error
     decoder, line, counted = json.JSONDecoder(), 1, 0
-    space, more = re.compile(r"\s*"), False
-
-    def skip(at: int) -> int:
-        found = space.match(text, at)
-        assert found is not None
-        return found.end()
 
     def fault(at: int, wanted: str) -> UserError:
         return UserError(f"{path}, line {text.count(chr(10), 0, at) + 1}: {wanted}")
 
-    place = skip(text.startswith("\ufeff"))
-    if text[place : place + 1] != "[":
-        raise fault(place, "a list of problems is wanted: [ {...}, {...} ]")
-    place = skip(place + 1)
-    while more or text[place : place + 1] != "]":
+    opened = _OPENED.match(text)
+    assert opened is not None, "all of it may be empty"
+    if not opened[1]:
+        raise fault(opened.end(), "a list of problems is wanted: [ {...}, {...} ]")
+    place, closed = opened.end(), opened[2]
+    while not closed:
         line += text.count("\n", counted, place)
         counted = place
         try:
@@ -112,23 +124,23 @@ def rows_of(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if _SURROGATE.search(text, counted, place) and not is_text(json.dumps(row, ensure_ascii=False)):
             raise fault(counted, "this object has half a sign (a lone \\ud800 or the like), which no text holds")
         yield line, row
-        place = skip(place)
-        more = text[place : place + 1] == ","
-        if more:
-            place = skip(place + 1)
-        elif text[place : place + 1] != "]":
+        after = _AFTER.match(text, place)
+        assert after is not None, "all of it may be empty"
+        place, closed = after.end(), after[1] == "]"
+        if not after[1]:
             raise fault(place, "a comma or ] is wanted after an object")
-    place = skip(place + 1)
     if place < len(text):
         raise fault(place, "the list has ended, and more follows")
 
 
+_OPENED = re.compile(r"\ufeff?\s*(?:(\[)\s*(?:(\])\s*)?)?")
+_AFTER = re.compile(r"\s*(?:([,\]])\s*)?")
 # How JSON spells either half of a sign above U+FFFF.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it: it has no half of a sign, as bytes of another encoding become on the command line."""
+    """Return whether UTF-8 can hold a text: bytes of another encoding become halves of signs on the command line."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -137,7 +149,7 @@ def is_text(text: str) -> bool:
 
 
 def problem_of(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
-    """The problem of an object; `UserError`, which names ``where`` it stands, for one not of the form."""
+    """Return the problem of an object; `UserError`, which begins with ``where``, for one not of the form."""
     for name in needs:
         if name not in row:
             raise UserError(f"{where}: the object has no field '{name}'")
@@ -163,133 +175,37 @@ _ARGUMENT = re.compile(r"[n#](0|[1-9]\d*)|const_.+")
 
 
 def read_learnable(path: Path) -> list[Problem]:
-    """As `read_json`; every program must be one that a network can learn, though it may lack a value.
+    """Return the problems of a file, see `read_rows`, whose programs a network can learn, though some lack a value.
 
     Raises:
         UserError: a program that the language does not know, or with a number past those that have an index; the line
             is named.
     """
     found: list[Problem] = []
-    for line, row in rows_of(path):
-        where = f"{path}, line {line}"
-        problem = problem_of(row, ("Problem", "linear_formula", "answer"), where)
-        try:
-            steps = parse(problem.program)
-            with contextlib.suppress(UndefinedValue, TooLarge):
-                execute(steps, numbers_of(problem.text))
-        except ProgramError as error:
-            raise UserError(f"{where}: 'linear_formula' cannot be learned: {error}") from error
-        for argument in (argument for step in steps for argument in step.arguments):
-            if not _ARGUMENT.fullmatch(argument):
-                raise UserError(f"{where}: 'linear_formula' cannot be learned: write '{argument}' as n0, #0 or const_1")
-            if argument[0] == "n" and int(argument[1:]) >= MAX_NUMBERS:
-                raise UserError(f"{where}: 'linear_formula' cannot be learned: n{MAX_NUMBERS - 1} is the last number")
+    for _, problem, where in read_rows(path):
+        fault = _fault_of(problem)
+        if fault:
+            raise UserError(f"{where}: 'linear_formula' cannot be learned: {fault}")
         found.append(problem)
     return found
+
+
+def _fault_of(problem: Problem) -> str:
+    """The reason why a network cannot learn a problem's program; empty where it can."""
+    try:
+        steps = parse(problem.program)
+        with contextlib.suppress(UndefinedValue, TooLarge):
+            execute(steps, numbers_of(problem.text))
+    except ProgramError as error:
+        return str(error)
+    for argument in (argument for step in steps for argument in step.arguments):
+        if not _ARGUMENT.fullmatch(argument):
+            return f"write '{argument}' as n0, #0 or const_1"
+        if argument[0] == "n" and int(argument[1:]) >= MAX_NUMBERS:
+            return f"n{MAX_NUMBERS - 1} is the last number"
+    return ""
 
 
 def sample() -> dict[Split, list[Problem]]:
     """200 of MathQA's problems that come with etude: 140 to train on, 30 and 30."""
     return {split: read_json(mathqa.sample_folder() / f"{split}.json") for split in ("train", "dev", "test")}
-
-
-# The filter
-
-
-def admitted(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
-    """Those rows of the official MathQA whose program gives the number in their correct option: the course's split."""
-    found: list[Problem] = []
-    for row in rows:
-        answer = answer_of(row["options"], row["correct"])
-        if answer is None:
-            continue
-        try:
-            value = execute(row["linear_formula"], numbers_of(row["Problem"]))
-        except ProgramError:
-            continue
-        if is_right(value, answer):
-            found.append(Problem(row["Problem"], row["linear_formula"], answer))
-    return found
-
-
-def answer_of(options: str, correct: str) -> float | None:
-    """The number in the correct one of a row's options, or None where the filter reads none.
-
-    Args:
-        options: such as ``"a ) 38 , b ) 1 : 2 , c ) rs . 30"``; also the text of a list of such.
-        correct: the letter.
-    """
-    if "\N{MINUS SIGN}" in options:
-        return None
-    letter = re.escape(correct)
-    for part in options.split(","):
-        found = re.match(rf"[\s\['\"]*{letter}\s*\)(.*)", part)
-        if found is not None:
-            # Some options carry their letter twice.
-            text = re.sub(rf"^\s*{letter}\s*\)", "", found[1])
-            kept = [sign for sign in text if not (sign.isspace() or sign.isalpha() or sign in _DROPPED)]
-            plain = "".join(kept).replace(":", "/").strip(".")
-            value = arithmetic(plain)
-            if plain.startswith("-") and not plain[1:].isdigit():
-                return None
-            return value
-    return None
-
-
-def arithmetic(text: str) -> float | None:
-    """The value of a text of numbers, ``+ - * /`` and parentheses; None where it is no such text."""
-    tokens = re.findall(r"\d+\.?\d*|\.\d+|[-+*/()]", text)
-    if len(tokens) > 100 or "".join(tokens) != text:
-        return None
-    tokens.reverse()
-
-    def total() -> float:
-        value = product()
-        while tokens and tokens[-1] in "+-":
-            value = value + product() if tokens.pop() == "+" else value - product()
-        return value
-
-    def product() -> float:
-        value = signed()
-        while tokens and tokens[-1] in "*/":
-            value = value * signed() if tokens.pop() == "*" else value / signed()
-        return value
-
-    def signed() -> float:
-        token = tokens.pop()
-        if token in "+-":
-            return -signed() if token == "-" else signed()
-        if token == "(":
-            value = total()
-            if tokens.pop() != ")":
-                raise ValueError
-            return value
-        return float(token)
-
-    try:
-        value = total()
-    except (IndexError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
-        return None
-    return None if tokens else value
-
-
-# Rows of the official files that the rule admits and the course's files do not have.
-_LEFT_OUT: Mapping[str, frozenset[int]] = {
-    "train": frozenset(),
-    "dev": frozenset({723}),
-    "test": frozenset({9, 302, 450, 915, 1084, 1119, 1343, 1359, 1518, 1732, 1950, 2150, 2291, 2667, 2812, 2824})
-    | frozenset(range(2971, 2985)),
-}
-
-
-def course_split(split: Split) -> list[Problem]:
-    """The course's filtered split: 19,791, 2,961 and 1,925 problems.
-
-    From its own files where they are at hand, else from the official archive: dev and test then are the same problems,
-    in the same order, with the same answers; of train the rule may admit some more.
-    """
-    copies = mathqa.filtered_copies()
-    if copies is not None:
-        return read_json(copies[split])
-    rows = mathqa.official_rows(split)
-    return admitted([row for place, row in enumerate(rows) if place not in _LEFT_OUT[split]])

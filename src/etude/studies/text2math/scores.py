@@ -1,4 +1,4 @@
-"""How programs are judged: exact match, execution accuracy, token match accuracy.
+"""The scores of programs: exact match, execution accuracy, token match accuracy.
 
 "Execution accuracy" has several meanings in the literature. Here it is the assignment's: the value is within 2 % of the
 problem's answer. `gold_value` beside it compares with the value of the known program, as other papers do.
@@ -8,21 +8,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from etude.metrics.proportion import half_width
 from etude.studies.text2math.problems import Problem, is_right
 from etude.studies.text2math.program import OPERATORS, Operator, ProgramError, Value, execute, numbers_of, parse
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one predicted program fared.
+    """The comparison of one predicted program with its problem.
 
     Attributes:
-        value: what it gives; None where it has no value.
-        exact: it is the known program, a last ``|`` aside.
-        execution: its value is the answer within 2 %.
-        gold_value: its value is that of the known program, but for rounding.
-        tokens_right: tokens at the place where the known program has the same.
-        tokens: of the known program.
+        value: the program's value; None where it has none.
+        exact: the program is the known one, a last ``|`` aside.
+        execution: the value is the answer within 2 %.
+        gold_value: the value is that of the known program, but for rounding.
+        tokens_right: how many tokens stand where the known program has the same.
+        tokens: how many tokens the longer of the two programs has.
     """
 
     value: Value | None
@@ -34,12 +35,12 @@ class Verdict:
 
 
 def canonical(program: str) -> str:
-    """A program without one last ``|``."""
+    """Return a program without one last ``|``."""
     return program.removesuffix("|")
 
 
 def tokens_of(program: str) -> list[str]:
-    """The tokens as the assignment counts them: names, parentheses, commas and bars; a last bar counts."""
+    """Return the tokens as the assignment counts them: names, parentheses, commas and bars; a last bar counts."""
     found: list[str] = []
     for text in canonical(program).split("|"):
         operator, _, rest = text.partition("(")
@@ -76,7 +77,7 @@ def judge(
 
 
 def value_of(program: str, numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS) -> Value | None:
-    """A program's value, or None where it has none."""
+    """Return a program's value, or None where it has none."""
     try:
         return execute(program, numbers, operators)
     except ProgramError:
@@ -93,20 +94,24 @@ def _same(a: Value, b: Value) -> bool:
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Shares in per cent over all problems."""
+    """Return each metric's share over all problems, in per cent."""
     count = max(1, len(verdicts))
     return {
         "exact": 100 * sum(verdict.exact for verdict in verdicts) / count,
         "execution": 100 * sum(verdict.execution for verdict in verdicts) / count,
         "gold_value": 100 * sum(verdict.gold_value for verdict in verdicts) / count,
-        "token_match": 100
-        * sum(verdict.tokens_right for verdict in verdicts)
+        "token_match": 100 * sum(verdict.tokens_right for verdict in verdicts)
         / max(1, sum(verdict.tokens for verdict in verdicts)),
-    }
+    }  # fmt: skip
+
+
+def interval(metric: str, share: float, count: int) -> float | None:
+    """Return half the 95 % interval of a share of some problems, in per cent; None for tokens, which hang together."""
+    return None if metric == "token_match" or not count else half_width(share, count)
 
 
 def by_steps(verdicts: Sequence[Verdict], problems: Sequence[Problem]) -> dict[int, tuple[int, int]]:
-    """By the number of steps of the known program: how many problems, and how many the prediction answers."""
+    """Return how many problems have a known program of so many steps, and how many of them are answered."""
     found: dict[int, tuple[int, int]] = {}
     for verdict, problem in zip(verdicts, problems, strict=True):
         steps = len(parse(problem.program))

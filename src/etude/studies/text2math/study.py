@@ -244,9 +244,7 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     if preset == "laptop":
         bert |= {"model.hidden": 256, "model.embedding": 128, "teacher_forcing": 0.9}
         tuned |= bert | tuned | {"optim.lr": 5e-4, "loop.max_steps": _loop(5, 32).max_steps}
-        last = Job(
-            "bert_tuned", lambda finished: tuned | {"start": str(finished[0].path)}, after=("bert_frozen",)
-        )
+        last = Job("bert_tuned", lambda finished: tuned | {"start": str(finished[0].path)}, after=("bert_frozen",))
     return (
         Job("lstm", table | {"model.attention": False, "model.scaled": False}),
         Job("lstm_attn", table | {"model.attention": True}),
@@ -268,7 +266,6 @@ def _teacher_forcing(preset: str) -> tuple[Job, ...]:
 
 def _beam(preset: str) -> tuple[Job, ...]:
     return (Job("lstm_attn", {"table": "beam"}),)
-
 
 
 STUDY = Study(

@@ -20,30 +20,31 @@ from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mathqa
-from etude.metrics.proportion import half_width
 from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
+from etude.studies.text2math.batches import Batch
 from etude.studies.text2math.beam import Hypothesis, Listener, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
-from etude.studies.text2math.model import Batch, Decoder, LSTMEncoder, Text2Math, loss
-from etude.studies.text2math.problems import Problem, Split, course_split, read_learnable, sample
+from etude.studies.text2math.course_split import course_split
+from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
+from etude.studies.text2math.problems import Problem, Split, read_learnable, sample
 from etude.studies.text2math.program import OPERATORS, Operator, numbers_of, real
 from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig, share_name
-from etude.studies.text2math.tokens import PAD, Tokens, Words, spelled
+from etude.studies.text2math.tokens import PAD, Tokens, Words, vocabularies
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def load(config: DataConfig) -> dict[Split, list[Problem]]:
-    """The problems of the three splits."""
-    if config.source == "folder":
-        found: dict[Split, list[Problem]] = {
-            split: read_learnable(Path(config.folder) / f"{split}.json") for split in SPLITS
-        }
-    elif config.source == "sample":
+    """Return the problems of the three splits; `UserError` where a split cannot be read or has none."""
+    if config.source == "sample":
         found = sample()
     else:
-        found = {split: course_split(split) for split in SPLITS}
+        folder = Path(config.folder)
+        found = {
+            split: read_learnable(folder / f"{split}.json") if config.source == "folder" else course_split(split)
+            for split in SPLITS
+        }
     for split, problems in found.items():
         if not problems:
             raise UserError(f"the {split} split has no problem: at least one is wanted")
@@ -51,7 +52,7 @@ def load(config: DataConfig) -> dict[Split, list[Problem]]:
 
 
 def checksums(config: DataConfig) -> dict[str, str]:
-    """sha256 of the files that `load` reads."""
+    """Return the sha256 of the files that `load` reads."""
     if config.source == "folder":
         return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
     if config.source == "sample":
@@ -63,30 +64,21 @@ def checksums(config: DataConfig) -> dict[str, str]:
 
 
 def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
-    """What reads problems for a network: its words, or its BERT's tokenizer."""
+    """Return the reader of problems for a network: its words, or its BERT's tokenizer."""
     return Pieces(config.bert) if config.encoder == "bert" else words
 
 
 def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
-    """The network of a configuration."""
+    """Return the network of a configuration."""
     own: Any = resolve(config.encoder, {"lstm": LSTMEncoder, "bert": BertEncoder}, "encoder")
     if own is LSTMEncoder:
-        encoder = LSTMEncoder(
-            len(words), embedding=config.embedding, hidden=config.hidden, layers=config.layers,
-            dropout=config.dropout, marks_numbers=config.marks_numbers,
-        )  # fmt: skip
+        encoder = LSTMEncoder(len(words), config)
     elif own is BertEncoder:
-        encoder = BertEncoder(
-            config.bert, tuned=config.tuned, dropout=config.dropout, marks_numbers=config.marks_numbers
-        )
+        encoder = BertEncoder(config)
     else:
         encoder = _own_encoder(own, config.encoder, len(words))
-    decoder = Decoder(
-        len(tokens), encoder.width, embedding=config.embedding, hidden=config.hidden, layers=config.layers,
-        dropout=config.dropout, attention=config.attention, scaled=config.scaled, number_V=tokens.indices("n"),
-        copies=config.copies,
-    )  # fmt: skip
-    return Text2Math(encoder, decoder, spelled(words, tokens))
+    decoder = Decoder(len(tokens), encoder.width, config, tokens.indices("n"))
+    return Text2Math(encoder, decoder, vocabularies(words, tokens))
 
 
 def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
@@ -103,16 +95,16 @@ def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
 
 
 def write_programs(
-    model: Text2Math, encoded: batches.Encoded, tokens: Tokens, config: BeamConfig, *, batch: int,
+    model: Text2Math, problems: Batch, tokens: Tokens, config: BeamConfig, *, size: int,
     on_step: Listener | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
-    """The beam's answers for all problems, in their order."""
+    """Return what the beam finds for all problems, in their order, ``size`` of them searched at a time."""
     model.eval()
-    found: list[list[Hypothesis]] = [[] for _ in range(len(encoded))]
-    for rows in batches.by_length(encoded.lengths_N.cpu(), batch):
+    found: list[list[Hypothesis]] = [[] for _ in range(len(problems))]
+    for rows, batch in problems.by_length(size):
         answers = beam_search(
-            model, encoded.batch(rows.to(encoded.words_NT.device)), width=config.width, alpha=config.alpha,
-            rule=config.rule, grammar=tokens if config.grammar else None, on_step=on_step,
+            model, batch, width=config.width, alpha=config.alpha, rule=config.rule,
+            grammar=tokens if config.grammar else None, on_step=on_step,
         )  # fmt: skip
         for row, hypotheses in zip(rows.tolist(), answers, strict=True):
             found[row] = hypotheses
@@ -123,7 +115,7 @@ def choose(
     hypotheses: Sequence[Hypothesis], problem: Problem, tokens: Tokens, executes: bool,
     operators: Mapping[str, Operator] = OPERATORS,
 ) -> str:  # fmt: skip
-    """The program that answers a problem: the best hypothesis, or the best one that has a value by the formulas."""
+    """Return the program that answers a problem: the best hypothesis, or the best one that has a value."""
     programs = [tokens.decode(hypothesis.tokens) for hypothesis in hypotheses]
     if executes:
         numbers = numbers_of(problem.text)
@@ -168,7 +160,10 @@ class Text2MathTask(Task):
             trained = "fine-tuned" if config.model.tuned else "frozen"
             self.vectors = f"{about(config.model.bert)}, {trained}"
             if not config.model.tuned:
-                self.encoded = {split: self._with_features(encoded) for split, encoded in self.encoded.items()}
+                size, encoder = config.batch.evaluation, self.model.encoder
+                for split, problems in self.encoded.items():
+                    found = features(encoder, problems, size).to(runtime.device)
+                    self.encoded[split] = replace(problems, features_PD=found)
         else:
             self.vectors = self._start_from_glove()
         self.modules: dict[str, nn.Module] = {"model": self.model}
@@ -199,8 +194,8 @@ class Text2MathTask(Task):
         frozen = "model.encoder.weights_sha256"
         if frozen in shared and not torch.equal(mine[frozen].cpu(), tensors[frozen]):
             raise UserError(f"{path} was trained on another BERT than {self.config.model.bert}: give that one")
-        vocabularies = "model.vocabularies"
-        if vocabularies not in shared or not torch.equal(mine[vocabularies].cpu(), tensors[vocabularies].cpu()):
+        known = "model.vocabularies"
+        if known not in shared or not torch.equal(mine[known].cpu(), tensors[known].cpu()):
             raise UserError(f"{path} was trained with other vocabularies: start from a run on the same data")
         for name in shared:
             mine[name].copy_(tensors[name])
@@ -215,19 +210,12 @@ class Text2MathTask(Task):
         self.model.encoder.words.weight[found] = torch.from_numpy(vectors_WD)[found]
         return f"{name} for {100 * found.float().mean():.0f} % of {len(self.words)} words"
 
-    def _with_features(self, encoded: batches.Encoded) -> batches.Encoded:
-        order = batches.by_length(encoded.lengths_N.cpu(), self.config.batch.evaluation)
-        parts = [(rows_N, encoded.batch(rows_N.to(encoded.words_NT.device))) for rows_N in order]
-        total = int(encoded.lengths_N.sum())
-        found = features(self.model.encoder, parts, encoded.starts.cpu(), total)
-        return replace(encoded, features_PD=found.to(self.runtime.device))
-
     def batch_rows(self, step: int) -> Tensor:
         """Which training problems a step takes, on the CPU: every epoch in an order of its own."""
         per_epoch = -(-len(self.encoded["train"]) // self.config.batch.size)
         epoch, place = divmod(step, per_epoch)
         if self._order is None or self._order[0] != epoch:
-            lengths_N = self.encoded["train"].lengths_N.cpu()
+            lengths_N, _ = self.encoded["train"].host_lengths
             draw = self.runtime.generator("train/order", epoch)
             self._order = (epoch, batches.epoch_order(lengths_N, self.config.batch.size, draw))
         return self._order[1][place]
@@ -242,47 +230,42 @@ class Text2MathTask(Task):
             group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["scale"]
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
-        total = torch.zeros((), device=self.runtime.device)
         _, tokens_N = train.host_lengths
-        for part in self.runtime.parts(parts, self.shared_model):
+
+        def entropy(part: int) -> dict[str, Tensor]:
             # An epoch's last batch may have fewer problems than parts: some are then taken twice, and count once.
-            here = rows[part % len(rows) :: parts]
-            mine, (words, longest) = randomness.upload(here, self.runtime.device), train.longest(here)
-            targets_NS = train.targets(mine, longest)
-            share = tokens_N[here].sum() / tokens_N[rows].sum() if part < len(rows) else 0.0
-            forced_S = coins[: targets_NS.shape[1]] < config.teacher_forcing
-            logits_NSV, _ = self.shared_model(train.batch(mine, words), targets_NS, forced_S)
-            mean = loss(logits_NSV.float(), targets_NS, config.optim.smoothing)
+            mine = rows[part % len(rows) :: parts]
+            batch = train.take(mine)
+            forced_S = coins[: batch.targets_NS.shape[1]] < config.teacher_forcing
+            logits_NSV, _ = self.shared_model(batch, batch.targets_NS, forced_S)
+            mean = loss(logits_NSV.float(), batch.targets_NS, config.optim.smoothing)
             # A part with more tokens weighs more, as in one batch.
-            weighted = mean * share * parts
-            self.runtime.backward(weighted, parts)
-            total += weighted.detach()
-        if config.optim.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        self.shared_optimizer.step()
-        self.optimizer.zero_grad()
-        return {"loss": total * self.runtime.world / parts}
+            share = tokens_N[mine].sum() / tokens_N[rows].sum() if part < len(rows) else 0.0
+            return {"loss": mean * share * parts}
+
+        clip = config.optim.clip or None
+        means = self.runtime.descend(self.shared_optimizer, entropy, parts, self.shared_model, clip=clip)
+        return {"loss": means["loss"]}
 
     @torch.no_grad()
     def mean_loss(self, split: Split) -> float:
         """Cross-entropy of a split's tokens, the right ones fed in; nothing smoothed."""
         self.model.eval()
-        encoded, summed, count = self.encoded[split], 0.0, 0
-        for rows in batches.by_length(encoded.lengths_N.cpu(), self.config.batch.evaluation):
-            targets_NS = encoded.targets(rows.to(self.runtime.device))
-            known = int((targets_NS != PAD).sum())
+        summed, count = 0.0, 0
+        for _, batch in self.encoded[split].by_length(self.config.batch.evaluation):
+            known = int((batch.targets_NS != PAD).sum())
             if known == 0:
                 continue
-            forced = torch.ones(targets_NS.shape[1], dtype=torch.bool)
-            logits_NSV, _ = self.model(encoded.batch(rows.to(self.runtime.device)), targets_NS, forced)
-            summed += loss(logits_NSV.float(), targets_NS).item() * known
+            forced = torch.ones(batch.targets_NS.shape[1], dtype=torch.bool)
+            logits_NSV, _ = self.model(batch, batch.targets_NS, forced)
+            summed += loss(logits_NSV.float(), batch.targets_NS).item() * known
             count += known
         return summed / max(1, count)
 
     def verdicts(self, split: Split, beam: BeamConfig) -> tuple[list[str], list[scores.Verdict]]:
         """The programs that the network writes for a split, and how they fare."""
         problems = self.problems[split]
-        found = write_programs(self.model, self.encoded[split], self.tokens, beam, batch=self.config.batch.evaluation)
+        found = write_programs(self.model, self.encoded[split], self.tokens, beam, size=self.config.batch.evaluation)
         programs = [
             choose(hypotheses, problem, self.tokens, beam.executes)
             for hypotheses, problem in zip(found, problems, strict=True)
@@ -305,13 +288,8 @@ class Text2MathTask(Task):
 
     def rehearse(self) -> None:
         """Write the programs of a batch of the longest problems, as the results will of all."""
-        encoded, beam = self.encoded["test"], self.config.beam
-        longest = batches.by_length(encoded.lengths_N, self.config.batch.evaluation)[0]
-        self.model.eval()
-        beam_search(
-            self.model, encoded.batch(longest), width=beam.width, alpha=beam.alpha, rule=beam.rule,
-            grammar=self.tokens if beam.grammar else None,
-        )  # fmt: skip
+        _, longest = next(self.encoded["test"].by_length(self.config.batch.evaluation))
+        write_programs(self.model, longest, self.tokens, self.config.beam, size=len(longest))
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config = self.config
@@ -348,12 +326,10 @@ class Text2MathTask(Task):
             f"up to {epochs:.0f} epochs{' from trained weights' if config.start else ''}, "
             "chosen on dev (execution, beam 1)"
         )
-        rows: list[Result] = []
-        for metric, value in scores.summary(part).items():
-            # Tokens are no independent trials.
-            interval = None if metric == "token_match" or not part else half_width(value, len(part))
-            rows.append(Result(table, cell, metric, split, value, protocol, interval, "%", data))
-        return rows
+        return [
+            Result(table, cell, metric, split, share, protocol, scores.interval(metric, share, len(part)), "%", data)
+            for metric, share in scores.summary(part).items()
+        ]
 
     def cell(self, table: str) -> str:
         """The place in a published table that the run belongs to."""

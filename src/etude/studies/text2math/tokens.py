@@ -10,13 +10,14 @@ Shape suffixes: N problems, K hypotheses of each, T words, V tokens.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from etude.core.errors import UserError
 from etude.studies.text2math.program import NUMBER_PATTERN, OPERATORS, parse, without_commas
 
 PAD, START, END = 0, 1, 2
@@ -152,21 +153,24 @@ class Tokens:
         return torch.tensor([token.startswith("const_") for token in self.tokens])
 
 
-def spelled(words: Words, tokens: Tokens) -> Tensor:
+def vocabularies(words: Words, tokens: Tokens) -> Tensor:
     """Both vocabularies as bytes, which lie beside the weights: uint8, one dimension."""
     text = "\n".join(words.words) + "\n\n" + "\n".join(tokens.tokens)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-def read_spelled(table: Tensor) -> tuple[Words, Tokens]:
-    """What `spelled` wrote.
+def read_vocabularies(tensors: Mapping[str, Tensor], where: str) -> tuple[Words, Tokens]:
+    """The vocabularies that `vocabularies` wrote among a network's weights.
 
     Raises:
-        ValueError: it did not write this.
+        UserError: they are not among them, or garbled; the line begins with ``where``.
     """
-    words, gap, tokens = bytes(table.tolist()).decode().partition("\n\n")
-    if not gap:
-        raise ValueError("no two vocabularies")
+    try:
+        words, gap, tokens = bytes(tensors["model.vocabularies"].tolist()).decode().partition("\n\n")
+        if not gap:
+            raise ValueError("one vocabulary")
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{where} has no vocabularies ({type(error).__name__}): export it again") from error
     return Words(tuple(words.split("\n"))), Tokens(tuple(tokens.split("\n")))
 
 

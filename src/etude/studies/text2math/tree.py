@@ -17,9 +17,9 @@ class Node:
     """A token that was written.
 
     Attributes:
-        parent: the number of the token before it; `ROOT` for the first.
-        token: END ends a hypothesis.
-        log_probability: of all tokens up to it.
+        parent: the number of the node before it; `ROOT` for the first.
+        token: the token; END ends a hypothesis.
+        log_probability: the sum over the tokens up to it.
         depth: how many tokens stand before it.
     """
 
@@ -30,7 +30,7 @@ class Node:
 
 
 class BeamTree:
-    """What a beam search of one problem kept at each step; `add` is its listener, see `beam.Listener`.
+    """The tokens that a beam search of one problem kept at each step; `add` is a `beam.Listener`.
 
     Attributes:
         nodes: the tokens, those of a step after those of the step before, the best first.
@@ -68,7 +68,7 @@ class BeamTree:
         return kept
 
     def path(self, number: int) -> list[int]:
-        """The nodes from the first token to one, both included."""
+        """Return the nodes from the first token to one, both included."""
         found: list[int] = []
         while number != ROOT:
             found.append(number)
