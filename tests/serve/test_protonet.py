@@ -38,8 +38,8 @@ def test_fewer_classes_and_strangers(tmp_path: Path):
     found = protonet.compare(site, SHIPPED, [None, classes[1], None, None, classes[4], query])
     assert set(found.distances) == {"class 2", "class 5"}
     noise = np.random.default_rng(0).integers(0, 256, (105, 105)).astype(np.uint8)
-    assert "none of them" in protonet.told(protonet.compare(site, SHIPPED, [*classes, noise]))
-    assert "Draw at least one" in protonet.told(None)
+    assert "none of them" in protonet.prediction_html(protonet.compare(site, SHIPPED, [*classes, noise]))
+    assert "Draw at least one" in protonet.prediction_html(None)
 
 
 @pytest.mark.parametrize("text", [

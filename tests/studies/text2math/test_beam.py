@@ -24,7 +24,7 @@ TOKENS = Tokens.of(["divide(n1,n0)|multiply(#0,const_100)|sqrt(#1)|add(n2,#2)|"]
 def network(seed: int, *, attention: bool = True, copies: bool = True, layers: int = 1) -> Text2Math:
     """A small network whose probabilities are far from even."""
     torch.manual_seed(seed)
-    sizes = {"embedding": 6, "layers": layers, "dropout": 0.0}
+    sizes: Any = {"embedding": 6, "layers": layers, "dropout": 0.0}
     encoder = LSTMEncoder(20, ModelConfig(hidden=5, **sizes))
     config = ModelConfig(hidden=7, attention=attention, copies=copies, **sizes)
     decoder = Decoder(len(TOKENS), 10, config, TOKENS.indices("n"))

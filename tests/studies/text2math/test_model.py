@@ -2,6 +2,8 @@
 
 import math
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def network(
     *, attention: bool = True, copies: bool = False, layers: int = 1, dropout: float = 0.0, scaled: bool = False
 ) -> Text2Math:
     torch.manual_seed(0)
-    sizes = {"embedding": 4, "layers": layers, "dropout": dropout}
+    sizes: Any = {"embedding": 4, "layers": layers, "dropout": dropout}
     encoder = LSTMEncoder(30, ModelConfig(hidden=3, **sizes))
     config = ModelConfig(hidden=5, attention=attention, copies=copies, scaled=scaled, **sizes)
     decoder = Decoder(V, 6, config, NUMBER_V)

@@ -1,4 +1,4 @@
-"""Few-shot episodes, drawn and scored as tensor operations.
+"""Few-shot episodes, drawn and scored as tensor operations (algorithm 1 of Snell et al. 2017).
 
 Shape suffixes: E episodes, N classes of an episode (way), K shots, Q queries, D embedding dimensions,
 C classes of the pool, P drawings of a class.

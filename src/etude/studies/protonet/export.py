@@ -1,4 +1,4 @@
-"""What of this study leaves etude: its network, and its graphs for ONNX.
+"""The exports of this study: its network, and its graphs for ONNX.
 
 Shape suffixes as in model.py.
 """

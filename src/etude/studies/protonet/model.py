@@ -69,7 +69,7 @@ def episode_loss(
     distance: Distance,
     temperature: float = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    r"""The loss and accuracy of one episode.
+    r"""Return the loss and accuracy of one episode, both scalars.
 
     $J = -\frac{1}{NQ} \sum_{n,q} \log p(y = n \mid x_{nq})$ with
     $p(y = n \mid x) \propto \exp(-d(f_\phi(x), c_n) / t)$ (equation 2, algorithm 1).
@@ -81,7 +81,8 @@ def episode_loss(
         temperature: t; 1 in the paper.
     """
     num_classes, num_queries, _ = query_NQD.shape
-    logits = -distance(query_NQD.flatten(0, 1), prototypes(support_NKD)) / temperature
+    proto_ND = prototypes(support_NKD)
+    logits = -distance(query_NQD.flatten(0, 1), proto_ND) / temperature
     target = torch.arange(num_classes, device=logits.device).repeat_interleave(num_queries)
     accuracy = (logits.argmax(-1) == target).float().mean()
     return functional.cross_entropy(logits, target), accuracy

@@ -60,7 +60,7 @@ _LOOK = """
 _DRAWING = """
 const canvases = [...element.querySelectorAll('canvas')];
 const wrong = element.querySelector('.wrong');
-let told = '';
+let sent = '';
 const blank = canvases.map(() => true);
 
 function clear(i) {
@@ -70,8 +70,8 @@ function clear(i) {
 }
 function tell() {
   const value = JSON.stringify(canvases.map((c, i) => blank[i] ? '' : c.toDataURL('image/png')));
-  if (value === told) return;
-  told = value;
+  if (value === sent) return;
+  sent = value;
   props.value = value;
   trigger('input');
 }
@@ -95,8 +95,8 @@ function load(i, address, name) {
   });
 }
 async function show(value) {
-  if (value === told) return;
-  told = value;
+  if (value === sent) return;
+  sent = value;
   const given = value ? JSON.parse(value) : [];
   await Promise.all(canvases.map((_, i) => given[i] ? load(i, given[i], 'the drawing') : clear(i)));
 }
@@ -153,10 +153,10 @@ watch('value', () => show(props.value));
 def examples(query: int = 0) -> str:
     """Five characters of one alphabet, and one of their other drawings as the query, as `drawings` reads them."""
     support = [min(folder.glob("*.png")) for folder in sorted((_SAMPLES / "support").iterdir())][:CLASSES]
-    strange = [*sorted((_SAMPLES / "queries").glob("*.png")), *sorted((_SAMPLES / "strangers").glob("*.png"))]
+    asked = [*sorted((_SAMPLES / "queries").glob("*.png")), *sorted((_SAMPLES / "strangers").glob("*.png"))]
     # Each time another character.
-    asked = strange[(query * 5 + 2) % len(strange)]
-    return json.dumps([_PREFIX + base64.b64encode(path.read_bytes()).decode() for path in [*support, asked]])
+    chosen = asked[(query * 5 + 2) % len(asked)]
+    return json.dumps([_PREFIX + base64.b64encode(path.read_bytes()).decode() for path in [*support, chosen]])
 
 
 def drawings(text: str | None) -> list[np.ndarray | None]:
@@ -194,7 +194,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
 
 
 def compare(site: Site, choice: str, pictures: Sequence[np.ndarray | None]) -> Any:
-    """What the query is taken for, by its distance from each drawn class; see `etude.studies.protonet.predict`.
+    """Return the query's class by its distance from each drawn class; see `etude.studies.protonet.predict`.
 
     Args:
         site: the page's.
@@ -223,8 +223,8 @@ def compare(site: Site, choice: str, pictures: Sequence[np.ndarray | None]) -> A
     return found
 
 
-def told(found: Any) -> str:
-    """A prediction as HTML: one line, and a bar for each distance."""
+def prediction_html(found: Any) -> str:
+    """Return a prediction as HTML: one line, and a bar for each distance."""
     if found is None:
         return "<p role='status'>Draw at least one class and the query, or take the examples.</p>"
     nearest = min(found.distances, key=found.distances.__getitem__)
@@ -252,23 +252,23 @@ def tab(site: Site) -> None:
         again = gr.Button("Another example", size="sm")
         empty = gr.Button("Clear all", size="sm")
     turn = gr.State(0)
-    answer = gr.HTML(told(None), padding=True, container=True, min_height=150)
+    answer = gr.HTML(prediction_html(None), padding=True, container=True, min_height=150)
     choice = site.chooser(TITLE)
 
     @answering
     def answered(choice: str, text: str) -> Any:
-        return told(compare(site, choice, drawings(text)))
+        return prediction_html(compare(site, choice, drawings(text)))
 
     @answering
     def given(choice: str, turn: int) -> Any:
         text = examples(turn + 1)
-        return text, turn + 1, told(compare(site, choice, drawings(text)))
+        return text, turn + 1, prediction_html(compare(site, choice, drawings(text)))
 
     # What was drawn last counts, not each stroke before it.
     gr.on([boards.input, choice.change], answered, [choice, boards], answer, concurrency_id=TITLE,
           show_progress="hidden", trigger_mode="always_last")  # fmt: skip
     again.click(given, [choice, turn], [boards, turn, answer], concurrency_id=TITLE, show_progress="hidden")
-    empty.click(lambda: ("[]", told(None)), outputs=[boards, answer], show_progress="hidden")
+    empty.click(lambda: ("[]", prediction_html(None)), outputs=[boards, answer], show_progress="hidden")
     first_look(current_tab(), answered, [choice, boards], [answer])
 
 

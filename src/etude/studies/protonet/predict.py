@@ -44,14 +44,14 @@ class Options:
     threshold: float | None = None
     """A distance of your own for --unknown."""
     polarity: str = "auto"
-    """Whether the ink is dark or light: auto (told from each picture's border), dark, light."""
+    """The ink: dark, light, or auto, which takes each picture's border for paper."""
     max_pixels: int = 64_000_000
     """Larger pictures are refused."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one query was taken for."""
+    """The answer to one query."""
 
     query: str
     label: str
@@ -72,11 +72,14 @@ class Prototypes:
 
 
 class Embedder:
-    """A trained network, ready to embed pictures, with what its weights file says of thresholds.
+    """A trained network, ready to embed pictures, with the thresholds in its weights file.
 
     Args:
         weights: a safetensors file that `etude export` or a checkpoint wrote.
-        extra: what the run's summary adds where the file is a checkpoint.
+        extra: the run's summary of thresholds, where the file is a checkpoint.
+
+    Raises:
+        UserError: the file holds no network of this study.
     """
 
     def __init__(self, weights: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -118,10 +121,11 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
-    """A grey picture as the network saw characters: square, ``size`` x ``size``, ink 255 on 0.
+    """Return a grey picture as the network saw characters: uint8 ``[size, size]``, ink 255 on 0.
 
     Args:
         image_HW: uint8, any size.
+        size: height and width in pixels.
         polarity: ``dark`` ink, ``light`` ink, or ``auto``: the border is taken for paper.
     """
     border = np.concatenate([image_HW[0], image_HW[-1], image_HW[:, 0], image_HW[:, -1]])
@@ -137,7 +141,7 @@ def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
 
 
 def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototypes:
-    """Embed a support folder and take the mean of each class."""
+    """Return the prototypes of a support folder: the mean embedding of each class (equation 1)."""
     classes = class_folders(folder)
     if len(classes) < 2:
         raise UserError(f"{folder} has one class only: add a second sub-folder, one a class")
@@ -149,7 +153,7 @@ def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototyp
 
 
 def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None:
-    """Write prototypes to a safetensors file that `load_prototypes` reads."""
+    """Write prototypes, and which weights made them, to a safetensors file that `load_prototypes` reads."""
     about = {"format": FORMAT, "classes": support.classes, "shots": support.shots, "weights": embedder.fingerprint}
     metadata = {"etude-prototypes": json.dumps(about)}
     # As bytes: safetensors' own writer turns a full disk into an error of another kind.
@@ -157,7 +161,7 @@ def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None
 
 
 def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
-    """Prototypes that `save_prototypes` wrote with the same weights."""
+    """Return prototypes that `save_prototypes` wrote with the same weights; `UserError` for any other file."""
     if not path.is_file():
         raise UserError(f"no prototypes at {path}")
     try:
@@ -220,13 +224,13 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
 def answers(
     queries: Sequence[Path | str], distances_QN: Tensor, support: Prototypes, temperature: float, limit: float | None
 ) -> list[Prediction]:
-    """What queries at some distances from the prototypes are taken for.
+    """Return the answers to queries at some distances from the prototypes.
 
     Args:
         queries: their names.
-        distances_QN: to each class.
+        distances_QN: their distances to each class.
         support: the classes.
-        temperature: of the softmax.
+        temperature: the softmax's, t of equation 2.
         limit: the distance beyond which the answer is unknown, if there is one.
     """
     probability_QN = (-distances_QN / temperature).softmax(-1)

@@ -32,7 +32,7 @@ class DataConfig:
     source: Literal["omniglot", "generated"] = "omniglot"
     """The real set, or its embedded twin."""
     train_split: Literal["train", "trainval"] = "train"
-    """What is trained on; trainval only after train chose the length of training."""
+    """The classes to train on; trainval only after train chose the length of training."""
     size: int = 28
     """Height and width in pixels."""
     resize: Literal["area", "nearest"] = "area"

@@ -3,7 +3,7 @@
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etude.data import mathqa
@@ -15,7 +15,7 @@ _DROPPED = "$£€₹¢¥%°='\"[]"
 
 
 def admitted(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
-    """Those rows of the official MathQA whose program gives the number in their correct option: the course's split."""
+    """Return the problems of the official rows whose program gives the number in their correct option."""
     found: list[Problem] = []
     for row in rows:
         answer = answer_of(row["options"], row["correct"])
@@ -31,7 +31,7 @@ def admitted(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
 
 
 def answer_of(options: str, correct: str) -> float | None:
-    """The number in the correct one of a row's options, or None where the filter reads none.
+    """Return the number in the correct one of a row's options, or None where the filter reads none.
 
     Args:
         options: such as ``"a ) 38 , b ) 1 : 2 , c ) rs . 30"``; also the text of a list of such.
@@ -54,14 +54,14 @@ def answer_of(options: str, correct: str) -> float | None:
     return None
 
 
-_OPERATIONS: Mapping[type[ast.AST], Callable[..., float]] = {
+_OPERATIONS: Mapping[type[ast.AST], Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.UAdd: operator.pos, ast.USub: operator.neg,
 }  # fmt: skip
 
 
 def arithmetic(text: str) -> float | None:
-    """The value of a text of numbers, ``+ - * /`` and parentheses; None where it is no such text."""
+    """Return the value of a text of numbers, ``+ - * /`` and parentheses; None for any other text."""
     tokens = re.findall(r"\d+\.?\d*|\.\d+|[-+*/()]", text)
     if len(tokens) > 100 or "".join(tokens) != text:
         return None

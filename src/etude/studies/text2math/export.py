@@ -1,4 +1,4 @@
-"""What of this study leaves etude: the network. Its search is no fixed graph, so there is none for ONNX."""
+"""The export of this study: the network. Its search is no fixed graph, so there is none for ONNX."""
 
 from collections.abc import Mapping
 

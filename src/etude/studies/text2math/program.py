@@ -19,7 +19,7 @@ from itertools import islice
 MAX_STEPS = 100
 """Longer programs are refused; the longest of the data set has 49."""
 MAX_ARGUMENTS = 100
-"""Of one step; no operator takes more than three."""
+"""Steps with more arguments are refused; no operator takes more than three."""
 MAX_FACTORIAL = 1000
 MAX_BITS = 1 << 14
 """Whole numbers above 2 to this power are refused: no later step could make a float of them."""
@@ -83,7 +83,7 @@ def numbers_of(problem: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Operator:
-    """What an operator computes of its arguments."""
+    """An operator: how many arguments it takes, and the function of them that it computes."""
 
     arity: int
     compute: Callable[..., Value]
@@ -302,7 +302,7 @@ def _run(step: Step, numbers: Sequence[float], results: Sequence[Value], operato
 
 
 def argument_value(argument: str, numbers: Sequence[float], results: Sequence[Value]) -> Value:
-    """What an argument stands for; the first of the three kinds whose mark it contains."""
+    """Return the value of an argument, which is of the first of the three kinds whose mark it contains."""
     if "#" in argument:
         index = _index(argument.partition("#")[2], argument)
         if index >= len(results):

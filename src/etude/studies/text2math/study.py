@@ -16,23 +16,23 @@ class ModelConfig:
     bert: str = "bert-base-cased"
     """A BERT-like model: a name of the hub, or a folder."""
     tuned: bool = False
-    """Whether the BERT's weights learn."""
+    """The BERT's weights learn, too."""
     embedding: int = 100
     """Numbers of a word's and a token's vector."""
     hidden: int = 128
     """State of the encoder in each direction, and of the decoder."""
     layers: int = 1
-    """Of the encoder and of the decoder."""
+    """The number of layers of the encoder, and of the decoder."""
     dropout: float = 0.2
-    """Of vectors, between layers and before the logits."""
+    """The share of numbers left out of vectors, between layers and before the logits."""
     attention: bool = True
-    """Whether the decoder sees the encoder's states, or only their summary."""
+    """The decoder sees the encoder's states, not only their summary."""
     scaled: bool = False
-    """Whether the attention's scores are divided by the root of `hidden`."""
+    """The attention's scores are divided by the root of `hidden`."""
     copies: bool = False
-    """Whether the logit of a number is also read off its place in the problem."""
+    """The logit of a number is also read off its place in the problem."""
     marks_numbers: bool = True
-    """Whether the encoder is told which number of the problem a word is."""
+    """The encoder knows which number of the problem a word is."""
 
     def __post_init__(self) -> None:
         for name in ("embedding", "hidden", "layers"):
@@ -155,7 +155,7 @@ class Text2MathConfig(StudyConfig):
 
 
 _PROBLEMS = 19_791
-"""Of the training split."""
+"""The size of the training split."""
 
 
 def _loop(epochs: int, size: int) -> LoopConfig:

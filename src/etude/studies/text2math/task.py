@@ -37,14 +37,11 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 def load(config: DataConfig) -> dict[Split, list[Problem]]:
     """Return the problems of the three splits; `UserError` where a split cannot be read or has none."""
-    if config.source == "sample":
-        found = sample()
-    else:
-        folder = Path(config.folder)
-        found = {
-            split: read_learnable(folder / f"{split}.json") if config.source == "folder" else course_split(split)
-            for split in SPLITS
-        }
+    folder = Path(config.folder)
+    found: dict[Split, list[Problem]] = sample() if config.source == "sample" else {
+        split: read_learnable(folder / f"{split}.json") if config.source == "folder" else course_split(split)
+        for split in SPLITS
+    }  # fmt: skip
     for split, problems in found.items():
         if not problems:
             raise UserError(f"the {split} split has no problem: at least one is wanted")
@@ -277,7 +274,7 @@ class Text2MathTask(Task):
         return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
 
     def heaviest_step(self) -> int:
-        """Of the first epoch's steps the one with the most words, which `etude check` trains for its memory."""
+        """Return the first epoch's step with the most words, which `etude check` trains for its memory."""
         train = self.encoded["train"]
 
         def words(step: int) -> int:

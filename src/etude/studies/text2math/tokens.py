@@ -75,7 +75,7 @@ class Words:
         return known, indices
 
     def spell(self, text: str) -> list[str]:
-        """What each of the integers stands for, for people."""
+        """Return what each of the integers stands for, for people."""
         return words_of(text)[0]
 
 
@@ -129,12 +129,12 @@ class Tokens:
         return "".join(f"{operator}({','.join(arguments)})|" for operator, arguments in steps)
 
     def indices(self, mark: str) -> list[int]:
-        """Of each token the i of ``n_i``, if that is the mark, or the j of ``#j``; -1 for other tokens."""
+        """Return each token's i of ``n_i`` or j of ``#j``, whichever the mark is; -1 for other tokens."""
         return [int(token[1:]) if re.fullmatch(rf"{mark}\d+", token) else -1 for token in self.tokens]
 
     @cached_property
     def arity(self) -> Tensor:
-        """Arguments that an operator takes; 0 for other tokens."""
+        """The number of arguments that an operator takes; 0 for other tokens."""
         return torch.tensor([OPERATORS[token].arity if token in OPERATORS else 0 for token in self.tokens])
 
     @cached_property
@@ -149,7 +149,7 @@ class Tokens:
 
     @cached_property
     def constant(self) -> Tensor:
-        """Which tokens are constants."""
+        """True for tokens that are constants."""
         return torch.tensor([token.startswith("const_") for token in self.tokens])
 
 
@@ -176,13 +176,13 @@ def read_vocabularies(tensors: Mapping[str, Tensor], where: str) -> tuple[Words,
 
 @dataclass
 class Grammar:
-    """What may follow in programs that are being written, for N problems with K hypotheses each.
+    """The grammar's state in programs that are being written, for N problems with K hypotheses each.
 
     Attributes:
         tokens: the vocabulary.
         numbers_N: how many numbers each problem has.
-        left_NK: arguments that the last operator still wants.
-        steps_NK: operators so far.
+        left_NK: how many arguments the last operator still wants.
+        steps_NK: how many operators have been written.
     """
 
     tokens: Tokens
@@ -192,7 +192,7 @@ class Grammar:
 
     @classmethod
     def start(cls, tokens: Tokens, numbers_N: Tensor) -> "Grammar":
-        """Of empty programs, one hypothesis each."""
+        """Return the state of empty programs, one hypothesis each."""
         zeros = torch.zeros(len(numbers_N), 1, dtype=torch.int64, device=numbers_N.device)
         return cls(tokens, numbers_N, zeros, zeros)
 
