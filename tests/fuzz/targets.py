@@ -25,7 +25,7 @@ from tests.fuzz import mutations
 from tests.fuzz.mutations import Pick
 from tests.report import folders as runs_by_hand
 
-from etude import cli, registry
+from etude import cli, registry, studies
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import read_yaml, to_dict
 from etude.core.errors import UserError
