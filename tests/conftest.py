@@ -1,11 +1,14 @@
 """Fixtures for all tests. Shapes and types are checked here and only here, by jaxtyping and beartype."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -20,17 +23,35 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 ROOT = Path(__file__).parents[1]
 
 
-class _Together(LoadScopeScheduling):
-    """What shares a trained run, a server, a cluster or a site runs in one process; else each file may have another."""
+# What `uv run pytest` leaves to CI, which runs it by `-m long`: folders and files, each with its own marker.
+LONG = {
+    "benchmarks": "benchmark", "cluster/test_cluster.py": "cluster", "test_distributed.py": "cluster", "docs": "site",
+    "fuzz": "fuzz", "notebooks": "notebook", "cli/test_export.py": "export", "test_kill.py": "kill",
+    "runs/test_memory.py": "memory",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests")
+        own = [mark for name, mark in LONG.items() if place.is_relative_to(name)]
+        if "server" in getattr(item, "fixturenames", ()):
+            own.append("browser")
+        for mark in (*own, *(["long"] if own else [])):
+            item.add_marker(mark)
+
+
+class _ByFile(LoadScopeScheduling):
+    """A file's tests run in one process, and so do all that share a server, a cluster or a site."""
 
     def _split_scope(self, nodeid: str) -> str:
-        parts = Path(nodeid.partition("::")[0]).parts[1:]
-        return "/".join(parts[: {"studies": 2, "web": 1, "docs": 1, "cluster": 1}.get(parts[0], len(parts))])
+        path = nodeid.partition("::")[0]
+        return next((name for name in ("serve", "docs", "cluster") if path.startswith(f"tests/{name}/")), path)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _Together(config, log)
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +72,30 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that all processes of the session share: ``built_once("finished", build)`` fills it at the first call.
+
+    It is to be left as it is.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    base.mkdir(exist_ok=True)
+
+    def built(name: str, build: Callable[[Path], object]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                # What a build that failed has left.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                build(folder)
+                done.touch()
+        return folder
+
+    return built
 
 
 _MIRROR = os.environ.get("ETUDE_MIRROR") or str(ROOT.parent / "shared" / "data")

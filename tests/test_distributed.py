@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tests.core import toy
+from tests.forks import Fork
 
 from etude import registry
 from etude.core.checkpoint import read_weights
@@ -62,15 +63,16 @@ def begin(processes: int, *words: str) -> "subprocess.Popen[str]":
 
 def launch(processes: int, words: list[str]) -> "subprocess.Popen[str]":
     """Python with these words, likewise."""
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": toy.child_environment(), "text": True}
+    if processes == 1 and words[0] == "-m":
+        return Fork(words, **pipes)
     command = [sys.executable]
     if processes > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(port)]
-    return subprocess.Popen(
-        [*command, *words], env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*command, *words], **pipes)
 
 
 def end(child: "subprocess.Popen[str]") -> None:

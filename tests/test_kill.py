@@ -6,7 +6,6 @@ The other studies, and the other faults, are tried by benchmarks/faults.py: see 
 import json
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.core import toy
+from tests.forks import Fork
 
 from etude.core.checkpoint import read_resume, read_weights
 
@@ -32,10 +32,10 @@ def start(runs: Path, name: str) -> "subprocess.Popen[str]":
     words = ["run", "protonet", "smoke", "--name", name, "--runs", str(runs), *FLAGS]
     if (path / "config.yaml").exists():
         words = ["resume", str(path)]
-    command = [sys.executable, "-m", "etude", *words]
-    return subprocess.Popen(
-        command, env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return Fork(
+        ["-m", "etude", *words], env=toy.child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
 
 
 def steps(path: Path) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.core import toy
+from tests.forks import Fork
 
 from etude import cli, registry
 from etude.core.checkpoint import read_weights
@@ -80,9 +81,8 @@ def cluster() -> Iterator[Nodes]:
 
 
 def start(*words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "etude", *words]
-    return subprocess.Popen(
-        command, env=toy.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return Fork(
+        ["-m", "etude", *words], env=toy.child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
 

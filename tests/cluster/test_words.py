@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 import pytest
 from tests.core import toy
+from tests.forks import Fork
 
 from etude import cli, registry
 from etude.cluster import connect, tuner, worker
@@ -608,9 +609,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         "print(child.pid, flush=True)\n"
         "time.sleep(1000)\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=toy.child_environment()
-    )
+    parent = Fork(["-c", code], stdout=subprocess.PIPE, text=True, env=toy.child_environment())
     try:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -644,7 +643,7 @@ def test_a_lost_worker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
         "import tempfile, time; from etude.cluster.worker import _Workshop\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\nshop = _Workshop()\nprint(shop.path, flush=True)\ntime.sleep(1000)"
     )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    other = Fork(["-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         path = Path(other.stdout.readline().strip())

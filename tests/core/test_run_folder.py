@@ -3,7 +3,6 @@
 import json
 import shlex
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from tests.core import toy
 from tests.core.disk import Ballast, largest_file, small_disk
+from tests.forks import Fork
 
 from etude import registry
 from etude.core.config import override
@@ -108,9 +108,8 @@ def test_a_second_process_is_refused_until_the_first_ends(run: RunFolder):
         "import sys; from pathlib import Path; from etude.core.run_folder import RunFolder;"
         f"run = RunFolder.open(Path({str(run.path)!r})); run.lock(); print('held', flush=True); sys.stdin.read()"
     )
-    words = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        words, env=toy.child_environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    with Fork(
+        ["-c", code], env=toy.child_environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from tests.forks import Fork
 from torch import Tensor, nn
 
 from etude.core import randomness
@@ -213,9 +214,8 @@ def start(path: Path, more: Mapping[str, str] | None = None, **changes: Any) -> 
         f"from pathlib import Path; from tests.core import toy; "
         f"raise SystemExit(toy.main(Path({str(path)!r}), toy.config(**{changes!r})))"
     )
-    words = [sys.executable, "-c", code]
     environment = child_environment() | dict(more or {})
-    return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
+    return Fork(["-c", code], cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
 
 
 def main(path: Path, settings: ToyConfig) -> int:

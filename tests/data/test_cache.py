@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.forks import Fork
 
 from etude.core.errors import UserError
 from etude.data.cache import decoded, digest
@@ -211,7 +211,7 @@ print(decoded("letters", "ab" * 32, 1, (10,), build).sum(), flush=True)
 def test_two_processes_build_once() -> None:
     def start() -> subprocess.Popen[str]:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen([sys.executable, "-c", _BUILD], text=True, env=os.environ, **pipes)
+        return Fork(["-c", _BUILD], text=True, **pipes)
 
     with start() as one:
         assert one.stdout.readline() == "building\n"

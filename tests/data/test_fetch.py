@@ -7,13 +7,13 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.forks import Fork
 
 from etude.core.errors import UserError
 from etude.data import fetch as fetching
@@ -534,10 +534,10 @@ print(fetch(Source("letters", "words.bin", sys.argv[1], sys.argv[2])).stat().st_
 
 def test_two_processes_download_once(source: Source, server: Served) -> None:
     server.gate = threading.Event()
-    words = [sys.executable, "-c", _FETCH, source.url, SHA256]
+    words = ["-c", _FETCH, source.url, SHA256]
 
     def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return Fork(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     with start() as one:
         assert server.first.wait(30)

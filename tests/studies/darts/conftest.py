@@ -1,5 +1,6 @@
 """What the tests of architecture search share: a run of each phase, and the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,21 +9,21 @@ from tests.studies.darts import common
 from etude import cli
 
 
-def _run(runs: Path, preset: str, *words: str) -> Path:
+def _train(runs: Path, preset: str, *words: str) -> None:
     assert cli.main(["run", "darts", preset, "--name", preset, "--runs", str(runs), *common.TINY, *words]) == 0
-    return runs / "darts" / preset
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(built_once: Callable[..., Path]) -> Path:
     """The run folder of a search of a few steps. It is to be left as it is."""
-    return _run(tmp_path_factory.mktemp("searched"), "smoke")
+    return built_once("searched", lambda runs: _train(runs, "smoke")) / "darts" / "smoke"
 
 
 @pytest.fixture(scope="session")
-def retrained(tmp_path_factory: pytest.TempPathFactory, searched: Path) -> Path:
-    """Likewise of a retraining of its cell."""
-    return _run(tmp_path_factory.mktemp("retrained"), "retrain-smoke", "--genotype", str(searched))
+def retrained(built_once: Callable[..., Path], searched: Path) -> Path:
+    """The run folder of a retraining of its cell, likewise."""
+    preset = "retrain-smoke"
+    return built_once("retrained", lambda runs: _train(runs, preset, "--genotype", str(searched))) / "darts" / preset
 
 
 @pytest.fixture

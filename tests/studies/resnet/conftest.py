@@ -1,5 +1,6 @@
 """What the tests of the residual networks share: a task, a run of a few steps, and folders of pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from etude import cli
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(built_once: Callable[..., Path]) -> Path:
     """A run folder: a small network with batch norm that has trained for a few steps. It is to be left as it is."""
-    runs = tmp_path_factory.mktemp("finished")
-    words = ["run", "resnet", "smoke", "--name", "tiny", "--runs", str(runs), "--model.norm", "bn", *common.TINY]
-    assert cli.main(words) == 0
-    return runs / "resnet" / "tiny"
+
+    def build(runs: Path) -> None:
+        words = ["run", "resnet", "smoke", "--name", "tiny", "--runs", str(runs), "--model.norm", "bn", *common.TINY]
+        assert cli.main(words) == 0
+
+    return built_once("resnet", build) / "resnet" / "tiny"
