@@ -24,7 +24,7 @@ readme:
 docs verb="build":
     uv run mkdocs {{verb}}
 
-# The notebooks in a browser; their test is `uv run pytest tests/notebooks`.
+# The notebooks in a browser; their test is `uv run pytest -m notebook`.
 notebooks:
     uv run --with jupyterlab jupyter lab notebooks
 

@@ -23,18 +23,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 ROOT = Path(__file__).parents[1]
 
 
-# What `uv run pytest` leaves to CI, which runs it by `-m long`: folders and files, each with its own marker.
+# What `uv run pytest` leaves to CI, which runs it by `-m long`: how the names of tests begin, each with its own marker.
 LONG = {
-    "benchmarks": "benchmark", "cluster/test_cluster.py": "cluster", "test_distributed.py": "cluster", "docs": "site",
-    "fuzz": "fuzz", "notebooks": "notebook", "cli/test_export.py": "export", "test_kill.py": "kill",
-    "runs/test_memory.py": "memory",
+    "benchmarks/": "benchmark", "cluster/test_cluster.py": "cluster", "test_distributed.py": "cluster",
+    "docs/": "site", "fuzz/": "fuzz", "notebooks/": "notebook", "cli/test_export.py": "export",
+    "test_kill.py": "kill", "runs/test_memory.py": "memory", "readme/test_commands.py::test_commands[": "readme",
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        place = item.path.relative_to(ROOT / "tests")
-        own = [mark for name, mark in LONG.items() if place.is_relative_to(name)]
+        own = [mark for name, mark in LONG.items() if item.nodeid.startswith(f"tests/{name}")]
         if "server" in getattr(item, "fixturenames", ()):
             own.append("browser")
         for mark in (*own, *(["long"] if own else [])):

@@ -1,7 +1,8 @@
 """Files as strangers change them: each reader takes them or refuses them in one line, in bounded time and memory.
 
-The short form runs with the other tests. The long one is `uv run pytest -m slow tests/fuzz`: ten minutes over all
-targets, or as many as ``ETUDE_FUZZ_MINUTES`` says. What it finds is kept in test_found.py.
+The short form, which CI runs, is `uv run pytest -m "fuzz and not slow"`. The long one is `uv run pytest -m slow
+tests/fuzz`: ten minutes over all targets, or as many as ``ETUDE_FUZZ_MINUTES`` says. What it finds is kept in
+test_found.py.
 """
 
 import contextlib
