@@ -50,15 +50,12 @@ GLOVE = Source(
 )
 # The same vectors in half precision, cut to MathQA's words; a mirror may have these in the archive's place.
 GLOVE_CUT = {
-    50: Source(
-        "glove", "glove.6B.50d.mathqa.npz", "https://nlp.stanford.edu/projects/glove/",
-        sha256="576d214018420354f39e87be2bc539765a4fcf9a7a2ab56c37881fe428edf05b",
-    ),
-    100: Source(
-        "glove", "glove.6B.100d.mathqa.npz", "https://nlp.stanford.edu/projects/glove/",
-        sha256="6c26a2512c175690355d26faeaf021550dd4812685ddadade5d8b5abf260979a",
-    ),
-}  # fmt: skip
+    dim: Source("glove", f"glove.6B.{dim}d.mathqa.npz", "https://nlp.stanford.edu/projects/glove/", sha256=sha256)
+    for dim, sha256 in {
+        50: "576d214018420354f39e87be2bc539765a4fcf9a7a2ab56c37881fe428edf05b",
+        100: "6c26a2512c175690355d26faeaf021550dd4812685ddadade5d8b5abf260979a",
+    }.items()
+}
 DATASET = Dataset(
     name="mathqa",
     about="37,297 word problems with five options and a program each",

@@ -83,10 +83,11 @@ def alphabets(path: Path, task: ProtonetTask, z_CPD: Tensor, num_alphabets: int 
     Each dot is one drawing, by t-SNE (scikit-learn) of its embedding; a character's own picture stands at
     its mean.
     """
+    import matplotlib as mpl
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    pool = task.pool("test")
+    pool, hues = task.pool("test"), mpl.colormaps["hsv"]
     upright = [n for n, name in enumerate(pool.group_names) if name.endswith("rot000")]
     sizes = pool.groups_C.bincount()
     chosen = sorted(upright, key=lambda group: -int(sizes[group]))[:num_alphabets]
@@ -106,7 +107,7 @@ def alphabets(path: Path, task: ProtonetTask, z_CPD: Tensor, num_alphabets: int 
             points = plane.reshape(len(members), -1, 2)
             extent = np.ptp(plane, axis=0).max() / 28
             for number, (member, cloud) in enumerate(zip(members, points, strict=True)):
-                ax.scatter(*cloud.T, s=7, alpha=0.55, color=mpl_colour(number, len(members)), linewidths=0)
+                ax.scatter(*cloud.T, s=7, alpha=0.55, color=hues(number / len(members)), linewidths=0)
                 (x, y), half = np.median(cloud, axis=0), extent
                 ink = np.zeros((*images.shape[2:], 4))
                 ink[..., 3] = images[member, 0].numpy() / 255
@@ -115,10 +116,3 @@ def alphabets(path: Path, task: ProtonetTask, z_CPD: Tensor, num_alphabets: int 
             ax.set_ylim(plane[:, 1].min() - extent, plane[:, 1].max() + extent)
             ax.set_title(f"{pool.group_names[group].split('/')[0].replace('_', ' ')}: {len(members)} characters")
         drawn.suptitle("Embeddings of unseen alphabets (t-SNE): a dot is a drawing, a colour a character", fontsize=10)
-
-
-def mpl_colour(number: int, count: int) -> tuple[float, float, float, float]:
-    """One of ``count`` hues, evenly spread."""
-    import matplotlib as mpl
-
-    return mpl.colormaps["hsv"](number / count)
