@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etude.metrics import diversity
-from etude.metrics.diversity import Diversity, collapsed, measure, ratio
+from etude.metrics.diversity import Diversity, measure
 
 
 def pictures(count: int, *, size: int = 16, channels: int = 1, seed: int = 0) -> Tensor:
@@ -32,7 +32,7 @@ def test_areas_are_averaged_first() -> None:
     checks = (torch.arange(32)[:, None] + torch.arange(32)) % 2
     signs = torch.where(torch.rand(20, 1, 1, 1, generator=torch.Generator().manual_seed(1)) < 0.5, -0.5, 0.5)
     # A pattern of single pixels is no variety: its areas are all alike.
-    assert ratio(flat + signs * (2 * checks - 1), real) == pytest.approx(0, abs=1e-6)
+    assert measure(flat + signs * (2 * checks - 1), real).ratio == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 17, 28, 32, 70])
@@ -60,12 +60,14 @@ def test_order_means_nothing(seed: int, count: int) -> None:
 @given(st.floats(0.01, 300), st.floats(-100, 100))
 def test_scale_and_offset_of_both_mean_nothing(scale: float, offset: float) -> None:
     fake, real = pictures(8), pictures(8, seed=1)
-    assert ratio(fake * scale + offset, real * scale + offset) == pytest.approx(ratio(fake, real), rel=1e-2)
+    assert measure(fake * scale + offset, real * scale + offset).ratio == pytest.approx(
+        measure(fake, real).ratio, rel=1e-2
+    )
 
 
 def test_bytes_are_read_as_numbers() -> None:
     fake, real = ((pictures(8, seed=seed) * 255).to(torch.uint8) for seed in (0, 1))
-    assert ratio(fake, real) == pytest.approx(ratio(fake.double(), real.double()))
+    assert measure(fake, real).ratio == pytest.approx(measure(fake.double(), real.double()).ratio)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 50])
@@ -77,7 +79,7 @@ def test_few_pictures_over_and_over_are_a_collapse(count: int) -> None:
     assert found.ratio == pytest.approx(1 - 1 / count, abs=0.05)
     assert found.duplicates == 1
     assert found.collapsed
-    assert collapsed(fake, real)
+    assert measure(fake, real).collapsed
     noisy = fake + 0.02 * torch.randn(fake.shape, generator=torch.Generator().manual_seed(2))
     assert measure(noisy, real).duplicates == 1
     assert any("repeat" in fault for fault in found.faults)
@@ -123,8 +125,8 @@ def test_what_is_no_number_is_a_collapse() -> None:
 
 def test_real_pictures_that_are_all_one() -> None:
     one = pictures(1).expand(4, -1, -1, -1)
-    assert ratio(pictures(4), one) == math.inf
-    assert math.isnan(ratio(one, one))
+    assert measure(pictures(4), one).ratio == math.inf
+    assert math.isnan(measure(one, one).ratio)
 
 
 @pytest.mark.parametrize(

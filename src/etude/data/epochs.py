@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from etude.core import randomness
+from etude.core.errors import UserError
 from etude.core.runtime import Runtime
+
+
+def refuse_larger_batch(size: int, count: int, what: str) -> None:
+    """Raise `UserError` where a batch of ``size`` is more than the ``count`` training ``what``."""
+    if size > count:
+        raise UserError(f"a batch of {size} is larger than the {count} training {what}: give a smaller --batch.size")
 
 
 class Epochs:

@@ -8,6 +8,7 @@ import torch
 
 from etude.core.errors import UserError
 from etude.data import cifar10, folders
+from etude.data.epochs import refuse_larger_batch
 from etude.data.labelled import LabelledImages
 from etude.data.picture_config import PictureConfig
 from etude.data.shapes import CLASSES, shapes
@@ -52,9 +53,7 @@ def load(config: PictureConfig, num_classes: int, *, batch: int = 0, device: tor
             f"{found.about}: {len(found.classes)} classes, and the network has {num_classes}: "
             f"give --model.num-classes {len(found.classes)}"
         )
-    train = len(found.splits["train"])
-    if train < batch:
-        raise UserError(f"a batch of {batch} is larger than the {train} training pictures: give a smaller --batch.size")
+    refuse_larger_batch(batch, len(found.splits["train"]), "pictures")
     splits = {
         split: replace(part, images_NHWC=part.images_NHWC.to(device), labels_N=part.labels_N.to(device))
         for split, part in found.splits.items()

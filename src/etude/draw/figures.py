@@ -1,6 +1,6 @@
 """How etude's pictures look: one style, drawn without a display."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,22 +42,42 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         drawn.savefig(path)
 
 
-def curves(path: Path, panels: Sequence[tuple[str, str, dict[str, tuple[list[int], list[float]]]]]) -> None:
-    """Curves over steps, one panel each.
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Steps and values by legend."""
+
+
+def curves(
+    path: Path,
+    panels: Sequence[tuple[str, str, Lines]],
+    *,
+    title: str = "",
+    across: str = "step",
+    dashed: str = "",
+) -> None:
+    """Draw curves over steps, one panel each.
 
     Args:
         path: the picture's file.
         panels: title, label of the vertical axis, and by legend the steps and values.
+        title: over all panels, which then share one legend on their right.
+        across: label of the horizontal axis.
+        dashed: the legend of a line to tell apart.
     """
-    with figure(path, 4.2 * len(panels), 3.1) as drawn:
+    with figure(path, 4.2 * len(panels), 3.6 if title else 3.1) as drawn:
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (title, label, lines) in zip(axes, panels, strict=True):
+        for ax, (heading, label, lines) in zip(axes, panels, strict=True):
             for name, (steps, values) in lines.items():
-                ax.plot(steps, values, label=name, marker="o" if len(steps) < 12 else None, markersize=3)
-            ax.set(title=title, xlabel="step", ylabel=label)
+                dots = {"marker": "o", "markersize": 3} if len(steps) < 12 else {}
+                ax.plot(steps, values, "--" if name == dashed else "-", label=name, **dots)
+            ax.set(title=heading, xlabel=across, ylabel=label)
             ax.locator_params(axis="x", nbins=5)
-            if any(steps for steps, _ in lines.values()):
+            if not title and any(steps for steps, _ in lines.values()):
                 ax.legend()
+        if title:
+            # The stubs do not know the places outside the panels.
+            place: Any = "outside center right"
+            drawn.legend(*axes[-1].get_legend_handles_labels(), loc=place, fontsize=8)
+            drawn.suptitle(title, fontsize=10)
 
 
 def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:

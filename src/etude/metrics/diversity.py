@@ -62,30 +62,20 @@ class Diversity:
         return bool(self.faults)
 
 
-def ratio(fake_NCHW: Tensor, real_NCHW: Tensor) -> float:
-    """The mean distance of two generated pictures divided by that of two real ones.
-
-    Args:
-        fake_NCHW: generated pictures, two at least; any scale and dtype, the same on both sides.
-        real_NCHW: real pictures of the same size, two at least.
-
-    Returns:
-        0 or more; 1 where both are equally varied. Infinite where all real pictures are one; nan where both are, or
-        where a generated picture is not finite.
-    """
-    return measure(fake_NCHW, real_NCHW).ratio
-
-
 def measure(
     fake_NCHW: Tensor, real_NCHW: Tensor, fake_labels_N: Tensor | None = None, real_labels_N: Tensor | None = None
 ) -> Diversity:
     """The ratio, the duplicates and, where both sides have labels, the ratio within each class.
 
     Args:
-        fake_NCHW: generated pictures; as many as real ones, as neighbours are nearer among more pictures.
-        real_NCHW: real pictures of the same size and scale.
+        fake_NCHW: generated pictures, two at least; as many as real ones, as neighbours are nearer among more pictures.
+        real_NCHW: real pictures of the same size and scale, two at least.
         fake_labels_N: int64, the classes asked for.
         real_labels_N: int64.
+
+    Returns:
+        the ratio is infinite where all real pictures are one; nan where both are, or where a generated picture is not
+        finite.
     """
     fake_ND, real_ND = _points(fake_NCHW), _points(real_NCHW)
     assert fake_ND.shape[1] == real_ND.shape[1], "pictures of one size"
@@ -101,11 +91,6 @@ def measure(
             if min(len(of_fake), len(of_real)) >= 2:
                 by_class[label] = _quotient(_distances(of_fake)[0], _distances(of_real)[0])
     return Diversity(_quotient(fake, real), duplicates, by_class)
-
-
-def collapsed(fake_NCHW: Tensor, real_NCHW: Tensor) -> bool:
-    """Whether the generator has collapsed: see `Diversity.collapsed`."""
-    return measure(fake_NCHW, real_NCHW).collapsed
 
 
 def _points(images_NCHW: Tensor) -> Tensor:

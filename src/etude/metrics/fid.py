@@ -29,6 +29,7 @@ from torch import Tensor
 
 from etude.core import randomness
 from etude.core.errors import UserError
+from etude.core.runtime import Runtime
 from etude.data.cache import decoded, digest
 from etude.data.fetch import fetch
 from etude.data.inception import WEIGHTS
@@ -240,6 +241,24 @@ def score(real_NF: np.ndarray, fake_NF: np.ndarray, generator: torch.Generator |
         num_real=len(real_NF),
         num_fake=len(fake_NF),
     )
+
+
+def measure(setting: str, real: Tensor, made: Tensor, runtime: Runtime, stream: str, title: str) -> Score:
+    """Score generated pictures; the processes share the work, and features of real pictures come from the cache.
+
+    Args:
+        setting: the study's ``metric.inception``, see `weights_of`.
+        real: bytes, as `Inception.features` takes them.
+        made: likewise.
+        runtime: the run's.
+        stream: of the generator that `kernel_distance` draws with.
+        title: of the progress bar.
+    """
+    network = Inception(weights_of(setting), runtime.device)
+    real_NF = network.cached_features(real)
+    mine = network.features(made[runtime.share(len(made))], title=title)
+    made_NF = runtime.gather(torch.from_numpy(mine).to(runtime.device), len(made)).cpu().numpy()
+    return score(real_NF, made_NF, runtime.generator(stream, 0))
 
 
 class _Distance:

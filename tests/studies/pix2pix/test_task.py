@@ -247,9 +247,9 @@ def test_distances_are_asked_of_the_network(monkeypatch: pytest.MonkeyPatch, tmp
         def __init__(self, path: Path | None, device: torch.device) -> None:
             assert path == file
 
-        def features(self, images: np.ndarray) -> np.ndarray:
-            seen.append(images)
-            return images.reshape(len(images), -1)[:, :4].astype(np.float32)
+        def features(self, images: Tensor, title: str = "") -> np.ndarray:
+            seen.append(images.numpy())
+            return images.numpy().reshape(len(images), -1)[:, :4].astype(np.float32)
 
         cached_features = features
 

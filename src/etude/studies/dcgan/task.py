@@ -5,18 +5,17 @@ Shape suffixes as in model.py.
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.core import randomness
-from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mnist
-from etude.data.epochs import Epochs
+from etude.data.epochs import Epochs, refuse_larger_batch
 from etude.metrics import diversity, fid
 from etude.metrics.proportion import half_width
 from etude.nn.adversarial import Adversaries, discriminator_loss, generator_loss, r1_penalty
@@ -80,11 +79,8 @@ class DCGANTask(Task):
         if name not in self._splits:
             read = mnist.sample(name) if self.config.data.source == "sample" else mnist.load(name)
             images, labels = mnist.to_size(read[0], self.config.model.size), read[1]
-            if name == "train" and len(images) < self.config.batch.size:
-                raise UserError(
-                    f"a batch of {self.config.batch.size} is larger than the {len(images)} training pictures: "
-                    "give a smaller --batch.size"
-                )
+            if name == "train":
+                refuse_larger_batch(self.config.batch.size, len(images), "pictures")
             if self.config.metric.inception != "none":
                 # Before the training, not after it.
                 fid.weights_of(self.config.metric.inception)
@@ -231,7 +227,12 @@ class DCGANTask(Task):
         about += f"; COLLAPSED: {', '.join(found.faults)}" if found.collapsed else ""
         rows = [row("diversity", found.ratio, about), row("duplicates", 100 * found.duplicates, about, unit="%")]
         if config.metric.inception != "none":
-            rows += self._distances(row, images_NHW, real_NHW)
+            found = fid.measure(
+                config.metric.inception, real_NHW, images_NHW, self.runtime, "test/kid", "features of drawn digits"
+            )
+            about = f"clean-fid, against all {found.num_real:,} test digits"
+            rows.append(row("fid", found.fid, about, found.half_width))
+            rows.append(row("kid", 1000 * found.kid, f"{about}; times 1,000"))
         if config.model.conditional:
             right_N = (classify(images_NHW) == digits_N.cpu()).double()
             share = 100 * right_N.mean().item()
@@ -242,15 +243,6 @@ class DCGANTask(Task):
                 share = 100 * of_digit_N.mean().item()
                 rows.append(row(f"label_accuracy_{digit}", share, about, half_width(share, len(of_digit_N)), "%"))
         return rows
-
-    def _distances(self, row: Callable[..., Result], images_NHW: Tensor, real_NHW: Tensor) -> list[Result]:
-        """FID and KID, the pictures shared by the processes; those of real ones come from the cache."""
-        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
-        mine = network.features(images_NHW[self.runtime.share(len(images_NHW))], title="features of drawn digits")
-        drawn_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), len(images_NHW)).cpu().numpy()
-        found = fid.score(network.cached_features(real_NHW), drawn_NF, self.runtime.generator("test/kid", 0))
-        about = f"clean-fid, against all {found.num_real:,} test digits"
-        return [row("fid", found.fid, about, found.half_width), row("kid", 1000 * found.kid, f"{about}; times 1,000")]
 
     def cell(self) -> str:
         """The place in a table that the run belongs to."""

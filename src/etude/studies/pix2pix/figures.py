@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.figures import curves, figure
 from etude.draw.metrics import rows_of
 from etude.studies.pix2pix.task import Pix2PixTask
 
@@ -98,16 +98,11 @@ def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, An
         title: over it.
         runs: by legend, the lines of each metrics.jsonl.
     """
-    panels = [("Distance", "L1, of 255", "val/l1"), ("Signal to noise", "PSNR, dB", "val/psnr")]
-    panels.append(("Likeness", "SSIM", "val/ssim"))
-    with figure(path, 4.0 * len(panels), 3.4) as drawn:
-        axes = drawn.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (heading, label, name) in zip(axes, panels, strict=True):
-            for number, (legend, metrics) in enumerate(runs.items()):
-                ax.plot(*rows_of(metrics, name), label=legend, color=PALETTE[number % len(PALETTE)])
-            ax.set(title=f"{heading} of validation pictures", xlabel="step", ylabel=label)
-        axes[0].legend()
-        drawn.suptitle(title, fontsize=10)
+    panels = (("Distance", "L1, of 255", "l1"), ("Signal to noise", "PSNR, dB", "psnr"), ("Likeness", "SSIM", "ssim"))
+    curves(path, [
+        (f"{heading} of validation pictures", label, {run: rows_of(rows, f"val/{name}") for run, rows in runs.items()})
+        for heading, label, name in panels
+    ], title=title)  # fmt: skip
 
 
 def _off(truth_HWC: np.ndarray, made_HWC: np.ndarray) -> np.ndarray:

@@ -8,18 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core import randomness
-from etude.core.errors import UserError
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import pairs
-from etude.data.epochs import Epochs
+from etude.data.epochs import Epochs, refuse_larger_batch
 from etude.data.pairs import PairSet, Split
 from etude.metrics import diversity, fid
 from etude.metrics import pairs as measures
@@ -113,11 +111,7 @@ class Pix2PixTask(Task):
         if self._set is None:
             config = self.config
             read = load_pairs(config.data, config.model.size, config.augment.jitter)
-            if len(read.splits["train"]) < config.batch.size:
-                raise UserError(
-                    f"a batch of {config.batch.size} is larger than the {len(read.splits['train'])} training pairs: "
-                    "give a smaller --batch.size"
-                )
+            refuse_larger_batch(config.batch.size, len(read.splits["train"]), "pairs")
             if config.metric.inception != "none":
                 # Before the training, not after it.
                 fid.weights_of(config.metric.inception)
@@ -321,19 +315,20 @@ class Pix2PixTask(Task):
                 varied = _variety(made[split], self.truth(split))
                 note = f"; COLLAPSED: {', '.join(varied.faults)}" if varied.collapsed else ""
                 add("diversity", split, varied.ratio, len(made[split]), None, "", note)
-        for metric, (value, width) in self._distances(made["test"].numpy(), self.truth("test").numpy()).items():
-            add(metric, "test", value, len(made["test"]), width, "")
-        return rows
-
-    def _distances(self, made_NHWC: np.ndarray, truth_NHWC: np.ndarray) -> dict[str, tuple[float, float | None]]:
-        """FID and KID (x 1,000) of the outputs against the true pictures; nothing where they are not wanted."""
+        count = len(made["test"])
         # An interval needs four.
-        if self.config.metric.inception == "none" or len(made_NHWC) < 4:
-            return {}
-        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
-        truth, made = network.cached_features(truth_NHWC), network.features(made_NHWC)
-        found = fid.score(truth, made, self.runtime.generator("test/kid", 0))
-        return {"fid": (found.fid, found.half_width), "kid": (1000 * found.kid, None)}
+        if config.metric.inception != "none" and count >= 4:
+            found = fid.measure(
+                config.metric.inception,
+                self.truth("test"),
+                made["test"],
+                self.runtime,
+                "test/kid",
+                "features of outputs",
+            )
+            add("fid", "test", found.fid, count, found.half_width, "")
+            add("kid", "test", 1000 * found.kid, count, None, "")
+        return rows
 
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pairs.checksums)

@@ -177,26 +177,19 @@ def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, An
         title: over it.
         runs: by legend, the lines of each metrics.jsonl.
     """
-    panels = [
-        ("Training loss", "cross-entropy", "fit/loss", False),
-        ("Validation error", "error, %", "val/accuracy", True),
-        ("Validation accuracy", "accuracy, %", "val/accuracy", False),
-        ("Validation macro F1", "F1, %", "val/macro_f1", False),
-    ]
-    with figure(path, 4.0 * len(panels), 3.6) as drawn:
-        axes = drawn.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (heading, label, name, turned) in zip(axes, panels, strict=True):
-            for number, (legend, metrics) in enumerate(runs.items()):
-                steps, values = rows_of(metrics, name)
-                last = max(steps, default=1)
-                style = "--" if legend == "bn-torch" else "-"
-                shown = [100 - value if turned else value for value in values]
-                # Runs of other batch sizes take other numbers of steps for the same pictures.
-                ax.plot(
-                    [step / last for step in steps], shown, style, label=legend, color=PALETTE[number % len(PALETTE)]
-                )
-            ax.set(title=heading, xlabel="share of the training", ylabel=label)
-        # The stubs do not know the places outside the panels.
-        place: Any = "outside center right"
-        drawn.legend(*axes[-1].get_legend_handles_labels(), loc=place, fontsize=8)
-        drawn.suptitle(title, fontsize=10)
+    panels = (
+        ("Training loss", "cross-entropy", "fit/loss", float),
+        ("Validation error", "error, %", "val/accuracy", lambda accuracy: 100 - accuracy),
+        ("Validation accuracy", "accuracy, %", "val/accuracy", float),
+        ("Validation macro F1", "F1, %", "val/macro_f1", float),
+    )
+
+    def line(rows: Sequence[Mapping[str, Any]], name: str, of: Any) -> tuple[list[float], list[float]]:
+        steps, values = rows_of(rows, name)
+        # Runs of other batch sizes take other numbers of steps for the same pictures.
+        return [step / max(steps) for step in steps], [of(value) for value in values]
+
+    curves(path, [
+        (heading, label, {run: line(rows, name, of) for run, rows in runs.items()})
+        for heading, label, name, of in panels
+    ], title=title, across="share of the training", dashed="bn-torch")  # fmt: skip

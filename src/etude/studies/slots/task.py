@@ -259,10 +259,8 @@ class SlotsTask(Task):
         real_NHWC = self.scenes.splits["val"].images_NHWC
         count = len(real_NHWC)
         composed_NHWC = self.compose(count, "val/compose")
-        network = fid.Inception(fid.weights_of(self.config.metric.inception), self.runtime.device)
-        mine = network.features(composed_NHWC[self.runtime.share(count)], title="features of compositions")
-        made_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), count).cpu().numpy()
-        found = fid.score(network.cached_features(real_NHWC), made_NF, self.runtime.generator("val/kid", 0))
+        setting, title = self.config.metric.inception, "features of compositions"
+        found = fid.measure(setting, real_NHWC, composed_NHWC, self.runtime, "val/kid", title)
         about = (
             f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "
             f"{len(self.library.slots_NS):,} training slots) against the {count:,} validation scenes; {protocol}"
