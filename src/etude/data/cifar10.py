@@ -64,7 +64,7 @@ def load(split: Split) -> LabelledImages:
 
 
 def load_jpeg(split: Split) -> LabelledImages:
-    """The same photos from lossy JPEG copies, ordered by class: a number made with them is to say so.
+    """The photos from lossy JPEG copies, ordered by class: a number made with them is to say so.
 
     They are ``cifar10_jpeg.npz`` in the working folder or in the folder that ETUDE_MIRROR names.
 

@@ -1,4 +1,4 @@
-"""Which rows of a training set a step takes."""
+"""The rows of a training set that a step takes."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Which labelled pictures a study reads, and what training does to them; loads no PyTorch."""
+"""The settings of labelled pictures and of their augmentation; loads no PyTorch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,26 +10,26 @@ Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig:
-    """What a study of classes reads."""
+    """The pictures that a study of classes reads."""
 
     source: Source = "cifar10"
     """cifar10; cifar10-jpeg, lossy copies of it (cifar10_jpeg.npz); folder, your own pictures; generated, the embedded
     twin."""
     folder: str = ""
-    """With source folder: a folder or zip file with one sub-folder a class, or with train and val folders of those;
-    looked for here and in ETUDE_MIRROR."""
+    """The pictures of source folder: a folder or zip file with one sub-folder a class, or with train and val folders of
+    those; looked for here and in ETUDE_MIRROR."""
     size: int = 32
     """Height and width in pixels; CIFAR-10 has 32, and is averaged down to 16 or 8."""
     fit: Literal["crop", "squash"] = "crop"
-    """How pictures of other shapes become square: their middle, or all of it with its proportions changed."""
+    """The way that pictures of other shapes become square: their middle, or all of it with its proportions changed."""
     val_share: float = 0.2
-    """Of a folder without val, the share of the training pictures that validates; of CIFAR-10 always 5,000."""
+    """The share of the training pictures that validates, of a folder without val; of CIFAR-10 always 5,000."""
     test_share: float = 0.2
-    """Of a folder without test, the share that tests."""
+    """The share that tests of a folder without test."""
     split_seed: int = 0
     """Draws these shares."""
     split_file: str = ""
-    """Where the split is kept; a file in the cache where none is named."""
+    """The file where the split is kept; one in the cache where none is named."""
     skip_corrupt: bool = False
     """Leave unreadable pictures out instead of stopping."""
 

@@ -75,7 +75,7 @@ def _pictures(c: int, draws_NU: np.ndarray, size: int, noise: np.random.Generato
 
 
 def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points of the shape's own square, -1 to 1, it covers."""
+    """The points of the shape's own square, -1 to 1, that it covers."""
     match SHAPES[shape]:
         case "disc":
             return u**2 + v**2 < 0.85
@@ -102,7 +102,7 @@ def _inside(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _pattern(pattern: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points of the shape have its second colour: none, stripes, dots."""
+    """The points of the shape that have its second colour: none, stripes, dots."""
     if pattern == 0:
         return np.zeros_like(u, bool)
     if pattern == 1:

@@ -15,9 +15,9 @@ KINDS = ("disc", "square", "triangle", "ring")
 _FEWEST_OBJECTS = 3
 _BATCH = 64
 _WAVES = 3
-"""Of a texture."""
+"""The waves of a texture."""
 _RADIUS = (0.16, 0.32)
-"""Of an object; a scene is 2 wide."""
+"""The least and largest radius of an object; a scene is 2 wide."""
 _VISIBLE = 0.3
 """Share of an object that must be seen."""
 _TRIES = 60
@@ -67,7 +67,7 @@ def _objects(draw: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _shape(draw: np.random.Generator, size: int) -> np.ndarray:
-    """Which pixels a random shape covers, bool ``[size, size]``."""
+    """The pixels that a random shape covers, bool ``[size, size]``."""
     kind = KINDS[int(draw.integers(len(KINDS)))]
     x_0, y_0 = draw.uniform(-0.85, 0.85, 2)
     radius, turn = draw.uniform(*_RADIUS), draw.uniform(0, 2 * np.pi)

@@ -16,7 +16,7 @@ _FINE = 2
 """Points a side of a pixel, averaged."""
 _BATCH = 32
 _SPACING = 0.52
-"""Of the streets, at most; the tile is 2 wide."""
+"""The largest spacing of the streets; the tile is 2 wide."""
 
 # What lies where; later ones lie over earlier ones. In the map, then in the photo.
 _MAP = np.array(

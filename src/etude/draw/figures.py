@@ -42,7 +42,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         drawn.savefig(path)
 
 
-Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Lines = Mapping[str, tuple[Sequence[int | float], Sequence[int | float]]]
 """Steps and values by legend."""
 
 

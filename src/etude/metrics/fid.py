@@ -37,18 +37,18 @@ from etude.data.inception import WEIGHTS
 NUM_FEATURES = 2048
 SIDE = 299
 _VERSION = 1
-"""Of the features in the cache: raise it when their values change."""
+"""The version of the features in the cache: raise it when their values change."""
 _CHUNK = 500
 """Pictures of one file in the cache: what a killed process loses at most."""
 _BATCH = {"cpu": 8}
 """Small batches keep a map in the processor's cache."""
 _FINGERPRINT = (1.02265, 0.29041, 0.45914, 0.47594, 0.0, 0.00246, 0.03287, 0.44385)
-"""What the published network's TorchScript gives for `_test_card`, every 256th feature."""
+"""Every 256th feature that the published network's TorchScript gives for `_test_card`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far generated pictures are from real ones, with what the numbers rest on.
+    """The distance of generated pictures from real ones, with what the numbers rest on.
 
     Attributes:
         fid: Fréchet distance; it is biased upwards by few pictures, so compare at equal counts only.
@@ -93,7 +93,7 @@ class Inception:
         self.device = device
 
     def features(self, images: np.ndarray | Tensor, *, title: str = "features") -> np.ndarray:
-        """What clean-fid's network makes of each picture.
+        """The features of each picture by clean-fid's network.
 
         Args:
             images: uint8, grey ``[N, H, W]`` or colour ``[N, H, W, 3]``.
@@ -347,7 +347,7 @@ def _content(state: Mapping[str, Tensor]) -> str:
 
 
 def _is_published(card_F: np.ndarray) -> bool:
-    """Whether these features of `_test_card` are the published network's."""
+    """True where these features of `_test_card` are the published network's."""
     return len(card_F) == NUM_FEATURES and np.allclose(card_F[::256], _FINGERPRINT, rtol=1e-3, atol=1e-3)
 
 

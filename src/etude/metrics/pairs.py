@@ -1,4 +1,4 @@
-r"""How near generated pictures are to the true ones, picture by picture.
+r"""The likeness of generated pictures to the true ones, picture by picture.
 
 - L1: $\frac{1}{HWC} \sum |x - y|$, in levels of 0 to 255.
 - PSNR: $10 \log_{10}(255^2 / \mathrm{MSE})$, in dB.

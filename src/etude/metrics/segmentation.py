@@ -1,4 +1,4 @@
-"""How well predicted segments match true ones, batched, on the device of the segments.
+"""The agreement of predicted segments with true ones, batched, on the device of the segments.
 
 Two segmentations of an image are numbers a pixel; which number a segment has means nothing. All of it follows from the
 table of how many pixels each predicted and each true segment share.
@@ -23,7 +23,7 @@ BACKGROUND = 0
 
 
 def shared_pixels(predicted_BN: Tensor, true_BN: Tensor) -> Tensor:
-    """How many pixels each pair of segments shares.
+    """Count the pixels that each pair of segments shares.
 
     Args:
         predicted_BN: integers from 0; also ``[B, H, W]``.

@@ -35,7 +35,7 @@ def discriminator_loss(kind: GanLoss, real: Tensor, fake: Tensor, smoothing: flo
 
 
 def generator_loss(kind: GanLoss, fake: Tensor) -> Tensor:
-    """How far generated images are from being taken for real."""
+    """The generator's loss: the distance of generated images from being taken for real."""
     return _towards(kind, fake, 1.0)
 
 
@@ -105,11 +105,11 @@ class FiniteSteps:
 
     @property
     def left_out(self) -> Tensor:
-        """Whether the last step left a network as it was, a boolean on the device."""
+        """A boolean on the device: the last step left a network as it was."""
         return self._in_a_row > 0
 
     def state(self) -> dict[str, int]:
-        """What an exact resume needs."""
+        """The counts that an exact resume needs."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state(self, state: Mapping[str, int]) -> None:

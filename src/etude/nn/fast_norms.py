@@ -37,7 +37,7 @@ def pool_sum(table_NC: Tensor, pool: Pool, groups: int) -> Tensor:
 
 
 def _pool_groups_compiled(table_NC: Tensor, size: int) -> Tensor:
-    """As a matrix product, because the compiler would repeat a sum that it can look into for every pixel.
+    """Sum as a matrix product, because the compiler would repeat a sum that it can look into for every pixel.
 
     In double precision, which neither autocast nor a lower precision of matrix products touches.
     """
@@ -60,7 +60,7 @@ def normalize(
 
 
 class _Normalize(torch.autograd.Function):
-    r"""With $g = \gamma \dot y$, the gradient is $\dot x = r (g - \overline{g} - \hat x \, \overline{g \hat x})$.
+    r"""The gradient with $g = \gamma \dot y$ is $\dot x = r (g - \overline{g} - \hat x \, \overline{g \hat x})$.
 
     The bars are means over the group, $r = (\sigma^2 + \epsilon)^{-1/2}$; so $\dot x$ is a scale of $\dot y$, a scale
     of $x - \mu$ and a shift, each a table.
@@ -105,7 +105,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def _in_rows(x_NCHW: Tensor) -> bool:
-    """Whether each image is one row in memory, channels last."""
+    """True where each image is one row in memory, channels last."""
     return not torch.compiler.is_compiling() and x_NCHW.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -260,7 +260,7 @@ class GroupNorm(_Fast, norms.GroupNorm):
 NORMS: Mapping[str, Callable[..., nn.Module]] = {
     **norms.NORMS, "bn": BatchNorm, "in": InstanceNorm, "bin": BatchInstanceNorm, "ln": LayerNorm, "gn": GroupNorm,
 }  # fmt: skip
-"""As `etude.nn.norms.NORMS`."""
+"""The layers by the names of `etude.nn.norms.NORMS`."""
 
 
 def make_norm(name: str, num_channels: int, form: Form = "fast", **options: Any) -> nn.Module:

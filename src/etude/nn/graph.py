@@ -22,13 +22,13 @@ from etude.core.files import write_atomic
 from etude.nn.pixels import StandardizedColours
 
 OPSET = 20
-"""Of every graph: the operators are those of ONNX 1.15, of the end of 2023."""
+"""The operators of every graph are those of ONNX 1.15, of the end of 2023."""
 TOLERANCE = 1e-4
 """The largest difference from PyTorch that is let through, as a share of an output's largest value or of 1."""
 SLOT_TOLERANCE = 1e-3
-"""The same of slots: every iteration enlarges the rounding of the one before it."""
+"""The tolerance of slots: every iteration enlarges the rounding of the one before it."""
 LEVELS = 1
-"""The same of bytes: rounding may fall to either side."""
+"""The tolerance of bytes: rounding may fall to either side."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Graph:
     """A network with what prepares its inputs and finishes its outputs."""
 
     module: nn.Module
-    """In evaluation mode; takes the inputs in their order and returns a tuple of the outputs. ``len`` of a tensor would
-    make its first dimension a constant."""
+    """The network in evaluation mode; takes the inputs in their order and returns a tuple of the outputs. ``len`` of a
+    tensor would make its first dimension a constant."""
     inputs: Mapping[str, Tensor]
     """Examples to check with."""
     outputs: tuple[str, ...]
     about: Mapping[str, str]
-    """What each input and output is: shape, type, range, preparation."""
+    """Descriptions of each input and output: shape, type, range, preparation."""
     free: Mapping[str, Mapping[int, Any]]
     """The dimensions of inputs that may have any size: a name, or a `torch.export.Dim` with its limits."""
     others: Sequence[tuple[Tensor, ...]] = ()
     """Further inputs to check with, of other sizes."""
     name: str = "model"
-    """What its file is called."""
+    """The stem of its file's name."""
     tolerance: float = TOLERANCE
     """See `TOLERANCE`."""
 
@@ -106,7 +106,7 @@ def smooth_pictures(count: int, height: int, width: int, draw: torch.Generator) 
 
 
 class FindsSlots(nn.Module):
-    """What the graphs from pictures to slots share: the Gaussian start that `etude predict` draws under seed 0.
+    """The base of graphs from pictures to slots, with the Gaussian start that `etude predict` draws under seed 0.
 
     Shape suffixes: B pictures, K slots, S a slot's size.
     """

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 Pool = Literal["batch", "instance", "layer", "group"]
-"""Which values share a mean and a variance."""
+"""The values that share a mean and a variance."""
 
 
 def normalize(
@@ -126,7 +126,7 @@ def maps(table: Tensor) -> Tensor:
 
 
 def pool_count(shape: torch.Size, pool: Pool, groups: int) -> Any:
-    """How many values share a mean: an int, or its symbol while a graph is exported."""
+    """The number of values that share a mean: an int, or its symbol while a graph is exported."""
     # Any, for PyTorch's types say of a tensor divided by such a symbol that it is a symbol.
     num_images, channels, height, width = shape
     maps = {"batch": num_images, "instance": 1, "layer": channels, "group": channels // max(groups, 1)}
@@ -190,13 +190,13 @@ class Norm(nn.Module):
 
 
 class InstanceNorm(Norm):
-    """Over the pixels of each map, in training and evaluation alike (Ulyanov et al. 2016)."""
+    """Normalises over the pixels of each map, in training and evaluation alike (Ulyanov et al. 2016)."""
 
     pool = "instance"
 
 
 class LayerNorm(Norm):
-    """Over all values of an image (Ba et al. 2016), with a scale and shift a channel as Wu and He 2018 have it.
+    """Normalises over all values of an image (Ba et al. 2016); scale and shift are a channel's, as in Wu and He 2018.
 
     PyTorch's `nn.LayerNorm([C, H, W])` has a scale and shift for every value, and so a fixed size of maps.
     """
@@ -205,7 +205,7 @@ class LayerNorm(Norm):
 
 
 class GroupNorm(Norm):
-    """Over the pixels and channels of each group (Wu and He 2018).
+    """Normalises over the pixels and channels of each group (Wu and He 2018).
 
     Args:
         num_groups: how many are wished for. Where it does not divide the channels, or would leave one channel a group

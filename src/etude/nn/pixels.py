@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def prepare(images_NHWC: Tensor) -> Tensor:
-    """Bytes ``[N, H, W, C]`` as pictures ``[N, C, H, W]`` in [-1, 1], channels last in memory."""
+    """Map bytes ``[N, H, W, C]`` to pictures ``[N, C, H, W]`` in [-1, 1], channels last in memory."""
     return (images_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -49,7 +49,7 @@ class StandardizedColours(nn.Module):
         self.std.copy_(std.clamp(min=1))
 
     def prepare(self, images_NHWC: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-        """Bytes as the network's input: each colour with mean 0 and deviation 1 over the training pictures."""
+        """Map bytes to the network's input: each colour with mean 0 and deviation 1 over the training pictures."""
         x_NHWC = images_NHWC.to(self.mean.dtype).sub_(self.mean).div_(self.std)
         # Channels come last in memory, as the convolutions want them.
         return x_NHWC.permute(0, 3, 1, 2)

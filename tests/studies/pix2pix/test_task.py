@@ -3,7 +3,6 @@
 import logging
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,9 +252,9 @@ def test_distances_are_asked_of_the_network(monkeypatch: pytest.MonkeyPatch, tmp
 
         cached_features = features
 
-    def score(real: np.ndarray, fake: np.ndarray, draw: torch.Generator) -> SimpleNamespace:
+    def score(real: np.ndarray, fake: np.ndarray, draw: torch.Generator) -> fid.Score:
         assert np.array_equal(real, task.truth("test").numpy().reshape(4, -1)[:, :4])
-        return SimpleNamespace(fid=7.0, half_width=0.5, kid=0.002)
+        return fid.Score(fid=7.0, half_width=0.5, kid=0.002, num_real=4, num_fake=4)
 
     monkeypatch.setattr(fid, "Inception", Inception)
     monkeypatch.setattr(fid, "score", score)

@@ -39,7 +39,7 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def snapshots(path: Path, pictures: Mapping[int, Tensor], steps_per_epoch: int) -> None:
-    """The same noises after some steps, side by side.
+    """Draw what the same noises became after some steps, side by side.
 
     Args:
         path: the picture's file.

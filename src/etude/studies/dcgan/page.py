@@ -30,7 +30,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
 
 
 def draw(site: Site, choice: str, digit: str, count: float | int, seed: float | int) -> np.ndarray:
-    """What `etude predict dcgan` draws: uint8 ``[count, H, W]``.
+    """The pictures that `etude predict dcgan` draws: uint8 ``[count, H, W]``.
 
     Args:
         site: the page's.

@@ -50,22 +50,22 @@ class Options:
     columns: int = 0
     """Pictures in a row of the sheet; 0: about as many as there are rows."""
     seed: int = 0
-    """Of the noise: the same seed draws the same pictures."""
+    """The seed of the noise: the same one draws the same pictures."""
     force: bool = False
     """Write over files that are there."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was drawn."""
+    """A summary of what was drawn."""
 
     output: str
     count: int
     digits: str
     judged: int
-    """How many of them the classifier that comes with etude looked at."""
+    """The number of them that the classifier that comes with etude looked at."""
     right: float | None
-    """Of those, the per cent that it takes for the digit asked for; None where none was."""
+    """The per cent of the judged that it takes for the digit asked for; None where none was."""
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:

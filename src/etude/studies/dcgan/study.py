@@ -16,9 +16,9 @@ class ModelConfig:
     width: int = 64
     """Filters of the layers nearest to the picture; each layer further in has twice as many."""
     conditional: bool = False
-    """Whether both networks are told the class."""
+    """Both networks are told the class."""
     norm: Literal["batch", "spectral", "none"] = "batch"
-    """Of the discriminator."""
+    """The discriminator's norm."""
 
     def __post_init__(self) -> None:
         for name in ("noise", "width"):
@@ -90,11 +90,11 @@ class DCGANConfig(StudyConfig):
     data: DataConfig = field(default_factory=DataConfig)
     """The pictures."""
     batch: Batch = field(default_factory=Batch)
-    """How many pictures at a time."""
+    """The number of pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The losses and the optimisers."""
     metric: MetricConfig = field(default_factory=MetricConfig)
-    """What is measured."""
+    """The measurements."""
     table: Literal["run", "mnist", "conditional", "options", "sizes"] = "run"
     """The table that the run's numbers belong to; run: none."""
 
@@ -138,7 +138,7 @@ def course() -> DCGANConfig:
 
 
 def conditional() -> DCGANConfig:
-    """The same, told the digit: draws the one that it is asked for.
+    """The course's setting told the digit: draws the one that it is asked for.
 
     Command: ``etude run dcgan conditional``.
     Cost: 14,055 steps of 64 digits; about 40 minutes on one CPU core, and half an hour for FID.

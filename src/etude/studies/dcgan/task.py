@@ -45,7 +45,7 @@ def build_discriminator(config: ModelConfig) -> Discriminator:
 
 
 def scaled(images_NHW: Tensor) -> Tensor:
-    """Bytes ``[N, H, W]`` as pictures ``[N, 1, H, W]`` in [-1, 1]."""
+    """Map bytes ``[N, H, W]`` to pictures ``[N, 1, H, W]`` in [-1, 1]."""
     return images_NHW[:, None].float() / 127.5 - 1
 
 
@@ -88,7 +88,7 @@ class DCGANTask(Task):
         return self._splits[name]
 
     def batch_rows(self, step: int) -> Tensor:
-        """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        """The training pictures that a step takes: each epoch has an order of its own, and leaves a rest."""
         return self._epochs.rows(step, len(self.split("train")[0]), self.config.batch.size)
 
     def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
@@ -180,7 +180,7 @@ class DCGANTask(Task):
         return self.runtime.gather(drawn_NHW, count), digits_N
 
     def evaluate(self) -> dict[str, float]:
-        """How varied the drawn digits are, and whether they are those asked for. Nothing is chosen by it."""
+        """Measure how varied the drawn digits are, and how many are those asked for. Nothing is chosen by it."""
         images_NHW, digits_N = self.samples(self.config.metric.watched, "val/noise", "train")
         found = self.variety(images_NHW, digits_N, "train")
         metrics = {"diversity": found.ratio, "duplicates": 100 * found.duplicates, "collapsed": float(found.collapsed)}
@@ -191,7 +191,7 @@ class DCGANTask(Task):
         return metrics
 
     def variety(self, images_NHW: Tensor, digits_N: Tensor, split: mnist.Split) -> diversity.Diversity:
-        """How varied drawn pictures are beside as many real ones of a split; within the digits too where known."""
+        """The variety of drawn pictures beside as many real ones of a split; within the digits too where known."""
         images, labels = self.split(split)
         count = min(len(images_NHW), len(images))
         drawn_N1HW, real_N1HW = images_NHW[:count, None], images[:count, None]
@@ -261,7 +261,7 @@ class DCGANTask(Task):
 
     @property
     def exported(self) -> dict[str, nn.Module]:
-        """What `etude export` writes: the network that draws."""
+        """The network that draws, which `etude export` writes."""
         return {"generator": self.mean_generator}
 
     def data_checksums(self) -> dict[str, str]:

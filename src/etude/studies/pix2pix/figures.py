@@ -73,7 +73,7 @@ def translations(
 
 
 def errors(path: Path, truth_NHWC: np.ndarray, made_NHWC: np.ndarray, names: Sequence[str]) -> None:
-    """How far each pixel is off, and the mean over the pictures."""
+    """Draw how far each pixel is off, and the mean over the pictures."""
     maps = [(_short(name), _off(truth_NHWC[row], made_NHWC[row])) for row, name in enumerate(names)]
     maps.append(("mean", np.mean([off for _, off in maps], 0)))
     columns = min(4, len(maps))

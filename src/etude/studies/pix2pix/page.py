@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TITLE = "pix2pix"
 MAX_PIXELS = 4_000_000
-"""Of a picture on the page; larger ones take the command line minutes."""
+"""The most pixels of a picture on the page; larger ones take the command line minutes."""
 _OVERLAP = 32
 _SIDE = 512
 _COLOURS = {"meadow": "#807A5C", "roofs": "#96786C", "trees": "#48623A", "asphalt": "#707072", "water": "#2C4258"}
@@ -42,7 +42,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Translator":
 
 
 def translate(site: Site, choice: str, image_HWC: np.ndarray | None, fit: str) -> Made:
-    """What the network of a choice makes of a picture, uint8 ``[H, W, 3]``.
+    """The translation of a picture by the network of a choice, uint8 ``[H, W, 3]``.
 
     Args:
         site: has the networks.
@@ -88,7 +88,7 @@ def town(number: int) -> np.ndarray:
 
 
 def meadow() -> np.ndarray:
-    """What a drawing begins with, uint8 ``[512, 512, 3]``: bare ground, for the network knows no white."""
+    """The canvas that a drawing begins with, uint8 ``[512, 512, 3]``: bare ground, for the network knows no white."""
     colour = bytes.fromhex(_COLOURS["meadow"][1:])
     return np.full((_SIDE, _SIDE, 3), list(colour), np.uint8)
 

@@ -46,11 +46,11 @@ class Options:
     """tile: at the scale of the training pictures, in tiles where that is larger than the network's size; whole:
     squeezed into the network's size, and enlarged again."""
     scale: float | None = None
-    """What `tile` resizes pictures by; None: as the training pictures were, which the weights say."""
+    """The factor that `tile` resizes pictures by; None: as the training pictures were, which the weights say."""
     overlap: int = 32
     """Pixels that neighbouring tiles share."""
     seed: int = 0
-    """Of the dropout, the network's noise; every tile and picture has the same."""
+    """The seed of the dropout, the network's noise; every tile and picture has the same."""
     max_pixels: int = 64_000_000
     """Larger pictures are refused."""
     force: bool = False
@@ -59,7 +59,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture."""
+    """The record of one translated picture."""
 
     image: str
     output: str
@@ -211,7 +211,7 @@ def tiled(image: np.ndarray, network: Network, size: int, overlap: int) -> tuple
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of ``size`` begin so that they cover ``length``, evenly, neighbours sharing ``overlap`` or more."""
+    """The even places at which tiles of ``size`` begin to cover ``length``, neighbours sharing ``overlap`` or more."""
     count = 1 + -(-(length - size) // max(1, size - overlap))
     return [round(place * (length - size) / max(1, count - 1)) for place in range(count)]
 

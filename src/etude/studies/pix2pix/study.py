@@ -22,7 +22,7 @@ class ModelConfig:
     widest: int = 8
     """Filters of its inner layers, as a multiple of width."""
     dropout: float = 0.5
-    """Of the decoder's first three layers, in training and in use: the generator's only noise; 0: none."""
+    """Dropout of the decoder's first three layers, in training and in use: the generator's only noise; 0: none."""
     test_norm: Literal["batch", "running"] = "batch"
     """Statistics of the generator's batch norms in use: batch, each picture's own, as the paper has it; running, the
     means of training."""
@@ -45,20 +45,20 @@ class DataConfig:
     """maps, facades, edges2shoes: as published; -subset: 50 of their pairs (maps_subset_256x512.zip); folder: your own;
     grey: colour photos after their grey versions; generated: the embedded twin."""
     folder: str = ""
-    """With source folder: a folder or zip file of side-by-side pictures, flat or in train, val and test sub-folders;
-    with grey: of colour photos. Looked for here and in ETUDE_MIRROR."""
+    """The pictures of source folder: a folder or zip file of side-by-side ones, flat or in train, val and test
+    sub-folders; with grey: of colour photos. Looked for here and in ETUDE_MIRROR."""
     folder_b: str = ""
-    """With source folder: a second folder, with the B pictures under the names of the A pictures."""
+    """The second folder of source folder, with the B pictures under the names of the A pictures."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """From the left picture to the right one, or back."""
+    """The direction: from the left picture to the right one, or back."""
     val_share: float = 0.1
-    """Of a folder without val, the share of the training pairs that validates."""
+    """The share of the training pairs that validates, of a folder without val."""
     test_share: float = 0.1
-    """Of a folder without test, the share that tests."""
+    """The share that tests of a folder without test."""
     split_seed: int = 0
     """Draws these shares."""
     pairs: int = 40
-    """Of generated, how many train; a quarter as many validate, and test."""
+    """The number of generated pairs that train; a quarter as many validate, and test."""
 
     def __post_init__(self) -> None:
         for name in ("val_share", "test_share"):
@@ -136,13 +136,13 @@ class Pix2PixConfig(StudyConfig):
     data: DataConfig = field(default_factory=DataConfig)
     """The pairs."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """What training does to the pairs."""
+    """The augmentation of training pairs."""
     batch: Batch = field(default_factory=Batch)
-    """How many pairs at a time."""
+    """The number of pairs at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The losses and the optimisers."""
     metric: MetricConfig = field(default_factory=MetricConfig)
-    """What is measured, and which checkpoint is kept."""
+    """The measurements, and the checkpoint that is kept."""
     table: Literal["translation", "losses", "run"] = "run"
     """The published table that the run's numbers belong to; run: none."""
 

@@ -34,7 +34,7 @@ WINS = 0.05
 WINS_STEPS = 500
 """Steps in a row after which that is said."""
 _ON_DEVICE = 4 << 30
-"""Bytes of a split up to which it is kept on the device; a larger one stays on disk and is read by batch."""
+"""The bytes of a split up to which it is kept on the device; a larger one stays on disk and is read by batch."""
 # What a run's translation is called, by source and direction.
 _CELLS = {
     ("maps", "AtoB"): "aerial2map", ("maps", "BtoA"): "map2aerial",
@@ -76,7 +76,7 @@ def load_pairs(data: DataConfig, size: int, jitter: int) -> PairSet:
 
 
 def _variety(made_NHWC: Tensor, truth_NHWC: Tensor) -> diversity.Diversity:
-    """How varied outputs are beside the true pictures."""
+    """The variety of outputs beside the true pictures."""
     return diversity.measure(made_NHWC.permute(0, 3, 1, 2), truth_NHWC.permute(0, 3, 1, 2))
 
 
@@ -129,7 +129,7 @@ class Pix2PixTask(Task):
         return taken.flip(1) if self.config.data.direction == "BtoA" else taken
 
     def batch_rows(self, step: int) -> Tensor:
-        """Which training pairs a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        """The training pairs that a step takes: every epoch in an order of its own, a rest that fills no batch left."""
         return self._epochs.rows(step, len(self.pairs.splits["train"]), self.config.batch.size)
 
     # --- training ---
@@ -191,7 +191,7 @@ class Pix2PixTask(Task):
 
     @torch.no_grad()
     def translate(self, split: Split) -> Tensor:
-        """What the generator makes of a split's inputs, dropout on, the work shared by the processes.
+        """Translate a split's inputs, dropout on, the work shared by the processes.
 
         Returns:
             uint8 ``[N, H, W, 3]`` on the CPU; the same for the same weights, whatever the batches.
@@ -221,7 +221,7 @@ class Pix2PixTask(Task):
 
     @property
     def makes_maps(self) -> bool:
-        """Whether the outputs are maps, which have few colours."""
+        """True where the outputs are maps, which have few colours."""
         return self.config.data.direction == "AtoB" and self.config.data.source in ("maps", "maps-subset", "generated")
 
     def scores(self, made_NHWC: Tensor, truth_NHWC: Tensor) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def package_cam(
 def batched_cam(
     model: ResNet, x_NCHW: Float[Tensor, "n 3 h w"], classes_N: Int[Tensor, " n"]
 ) -> Float[Tensor, "n h w"]:
-    """What `package_cam` gives, as a tensor on the device; parameters need no gradients."""
+    """The maps of `package_cam`, as a tensor on the device; parameters need no gradients."""
     was_training = model.training
     model.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What of this study leaves etude: the network, and its graph for ONNX.
+"""The part of this study that leaves etude: the network, and its graph for ONNX.
 
 Shape suffixes as in model.py.
 """

@@ -96,7 +96,7 @@ def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str
 
 
 def cam_sheet(path: Path, task: ResNetTask) -> None:
-    """Of each class five validation pictures that were recognised and five that were not, with what the network saw.
+    """Draw five recognised and five mistaken validation pictures of each class, with what the network saw.
 
     The map is of the class that the picture is of, whatever it was taken for. The pictures are the first in the order
     of the split.

@@ -26,13 +26,13 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
 
 
 def classify(site: Site, choice: str, path: str | None) -> Seen:
-    """What the network of a choice takes a picture for."""
+    """The classes that the network of a choice takes a picture for."""
     with site.using(TITLE, choice, _load) as network:
         return seen(network, path)
 
 
 def look(site: Site, choice: str, path: str | None, name: str) -> np.ndarray:
-    """Where the network looks for a class, over the picture as it got it: uint8 ``[H, W, 3]``."""
+    """The Grad-CAM map of a class, over the picture as it got it: uint8 ``[H, W, 3]``."""
     import torch
 
     from etude.studies.resnet.cam import batched_cam, overlay
@@ -53,7 +53,7 @@ def enlarged(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
 
 
 def by_norm(site: Site, path: str | None) -> list[list[str]]:
-    """What the finished runs of each norm take the picture for: norm, run, class, probability."""
+    """The classes that the finished runs of each norm take the picture for: norm, run, class, probability."""
     rows = []
     for choice in site.choices(TITLE):
         try:

@@ -24,12 +24,12 @@ class ModelConfig:
     """bn-torch (PyTorch's own batch norm), bn, in, bin, ln, gn, none, or path/to/file.py:Name of a module that is made
     with a number of channels and maps [N, C, H, W] to the same shape."""
     norm_form: Literal["fast", "plain"] = "fast"
-    """Of our six norms: fast, with backward passes derived by hand (nn/fast_norms.py); plain, the papers' formulas
+    """The form of our norms: fast, with backward passes derived by hand (nn/fast_norms.py); plain, the papers' formulas
     (nn/norms.py). They compute the same."""
     groups: int = 8
     """Groups of gn."""
     shortcut: Literal["pad", "projection"] = "pad"
-    """Where the shape changes: pad has no parameters, as published; projection is a 1x1 convolution."""
+    """Shortcuts where the shape changes: pad has no parameters, as published; projection is a 1x1 convolution."""
     width: int = 16
     """Filters of the first stage."""
 
@@ -45,7 +45,7 @@ class OptimConfig:
     lr: float = 0.1
     """Learning rate at the start."""
     momentum: float = 0.9
-    """Of sgd."""
+    """The momentum of sgd."""
     weight_decay: float = 1e-4
     """Added to the gradient; gates have none."""
     gate_lr: float = 10.0
@@ -91,9 +91,9 @@ class ResNetConfig(StudyConfig):
     data: PictureConfig = field(default_factory=PictureConfig)
     """The pictures."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """What training does to the pictures."""
+    """The augmentation of training pictures."""
     batch: Batch = field(default_factory=Batch)
-    """How many pictures at a time."""
+    """The number of pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     curve_images: int = 2000

@@ -87,7 +87,7 @@ class ResNetTask(Task):
         return self._pictures
 
     def batch_rows(self, step: int) -> Tensor:
-        """Which training pictures a step takes: every epoch in an order of its own, a rest that fills no batch left."""
+        """The training pictures that a step takes: each epoch has an order of its own, and leaves a rest."""
         return self._epochs.rows(step, len(self.pictures.splits["train"]), self.config.batch.size)
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
