@@ -23,9 +23,9 @@ from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.data.picture_config import PictureConfig
 from etude.studies.darts.operations import Depthwise
+from etude.studies.darts.retrain_task import RetrainTask
+from etude.studies.darts.search_task import SearchTask
 from etude.studies.darts.study import Batch, CellAugmentConfig, DartsConfig, ModelConfig, RetrainConfig, SearchConfig
-from etude.studies.darts.supernet import SuperNetwork
-from etude.studies.darts.task import RetrainTask, SearchTask
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, timed
 
 PLAIN = "plain form"
@@ -77,29 +77,12 @@ def ordinary(model: nn.Module) -> None:
 class PlainSearch(SearchTask):
     """A search whose network is the equation as it stands, and whose gradients are all that `backward` gives."""
 
-    def __init__(self, config: DartsConfig, like: SearchTask) -> None:
-        super().__init__(config, Runtime(config.loop, config.seed))
-        model, options = config.model, config.search
-        plain = SuperNetwork(
-            model.channels, model.layers, model.num_classes, model.nodes, partial=options.partial,
-            edge_norm=options.edge_norm, shared=False,
-        )  # fmt: skip
-        ordinary(plain)
-        own = {name: value for name, value in plain.state_dict().items() if not name.startswith("cells.")}
-        like.model.load_state_dict(own, strict=False)
-        for mine, theirs in zip(like.model.cells, plain.cells, strict=True):
-            mine.take(theirs)  # pyright: ignore[reportCallIssue]
-        self.model = plain
-        self.weights, self.architecture = plain.weights, plain.architecture
-        optim = config.optim
-        self.sgd = torch.optim.SGD(
-            self.weights, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
-        )
-        self.adam = torch.optim.Adam(
-            self.architecture, options.lr, betas=(0.5, 0.999), weight_decay=options.weight_decay, fused=True
-        )
+    def __init__(self, config: DartsConfig) -> None:
+        plain = replace(config, search=replace(config.search, mixture="plain"))
+        super().__init__(plain, Runtime(config.loop, config.seed))
+        ordinary(self.model)
 
-    def gradient(self, half: Any, parameters: Any, step: int, told: Any = None) -> list[Tensor]:
+    def gradient(self, half: Any, parameters: Any, step: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         x_NCHW, labels_N = self.batch(half, step, 0)
         with torch.enable_grad():
             loss = functional.cross_entropy(self.model(x_NCHW.contiguous())[0], labels_N)
@@ -107,16 +90,13 @@ class PlainSearch(SearchTask):
         found = [parameter.grad for parameter in parameters]
         for parameter in self.model.parameters():
             parameter.grad = None
-        if told is not None:
-            told[0] += loss.detach()
-        return found
+        return found, {"loss": loss.detach(), "accuracy": torch.zeros(())}
 
 
 def tasks(config: DartsConfig) -> tuple[Any, Any]:
     """Ours and the plain form, from the same weights."""
     if config.phase == "search":
-        ours = SearchTask(config, Runtime(config.loop, config.seed))
-        return ours, PlainSearch(config, ours)
+        return SearchTask(config, Runtime(config.loop, config.seed)), PlainSearch(config)
     ours, plain = (RetrainTask(config, Runtime(config.loop, config.seed)) for _ in range(2))
     ordinary(plain.model)
     return ours, plain

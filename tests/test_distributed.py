@@ -22,7 +22,7 @@ from etude.core.checkpoint import read_weights
 from etude.core.config import override
 from etude.core.errors import Interrupted
 from etude.core.run_folder import RunFolder
-from etude.studies.darts.task import SearchTask
+from etude.studies.darts.search_task import SearchTask
 
 # In double precision, so that the order of a sum cannot grow into another accuracy: in single precision the
 # biases before a batch norm, whose gradient is zero but for rounding, drift with Adam.
@@ -374,7 +374,7 @@ import torch
 from etude.core.config import override
 from etude.core.runtime import Runtime
 from etude.studies.darts.study import smoke
-from etude.studies.darts.task import SearchTask
+from etude.studies.darts.search_task import SearchTask
 
 config = override(smoke(), json.loads(sys.argv[1]))
 runtime = Runtime(config.loop, 0)

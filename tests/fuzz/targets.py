@@ -182,7 +182,7 @@ def _predict_resnet(path: Path) -> None:
 @cache
 def _cells() -> Path:
     """Weights of a small network of cells; none come with the package."""
-    from etude.studies.darts.task import build_network
+    from etude.studies.darts.retrain_task import build_network
 
     config = registry.load("darts").preset("retrain-smoke").build()
     file = place() / "cells.safetensors"

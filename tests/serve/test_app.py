@@ -206,7 +206,7 @@ def test_a_large_upload_is_refused_on_the_page(visit: Any, expect: Any, tmp_path
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_tab_is_wider_than_the_page(visit: Any, expect: Any, turn: Any, width: int):
     page = visit("runs", width=width)
-    for module in app.TABS:
+    for module in app.tabs().values():
         turn(page, module.TITLE)
         expect(page.get_by_role("tabpanel").first).to_be_visible()
         # It may be laid out once more when what it shows has come.

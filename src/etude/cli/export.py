@@ -115,9 +115,10 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
     if folder.is_dir() and any(folder.iterdir()) and not options.force:
         raise UserError(f"{folder} is not empty: choose another --out, or --force to write over it")
     # Before the first file is written.
+    companions = _companions(given.study, weights)
     graphs = _graphs(given) if options.onnx else []
     _write_weights(folder / hub.WEIGHTS, given)
-    for place, origin in _companions(given.study, weights).items():
+    for place, origin in companions.items():
         if origin is not None:
             write_atomic(folder / place, origin.read_bytes())
     hub.write_config(folder, given)

@@ -172,8 +172,12 @@ class Study:
             UserError: the study has no such file.
         """
         if not self.has(part):
-            raise UserError(f"the study '{self.name}' has no {part}.py yet")
+            raise UserError(self.lacks(f"{part}.py"))
         return importlib.import_module(f"{self.config.__module__.rpartition('.')[0]}.{part}")
+
+    def lacks(self, file: str) -> str:
+        """The line that says that a file of the study is not there."""
+        return f"the study '{self.name}' has no {file} yet"
 
     def shows(self, picture: Path) -> str:
         """What a picture of this study shows, in words; empty where it is not known."""

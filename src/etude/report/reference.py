@@ -86,7 +86,9 @@ class Comparison:
 
 
 def read_reference(path: Path) -> list[Published]:
-    """The published numbers of a study."""
+    """The published numbers of a study; none where it has no such file yet."""
+    if not path.exists():
+        return []
     return _read(path, lambda body: [from_dict(Published, row, origin="[[number]]") for row in body["number"]])
 
 

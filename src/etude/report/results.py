@@ -44,11 +44,13 @@ def comparisons(studies: Sequence[Study], runs: Sequence[Path]) -> list[Comparis
 
 
 def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:
-    """One line for each run that no comparison can count: a broken summary, or a study that etude does not have.
+    """One line for each study without published numbers, and for each run that no comparison can count.
 
-    Strangers are named only where all studies are asked for.
+    Such a run has a broken summary, or is of a study that etude does not have; the latter are named only where all
+    studies are asked for.
     """
-    lines = [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
+    lines = [study.lacks("reference.toml") for study in chosen if not (study.folder / "reference.toml").exists()]
+    lines += [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
     return lines + (strangers(runs) if len(chosen) == len(registry.NAMES) else [])
 
 

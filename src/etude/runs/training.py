@@ -82,8 +82,11 @@ def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, 
         summary = _summary(run, task, loop, step)
         if runtime.is_main:
             run.figures.mkdir(exist_ok=True)
-            with runtime.alone():
-                study.module("figures").draw(task, run.figures, list(run.metrics()))
+            if study.has("figures"):
+                with runtime.alone():
+                    study.module("figures").draw(task, run.figures, list(run.metrics()))
+            else:
+                say(f"etude: {study.lacks('figures.py')}: no pictures are drawn")
             write_card(study, run, summary)
             # Last: it says that the run has ended.
             run.write_summary(summary)

@@ -35,10 +35,6 @@ from etude.serve import runs
 from etude.serve.kit import markup
 from etude.serve.kit.site import MAX_UPLOAD, Site
 
-_STUDIES = [study for study in map(registry.load, registry.NAMES) if study.has("page")]
-TABS = {study.name: study.module("page") for study in _STUDIES} | {"runs": runs}
-"""The tabs by name, in the order of the page."""
-
 _FONTS = [Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif")]
 _MONO = [Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")]
 _CSS = """
@@ -50,12 +46,18 @@ _CSS = """
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+def tabs() -> dict[str, Any]:
+    """The tabs by name, in the order of the page: those of the studies that have a page.py, then the runs'."""
+    studies = map(registry.load, registry.NAMES)
+    return {study.name: study.module("page") for study in studies if study.has("page")} | {"runs": runs}
+
+
 def build(site: Site) -> gr.Blocks:
     """The page of a site, to be served by `application`."""
     with gr.Blocks(title="etude", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# etude\nClassic deep-learning systems: the networks that come with it, and your own runs.")
         with gr.Tabs():
-            for name, module in TABS.items():
+            for name, module in tabs().items():
                 with gr.Tab(module.TITLE, id=name):
                     module.tab(site)
         menus = [(study, menu) for study, found in site.choosers.items() for menu in found]
@@ -79,7 +81,7 @@ def application(site: Site, host: str) -> FastAPI:
     """The web application of a site that listens at ``host``, an IP address."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     theme = Default(primary_hue="blue", font=_FONTS, font_mono=_MONO)
-    styles = "".join(getattr(tab, "CSS", "") for tab in TABS.values())
+    styles = "".join(getattr(tab, "CSS", "") for tab in tabs().values())
     gr.mount_gradio_app(
         app, build(site), "/",
         footer_links=[], run_history=False, root_path="", allowed_paths=[], blocked_paths=[str(site.runs.resolve())],
@@ -161,7 +163,7 @@ def own_folder() -> Iterator[Path]:
 
 def warm(site: Site) -> None:
     """Import what the tabs use, and load what comes with the package, before the first visitor asks."""
-    for module in TABS.values():
+    for module in tabs().values():
         if hasattr(module, "warm"):
             with contextlib.suppress(Exception):
                 module.warm(site)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from etude.core.config import override
 from etude.core.runtime import Runtime
+from etude.studies.darts.retrain_task import RetrainTask
+from etude.studies.darts.search_task import SearchTask
 from etude.studies.darts.study import DartsConfig, retrain_smoke, smoke
-from etude.studies.darts.task import RetrainTask, SearchTask
 
 _SEARCH: dict[str, Any] = {
     "model__channels": 4, "model__layers": 3, "model__nodes": 2, "data__size": 8, "batch__size": 8,

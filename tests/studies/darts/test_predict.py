@@ -23,7 +23,7 @@ from etude.core.summary import chosen_weights
 from etude.data import classify
 from etude.runs.weights import load_trained
 from etude.studies.darts.predict import Options, predict
-from etude.studies.darts.task import RetrainTask
+from etude.studies.darts.retrain_task import RetrainTask
 
 CLASSES = ["disc", "square", "triangle", "cross"]
 

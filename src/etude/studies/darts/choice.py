@@ -1,4 +1,4 @@
-"""Which cell: what a mixture says, or chance.
+"""The choice of a cell: the one that a mixture has come to, or one that chance draws.
 
 Shape suffixes: E edges of a cell, O operations.
 """
@@ -24,12 +24,12 @@ from etude.studies.darts.genotype import (
 def derive(weights_EO: Tensor, shares_E: Tensor | None = None) -> Cell:
     """The cell that a mixture has come to.
 
-    Of each node the two edges whose best operation but ``none`` has most weight, the heavier first; of equal ones the
-    earlier.
+    Each node keeps the two edges whose best operation but ``none`` weighs most, the heavier first; equal edges stand in
+    the order of their numbers.
 
     Args:
-        weights_EO: of the operations on each edge, the softmax of alpha; see `edges` and `OPERATIONS`.
-        shares_E: of each edge in its node, by which its operations' weights are multiplied; None: 1.
+        weights_EO: the weight of each operation on each edge, the softmax of alpha; see `edges` and `OPERATIONS`.
+        shares_E: the share of each edge in its node, by which its operations' weights are multiplied; None: 1.
     """
     weights_EO = weights_EO.detach().double() * (1 if shares_E is None else shares_E.detach().double()[:, None])
     weights_EO[:, OPERATIONS.index("none")] = -1
@@ -46,7 +46,7 @@ def derive(weights_EO: Tensor, shares_E: Tensor | None = None) -> Cell:
 
 
 def random_cell(num_nodes: int, generator: torch.Generator) -> Cell:
-    """A cell drawn at random: of each node two different sources, and any operation but ``none``."""
+    """A cell drawn at random: each node has two different sources, and any operation but ``none`` on each edge."""
     real = OPERATIONS[1:]
     nodes: list[tuple[Edge, ...]] = []
     for node in range(num_nodes):

@@ -1,4 +1,4 @@
-"""What of this study leaves etude: the network of found cells, and its graph for ONNX."""
+"""Export: the network of found cells, and its graph for ONNX."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from etude.core.errors import UserError
 from etude.nn.graph import Graph, classifier
 from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.retrain_task import build_network
+from etude.studies.darts.search_task import build_supernet
 from etude.studies.darts.study import DartsConfig
-from etude.studies.darts.supernet import SuperNetwork
-from etude.studies.darts.task import build_network
 
 HUB_TASK = "image-classification"
 
@@ -18,12 +18,7 @@ def networks(config: DartsConfig, tensors: Mapping[str, Tensor]) -> dict[str, nn
     """The network of an exported file, by the name its tensors have there."""
     if config.phase == "retrain":
         return {"model": build_network(config)}
-    model, options = config.model, config.search
-    mixed = SuperNetwork(
-        model.channels, model.layers, model.num_classes, model.nodes, partial=options.partial,
-        edge_norm=options.edge_norm, auxiliary=options.auxiliary_skip,
-    )  # fmt: skip
-    return {"model": mixed}
+    return {"model": build_supernet(config)}
 
 
 def graphs(config: DartsConfig, modules: Mapping[str, nn.Module]) -> list[Graph]:

@@ -23,7 +23,8 @@ from etude.studies.darts.genotype import (
     from_text,
     write,
 )
-from etude.studies.darts.task import RetrainTask, SearchTask
+from etude.studies.darts.retrain_task import RetrainTask
+from etude.studies.darts.search_task import SearchTask
 
 _COLOURS: dict[str, str] = dict(zip(OPERATIONS[1:], PALETTE, strict=True))
 _SHORT = {
@@ -97,7 +98,7 @@ def watch_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -> None:
-    """What each operation weighs on each edge at the last evaluation."""
+    """Draw the weight of each operation on each edge at the last evaluation."""
     last = next((row for row in reversed(metrics) if f"mixture/normal/0/{OPERATIONS[0]}" in row), None)
     if last is None:
         return

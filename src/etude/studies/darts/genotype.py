@@ -23,18 +23,18 @@ OPERATIONS = (
     "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
     "dil_conv_5x5",
 )  # fmt: skip
-"""In the order of the paper's code, which is that of alpha's columns."""
+"""The operations in the order of the paper's code, which is that of alpha's columns."""
 INPUTS = 2
-"""Nodes that come from the cells before."""
+"""Number of nodes that come from the cells before."""
 FOUND = "figures/genotype.json"
-"""Where a search's run folder has what it found."""
+"""The file of a search's run folder that holds the found cells."""
 EDGES = 2
-"""That lead to each intermediate node of a found cell."""
+"""Number of edges that lead to each intermediate node of a found cell."""
 KNOWN = Path(__file__).parent / "genotypes"
 """Cells found on CIFAR-10: darts-v1, darts-v2 (Liu et al. 2019) and pc-darts (Xu et al. 2020) by papers, found by the
 preset `laptop` with seed 2."""
 NODES = 4
-"""Intermediate nodes of a cell that is drawn at random, as of the published ones."""
+"""Number of intermediate nodes of a cell that is drawn at random, which the published cells have too."""
 RANDOM = "random-"
 Kind = Literal["normal", "reduction"]
 KINDS: tuple[Kind, ...] = ("normal", "reduction")
@@ -63,11 +63,11 @@ class Genotype:
         return self.normal if kind == "normal" else self.reduction
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: of each kind a list of nodes, of each node a list of ``[operation, source]``."""
+        """The genotype as JSON holds it: for each kind a list of nodes, each a list of ``[operation, source]``."""
         return {kind: [[[e.operation, e.source] for e in node] for node in self.cell(kind)] for kind in KINDS}
 
     def count(self, operation: str, kind: Kind = "normal") -> int:
-        """How many edges of a cell have an operation."""
+        """The number of edges of a cell that have an operation."""
         return sum(edge.operation == operation for node in self.cell(kind) for edge in node)
 
 
@@ -154,7 +154,7 @@ def write(path: Path, genotype: Genotype) -> None:
 
 
 def as_text(genotype: Genotype) -> str:
-    """One line of JSON, which `from_text` takes."""
+    """The genotype as one line of JSON, which `from_text` takes."""
     return json.dumps(genotype.to_dict(), separators=(",", ":"))
 
 
@@ -174,5 +174,5 @@ def from_text(text: str) -> Genotype:
 
 
 def is_random(text: str) -> bool:
-    """Whether a configuration asks for a cell drawn at random, ``random-N``."""
+    """Returns whether a configuration asks for a cell drawn at random, ``random-N``."""
     return text.startswith(RANDOM) and text.removeprefix(RANDOM).isdecimal()

@@ -2,7 +2,8 @@ r"""A cell of mixtures as the equation has it, edge by edge and operation by ope
 
 $$\bar o(x) = \sum_o \frac{\exp \alpha_o}{\sum_{o'} \exp \alpha_{o'}} \, o(x)$$
 
-The form to read. What is searched is `etude.studies.darts.shared.SharedCell`, which is equal and faster.
+This is the form to read, and ``--search.mixture plain`` searches with it. Otherwise a search takes
+`etude.studies.darts.shared.SharedCell`, which is equal and faster.
 
 Shape suffixes: B images, C channels, H W pixels, E edges, O operations.
 """
@@ -16,7 +17,7 @@ from etude.studies.darts.operations import MAKERS, FactorizedReduce, ReLUConvNor
 
 
 def inputs_of(before: tuple[int, int], channels: int, *, after_reduction: bool) -> nn.ModuleList:
-    """What brings the outputs of the two cells before to a cell's channels and side."""
+    """The two layers that bring the outputs of the two cells before to a cell's channels and side."""
     first = FactorizedReduce if after_reduction else ReLUConvNorm
     return nn.ModuleList([first(before[0], channels, affine=False), ReLUConvNorm(before[1], channels, affine=False)])
 
@@ -25,7 +26,7 @@ class MixedOperation(nn.Module):
     """All operations on one edge.
 
     Args:
-        channels: of the map.
+        channels: the channels of the map.
         stride: 1 or 2.
         partial: one of so many channels goes through the operations, the rest goes round them.
         auxiliary: whether there is a skip beside the mixture.
@@ -61,11 +62,11 @@ class MixedCell(nn.Module):
     Args:
         num_nodes: intermediate nodes.
         before: channels of the outputs of the last but one and of the last cell.
-        channels: of each node.
-        reduction: whether it halves the map.
+        channels: the channels of each node.
+        reduction: whether the cell halves the map.
         after_reduction: whether the last cell did.
         partial: see `MixedOperation`.
-        auxiliary: likewise.
+        auxiliary: see `MixedOperation`.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class MixedCell(nn.Module):
 
         Args:
             earlier: the output of the last but one cell.
-            last: of the last.
-            weights_EO: of each operation on each edge.
-            shares_E: of each edge in its node; None: 1.
+            last: the output of the last cell.
+            weights_EO: the weight of each operation on each edge.
+            shares_E: the share of each edge in its node; None: 1.
             skip: the weight of the auxiliary skips.
         """
         nodes = [layer(x) for layer, x in zip(self.inputs, (earlier, last), strict=True)]

@@ -14,7 +14,7 @@ from etude.studies.darts.genotype import INPUTS, Cell, Genotype
 from etude.studies.darts.operations import MAKERS, FactorizedReduce, ReLUConvNorm, drop_path
 
 STEM = 3
-"""Channels of the stem, as a multiple of the first cells'."""
+"""Channels of the stem, as a multiple of those of the first cells."""
 AUXILIARY = (128, 768)
 """Channels of the auxiliary head."""
 
@@ -38,10 +38,10 @@ class FoundCell(nn.Module):
     half the second's side in a reduction.
 
     Args:
-        cell: its edges.
+        cell: the edges.
         before: channels of the outputs of the last but one and of the last cell.
-        channels: of each node.
-        reduction: whether it halves the map.
+        channels: the channels of each node.
+        reduction: whether the cell halves the map.
         after_reduction: whether the last cell did, so that the last but one's output is of twice the side.
     """
 
@@ -67,9 +67,9 @@ class FoundCell(nn.Module):
 
         Args:
             earlier: the output of the last but one cell.
-            last: of the last.
+            last: the output of the last cell.
             keep: the share of the images that keep an edge.
-            coins: uniform ``[B]`` of each edge; None: all is kept.
+            coins: uniform numbers ``[B]`` for each edge; None: all edges are kept.
         """
         nodes = [layer(x) for layer, x in zip(self.inputs, (earlier, last), strict=True)]
         place = 0
@@ -108,9 +108,9 @@ class CellNetwork(StandardizedColours):
 
     Args:
         genotype: the cells.
-        channels: of each node of the first cells; doubled at every reduction.
-        layers: cells.
-        num_classes: of the result.
+        channels: the channels of each node of the first cells; doubled at every reduction.
+        layers: the number of cells.
+        num_classes: the number of classes.
         auxiliary: whether there is an auxiliary head.
     """
 
@@ -138,7 +138,7 @@ class CellNetwork(StandardizedColours):
 
     @property
     def num_parameters(self) -> int:
-        """All but the auxiliary head's, which is left after training."""
+        """The number of parameters without those of the auxiliary head, which is left after training."""
         return sum(p.numel() for name, p in self.named_parameters() if not name.startswith("auxiliary."))
 
     def forward(
@@ -150,7 +150,7 @@ class CellNetwork(StandardizedColours):
         Args:
             images_BCHW: normalised pictures.
             keep: the share of the images that keep an edge, see `drop_path`.
-            coins: of each cell, of each edge; None: all is kept.
+            coins: uniform numbers ``[B]`` for each edge of each cell; None: all edges are kept.
         """
         earlier = last = self.stem(images_BCHW)
         named: dict[str, Tensor] = {}

@@ -86,7 +86,7 @@ def apart(x_BCHW: Tensor) -> Tensor:
 
 
 def together(x_NChw: Tensor) -> Tensor:
-    """What `apart` took apart: ``[4 B, C, h, w]`` -> ``[B, C, 2 h, 2 w]``."""
+    """The inverse of `apart`: ``[4 B, C, h, w]`` -> ``[B, C, 2 h, 2 w]``."""
     total, channels, height, width = x_NChw.shape
     x_ijBhwC = x_NChw.permute(0, 2, 3, 1).reshape(2, 2, total // 4, height, width, channels)
     x_BHWC = x_ijBhwC.permute(2, 3, 0, 4, 1, 5).reshape(total // 4, 2 * height, 2 * width, channels)
@@ -164,7 +164,7 @@ def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 Make = Callable[[int, int, bool], nn.Module]
-"""Of channels, stride, and whether norms have weights."""
+"""A maker takes channels, stride, and whether norms have weights of their own."""
 
 MAKERS: dict[str, Make] = {
     "none": lambda channels, stride, affine: Zero(stride),
@@ -177,7 +177,7 @@ MAKERS: dict[str, Make] = {
     "dil_conv_3x3": lambda channels, stride, affine: DilatedConv(channels, 3, stride, affine=affine),
     "dil_conv_5x5": lambda channels, stride, affine: DilatedConv(channels, 5, stride, affine=affine),
 }
-"""By the names of `etude.studies.darts.genotype.OPERATIONS`."""
+"""The makers of the operations, by the names of `etude.studies.darts.genotype.OPERATIONS`."""
 
 
 def drop_path(x_BCHW: Tensor, keep: float, coin_B: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from etude.core.errors import UserError
 from etude.data import classify
 from etude.data.classify import Network, Prediction
 from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.retrain_task import build_network
 from etude.studies.darts.study import DartsConfig
-from etude.studies.darts.task import build_network
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Options:
 
 
 def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork, DartsConfig]:
-    """See `classify.read_network`; weights of a search are refused, too."""
+    """The network of a weights file, see `classify.read_network`; weights of a search are refused."""
 
     def build(config: DartsConfig) -> CellNetwork:
         if config.phase == "search":

@@ -28,7 +28,7 @@ from etude.nn.user_part import tried
 DIFFERENCE = 0.01
 """Length of the step of a difference of two gradients by the weights (section 2.3, footnote 1)."""
 HESSIAN_STEP = 0.01
-"""Likewise by alpha."""
+"""Length of the step of a difference of two gradients by alpha."""
 EIGENVALUE_STEPS = 10
 """Rounds of Lanczos' method."""
 WINDOW, RISE = 5, 0.75
@@ -39,7 +39,7 @@ Gradient = Callable[[Literal["train", "val"], Sequence[Tensor]], Sequence[Tensor
 """The gradient of the loss of a batch of either half, by some parameters as they are now."""
 Row = Mapping[str, float]
 Rule = Callable[[Sequence[Row]], int | None]
-"""Of the evaluations so far: None to go on, or how many evaluations ago the cell that is kept was."""
+"""A rule takes the evaluations so far; it returns None to go on, or how many evaluations ago the kept cell was."""
 
 
 def first_order(gradient: Gradient, architecture: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -57,13 +57,13 @@ def second_order(
     The weights are moved and put back.
 
     Args:
-        gradient: of either half's loss.
+        gradient: the gradient of either half's loss.
         architecture: alpha, and beta where there is one.
         weights: all other parameters.
-        rate: xi, SGD's rate.
-        momenta: what SGD keeps of each weight; None: nothing yet.
-        momentum: SGD's.
-        weight_decay: likewise.
+        rate: xi, SGD's learning rate.
+        momenta: SGD's momentum buffer of each weight; None where there is none yet.
+        momentum: SGD's factor of momentum.
+        weight_decay: SGD's weight decay.
     """
     before = [weight.clone() for weight in weights]
     for weight, of_loss, kept in zip(weights, gradient("train", weights), momenta, strict=True):
@@ -93,9 +93,9 @@ def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Seq
     Power iteration would find the one of largest size, which may be negative.
 
     Args:
-        gradient: of the loss by ``parameters``, as they are now; the same function each time.
-        parameters: they are moved and put back.
-        start: the first direction ``[all values]``.
+        gradient: the gradient of the loss by ``parameters`` as they are now; the same function each time.
+        parameters: alpha, and beta where there is one; they are moved and put back.
+        start: the first direction, one value for each of all parameters' values.
     """
     before = [parameter.clone() for parameter in parameters]
     sizes = [part.numel() for part in before]
@@ -143,7 +143,7 @@ def by_these(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
-    """What the forward passes within do to running statistics is undone."""
+    """Running statistics are put back to what they were, whatever the forward passes within do to them."""
     buffers = list(model.buffers())
     before = [buffer.clone() for buffer in buffers]
     try:
@@ -188,7 +188,7 @@ MEASURED = {
     "step": 1.0, "loss": 2.0, "accuracy": 10.0, "alpha/loss": 2.0, "alpha/accuracy": 10.0, "skips": 0.0,
     "reduction_skips": 0.0, "entropy": 2.0, "reduction_entropy": 2.0,
 }  # fmt: skip
-"""What every evaluation has, as in an early one."""
+"""The quantities of every evaluation, with values as in an early one."""
 
 
 def make_rule(name: str, most_skips: int, *, eigenvalue: bool = False) -> Rule:
@@ -196,8 +196,8 @@ def make_rule(name: str, most_skips: int, *, eigenvalue: bool = False) -> Rule:
 
     Args:
         name: none, skips, eigenvalue, or path/to/file.py:Name.
-        most_skips: of the rule skips.
-        eigenvalue: whether evaluations measure it, so that a user's own may ask for it.
+        most_skips: the skips at which the rule ``skips`` stops.
+        eigenvalue: whether evaluations measure the largest eigenvalue, so that a user's own rule may ask for it.
 
     Raises:
         UserError: no such rule, or one that answers something else than None or a number when it is tried.

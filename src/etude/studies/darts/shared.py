@@ -13,7 +13,7 @@ Shape suffixes: B images, C channels of a node, P channels that go through the o
 leave a node (its targets), E edges, O operations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,11 +88,11 @@ class SharedEdges(nn.Module):
     """All edges that leave one node.
 
     Args:
-        channels: C.
-        targets: T.
+        channels: C, the channels of a node.
+        targets: T, the edges that leave the node.
         stride: 1 or 2.
-        partial: K, see `MixedOperation`.
-        auxiliary: likewise.
+        partial: K: one of K channels goes through the operations, see `MixedOperation`.
+        auxiliary: whether each edge has a skip beside its mixture.
     """
 
     def __init__(self, channels: int, targets: int, stride: int, partial: int = 1, *, auxiliary: bool = False) -> None:
@@ -111,7 +111,7 @@ class SharedEdges(nn.Module):
         self.auxiliary = GroupedReduce(channels, targets) if auxiliary and stride == 2 else None
 
     def forward(self, x: Tensor, weights_TO: Tensor, shares_T: Tensor | None) -> list[Tensor]:
-        """What the node adds to each target, ``[B, C, H, W]`` each; with partial channels before the shuffle."""
+        """The sums that the node adds to each target, ``[B, C, H, W]`` each; partial channels before the shuffle."""
         part = x[:, : self.width] if self.partial > 1 else x
         if shares_T is not None:
             weights_TO = weights_TO * shares_T[:, None]
@@ -150,42 +150,34 @@ class SharedEdges(nn.Module):
         return first + second
 
     def skips(self, x: Tensor, skip: float, shares_T: Tensor | None) -> list[Tensor]:
-        """What the auxiliary skips add to each target."""
+        """The maps that the auxiliary skips add to each target, ``[B, C, H, W]`` each."""
         shares_T = x.new_ones(self.targets) if shares_T is None else shares_T
         if self.auxiliary is None:
             return [skip * share * x for share in shares_T]
         scale_C = skip * shares_T.repeat_interleave(self.channels)
         return list(self.auxiliary(functional.relu(x), scale_C).split(self.channels, 1))
 
-    @torch.no_grad()
-    def take(self, plain: Sequence[Any]) -> None:
-        """The weights and statistics of edges in their plain form, target by target."""
+    def beside(self, plain: Sequence[Any]) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
+        """Each layer, beside those that it stands for in edges of the plain form, target by target."""
         operations = {name: [edge.operations[place] for edge in plain] for name, place in _AT.items()}
         for name, mine in self.convolutions.items():
             layers: Any = zip(mine.depthwise, mine.pointwise, mine.norms, strict=True)  # pyright: ignore[reportArgumentType]
             for stage, parts in enumerate(layers):
                 # A rectifier begins each stage of the plain form.
                 for place, part in enumerate(parts, start=4 * stage + 1):
-                    _join(part, [one[place] for one in operations[name]])
-        for name, mine in self.pools.items():
-            mine.load_state_dict(operations[name][0].state_dict())
+                    yield part, [one[place] for one in operations[name]]
+        yield from ((mine, operations[name]) for name, mine in self.pools.items())
         for mine, theirs in (
             (self.reduce, operations["skip_connect"]),
             (self.auxiliary, [edge.auxiliary for edge in plain]),
         ):
             if mine is not None:
                 for part in ("first", "second", "norm"):
-                    _join(getattr(mine, part), [getattr(one, part) for one in theirs])
-
-
-def _join(mine: nn.Module, theirs: Sequence[nn.Module]) -> None:
-    states = [part.state_dict() for part in theirs]
-    for name, value in mine.state_dict().items():
-        value.copy_(torch.cat([state[name] for state in states]) if value.ndim else states[0][name])
+                    yield getattr(mine, part), [getattr(one, part) for one in theirs]
 
 
 class SharedCell(nn.Module):
-    """See `MixedCell`: the same arguments, the same result."""
+    """A cell of mixtures with the arguments and the result of `MixedCell`."""
 
     def __init__(
         self, num_nodes: int, before: tuple[int, int], channels: int, *, reduction: bool, after_reduction: bool,
@@ -234,8 +226,27 @@ class SharedCell(nn.Module):
             total = functional.channel_shuffle(total, self.partial)
         return sum(skips, total)
 
-    def take(self, plain: MixedCell) -> None:
-        """The weights and statistics of a cell in its plain form."""
-        self.inputs.load_state_dict(plain.inputs.state_dict())
+    def _beside(self, plain: MixedCell) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
+        yield self.inputs, [plain.inputs]
         for source, leaving in enumerate(self.sources):
-            leaving.take([plain.edges[row] for row in self.rows(source)])  # pyright: ignore[reportCallIssue]
+            yield from leaving.beside([plain.edges[row] for row in self.rows(source)])  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def take(self, plain: MixedCell) -> None:
+        """Take over the weights and statistics of a cell in its plain form."""
+        for mine, theirs in self._beside(plain):
+            states = [part.state_dict() for part in theirs]
+            for name, value in mine.state_dict().items():
+                alike = states[0][name].shape == value.shape
+                value.copy_(states[0][name] if alike else torch.cat([state[name] for state in states]))
+
+    @torch.no_grad()
+    def give(self, plain: MixedCell) -> None:
+        """Give the weights and statistics to a cell in its plain form, so that both compute the same."""
+        for mine, theirs in self._beside(plain):
+            states = [part.state_dict() for part in theirs]
+            for name, value in mine.state_dict().items():
+                alike = states[0][name].shape == value.shape
+                rows = [value] * len(states) if alike else value.split(len(value) // len(states))
+                for state, own in zip(states, rows, strict=True):
+                    state[name].copy_(own)

@@ -16,11 +16,11 @@ from etude.studies.darts.genotype import as_text, from_text, is_random, known_ce
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     channels: int = 16
-    """Of each node of the first cells; doubled at each of the two reductions."""
+    """Channels of each node of the first cells; doubled at each of the two reductions."""
     layers: int = 8
-    """Cells, the reductions at a third and two thirds of them."""
+    """Number of cells; the reductions stand at a third and two thirds of them."""
     num_classes: int = 10
-    """Of the data."""
+    """Classes of the data."""
     nodes: int = 4
     """Intermediate nodes of the cells that are searched."""
 
@@ -38,9 +38,9 @@ class SearchConfig:
     lr: float = 3e-4
     """Adam's rate for alpha."""
     weight_decay: float = 1e-3
-    """Of alpha."""
+    """Weight decay of alpha, added to its gradient by Adam."""
     share: float = 0.5
-    """Of the training pictures, the part that alpha learns from; the weights learn from the others."""
+    """Share of the training pictures that alpha learns from; the weights learn from the others."""
     wait: int = 0
     """Steps before alpha begins to learn."""
     partial: int = 1
@@ -55,7 +55,10 @@ class SearchConfig:
     function of the evaluations so far, a list of dicts, that returns None, or how many evaluations to go back to the
     cell that is kept."""
     most_skips: int = 2
-    """See `stop`."""
+    """Skips in the normal cell at which the rule skips of `stop` ends the search."""
+    mixture: Literal["shared", "plain"] = "shared"
+    """shared: the edges that leave a node share their work; plain: equation 2 as it reads, edge by edge, whose losses
+    are the same and whose steps take longer."""
     eigenvalue: bool = False
     """Measure that eigenvalue at each evaluation; `stop` eigenvalue does so in any case."""
 
@@ -129,14 +132,14 @@ class DartsConfig(StudyConfig):
     phase: Literal["search", "retrain"] = "search"
     """search: a cell is looked for; retrain: a network of a given one is trained from scratch."""
     genotype: str = "darts-v2"
-    """With phase retrain, the cell: darts-v1, darts-v2, pc-darts, found; random-N, the N-th that the seed draws; a JSON
+    """The cell that is retrained: darts-v1, darts-v2, pc-darts, found; random-N, the N-th that the seed draws; a JSON
     file; or the run folder of a search. A file's content is kept in the configuration."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's size."""
     search: SearchConfig = field(default_factory=SearchConfig)
-    """How a cell is looked for."""
+    """The search of a cell."""
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
-    """How a found one is trained."""
+    """The training of a found cell."""
     data: PictureConfig = field(default_factory=PictureConfig)
     """The pictures."""
     train_images: int = 0
@@ -144,11 +147,11 @@ class DartsConfig(StudyConfig):
     watched: int = 0
     """Pictures of each split that an evaluation in a search scores; 0: all."""
     augment: CellAugmentConfig = field(default_factory=CellAugmentConfig)
-    """What training does to the pictures."""
+    """The augmentation of training pictures."""
     batch: Batch = field(default_factory=Batch)
-    """How many pictures at a time."""
+    """The batches."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """How the weights learn."""
+    """The optimiser of the weights."""
     cell: str = ""
     """The name of what was searched or retrained in tables; empty: made of the settings."""
     table: str = "run"
@@ -311,7 +314,7 @@ def retrain_smoke() -> DartsConfig:
 
 
 _RETRAIN = {"paper": retrain, "course": retrain, "pc-darts": retrain, "laptop": retrain_laptop, "smoke": retrain_smoke}
-"""How what a preset's search finds is trained."""
+"""The preset that retrains what a preset's search finds."""
 CANDIDATES = 4
 """Cells of a random search."""
 
@@ -381,7 +384,6 @@ def _remedies(preset: str) -> tuple[Job, ...]:
         jobs.append(Job(f"search-{name}", settings | {"cell": name, "search.eigenvalue": True}))
         jobs.append(Job(name, _found(rest, f"found-{name}"), after=(f"search-{name}",)))
     return tuple(jobs)
-
 
 
 STUDY = Study(

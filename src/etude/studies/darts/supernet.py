@@ -31,14 +31,14 @@ class SuperNetwork(StandardizedColours):
     """Cells of mixtures; 1,930,618 parameters with the paper's 16 channels and 8 layers, alpha not counted.
 
     Args:
-        channels: of each node of the first cells; doubled at every reduction. A multiple of ``partial``.
-        layers: cells.
-        num_classes: of the result.
-        num_nodes: intermediate nodes of a cell.
+        channels: the channels of each node of the first cells, a multiple of ``partial``; doubled at every reduction.
+        layers: the number of cells.
+        num_classes: the number of classes.
+        num_nodes: the intermediate nodes of a cell.
         partial: 1: all channels go through the operations; K: one of K.
         edge_norm: whether the edges into a node have weights of their own, softmax(beta).
         auxiliary: whether every edge has a skip beside its mixture.
-        shared: whether what can be shared between edges is; the same mathematics.
+        shared: whether edges share their work (`SharedCell`), or each stands by itself (`MixedCell`).
 
     Attributes:
         alpha: by kind of cell, ``[E, O]``; learned by another optimiser than the weights.
@@ -55,19 +55,28 @@ class SuperNetwork(StandardizedColours):
         stem = STEM * channels
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem))
         before, width, after_reduction = (stem, stem), channels, False
-        cells: list[Any] = []
+        cells: list[SharedCell] = []
+        given: list[dict[str, Any]] = []
         for layer in range(layers):
             reduction = layer in self.halved
             width *= 2 if reduction else 1
-            options: dict[str, Any] = {"reduction": reduction, "after_reduction": after_reduction}
-            make = SharedCell if shared else MixedCell
-            cells.append(make(num_nodes, before, width, partial=partial, auxiliary=auxiliary, **options))
+            given.append({
+                "num_nodes": num_nodes, "before": before, "channels": width, "reduction": reduction,
+                "after_reduction": after_reduction, "partial": partial, "auxiliary": auxiliary,
+            })  # fmt: skip
+            cells.append(SharedCell(**given[-1]))
             before, after_reduction = (before[1], cells[-1].channels), reduction
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(before[1], num_classes)
         shape = (len(edges(num_nodes)), len(OPERATIONS))
         self.alpha = nn.ParameterDict({kind: SPREAD * torch.randn(shape) for kind in KINDS})
         self.beta = nn.ParameterDict({kind: SPREAD * torch.randn(shape[0]) for kind in KINDS if edge_norm})
+        if not shared:
+            # Last, so that both forms begin with the same numbers.
+            plain = [MixedCell(**arguments) for arguments in given]
+            for cell, other in zip(cells, plain, strict=True):
+                cell.give(other)
+            self.cells = nn.ModuleList(plain)
 
     @property
     def architecture(self) -> list[nn.Parameter]:
@@ -81,13 +90,13 @@ class SuperNetwork(StandardizedColours):
         return [parameter for parameter in self.parameters() if id(parameter) not in own]
 
     def mixture(self, kind: str) -> tuple[Tensor, Tensor | None]:
-        """Of one kind of cell, the weights of the operations ``[E, O]`` and of the edges in their nodes ``[E]``."""
+        """The mixture of a kind of cell: weights of the operations ``[E, O]`` and of the edges ``[E]``."""
         weights_EO = self.alpha[kind].softmax(1)
         return weights_EO, edge_shares(self.beta[kind], self.num_nodes) if kind in self.beta else None
 
     @property
     def genotype(self) -> Genotype:
-        """What alpha, and beta, say now."""
+        """The cells that alpha, and beta where there is one, choose now."""
         return Genotype(*(derive(*self.mixture(kind)) for kind in KINDS))
 
     def forward(self, images_BCHW: Tensor, skip: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:

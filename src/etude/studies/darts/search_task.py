@@ -1,0 +1,316 @@
+"""The search: alpha and the weights learn in turn; what is measured, what is watched (Liu et al. 2019, section 2.3).
+
+Shape suffixes: N pictures, C channels, H W pixels, R classes, E edges of a cell, O operations.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from etude.core.errors import UserError
+from etude.core.runtime import Runtime
+from etude.core.study import Result
+from etude.data.epochs import Epochs
+from etude.data.labelled import LabelledImages, stratified
+from etude.studies.darts import search
+from etude.studies.darts.cell_task import CellTask, entropy_loss
+from etude.studies.darts.genotype import KINDS, OPERATIONS, Genotype, as_text, from_text, parse
+from etude.studies.darts.study import DartsConfig
+from etude.studies.darts.supernet import SuperNetwork
+
+COLLAPSED = 0.5
+"""The share of a normal cell's edges that are skips from which on the search is said to collapse."""
+
+_log = logging.getLogger("etude")
+
+
+def build_supernet(config: DartsConfig) -> SuperNetwork:
+    """The network of a search's configuration."""
+    model, options = config.model, config.search
+    return SuperNetwork(
+        model.channels, model.layers, model.num_classes, model.nodes, partial=options.partial,
+        edge_norm=options.edge_norm, auxiliary=options.auxiliary_skip, shared=options.mixture == "shared",
+    )  # fmt: skip
+
+
+def _follow(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor], clip: float = 0.0
+) -> Tensor:
+    """One step of an optimiser down given gradients, no longer than ``clip`` where that is above 0.
+
+    Returns:
+        The length of all gradients before that, a scalar.
+    """
+    for parameter, found in zip(parameters, gradients, strict=True):
+        parameter.grad = found
+    norm = nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+class SearchTask(CellTask):
+    """Alpha and the weights in turn, each on its half of the training pictures (Liu et al. 2019, algorithm 1)."""
+
+    def __init__(self, config: DartsConfig, runtime: Runtime) -> None:
+        super().__init__(config, runtime)
+        options = config.search
+        self.model: SuperNetwork = build_supernet(config)
+        self.modules = {"model": self.model}
+        # Its gradients are shared by `gradient`, for alpha and the weights take turns.
+        runtime.prepare(self.model, channels_last=True)
+        optim = config.optim
+        self.weights, self.architecture = self.model.weights, self.model.architecture
+        self.sgd = torch.optim.SGD(
+            self.weights, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
+        )
+        self.adam = torch.optim.Adam(
+            self.architecture, options.lr, betas=(0.5, 0.999), weight_decay=options.weight_decay, fused=True
+        )
+        self.optimizers = {"sgd": self.sgd, "adam": self.adam}
+        self.rule = search.make_rule(options.stop, options.most_skips, eigenvalue=options.eigenvalue)
+        self.history: dict[int, dict[str, Any]] = {}
+        self.step = 0
+        self._halves: Mapping[str, LabelledImages] | None = None
+        self._alpha_epochs = Epochs(runtime, stream="alpha/order")
+        self._warned = False
+
+    # --- data ---
+
+    @property
+    def halves(self) -> Mapping[str, LabelledImages]:
+        """The training pictures that the weights learn from, ``train``, and those that alpha does, ``val``."""
+        if self._halves is None:
+            train, share, size = self.pictures.splits["train"], self.config.search.share, self.config.batch.size
+            parts = stratified(train.labels_N.cpu(), (1 - share, share), 0)
+            device = self.runtime.device
+            found = {name: train.take(rows.to(device)) for name, rows in zip(("train", "val"), parts, strict=True)}
+            for name, part in found.items():
+                if len(part) < size:
+                    whose = "for the weights" if name == "train" else "for alpha"
+                    raise UserError(
+                        f"a batch of {size} is larger than the {len(part)} training pictures {whose}: "
+                        "give a smaller --batch.size, or another --search.share"
+                    )
+            self._halves = found
+        return self._halves
+
+    def batch(self, half: Literal["train", "val"], step: int, part: int) -> tuple[Tensor, Tensor]:
+        """Inputs ``[N, C, H, W]`` and classes ``[N]`` of one part of a step's batch of a half."""
+        images, epochs = self.halves[half], self._epochs if half == "train" else self._alpha_epochs
+        rows = epochs.rows(step, len(images), self.config.batch.size)[part :: self.config.batch.parts]
+        return self.inputs(images, rows, f"{half}/augment", step, part)
+
+    # --- the step ---
+
+    @property
+    def skip(self) -> float:
+        """The weight of the auxiliary skips: from 1 at the first step to 0 at the last."""
+        return 1 - self.step / self.config.loop.max_steps if self.config.search.auxiliary_skip else 0.0
+
+    def answers(self, x_NCHW: Tensor) -> Tensor:
+        """The logits ``[N, R]``, with the auxiliary skips under which the running statistics were gathered."""
+        return self.model(x_NCHW, self.skip)[0]
+
+    def gradient(
+        self, half: Literal["train", "val"], parameters: Sequence[Tensor], step: int
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The gradient of the loss of a step's batch of a half, over all parts and processes.
+
+        Args:
+            half: the half of the pictures.
+            parameters: the parameters of the gradient; nothing is computed for the others.
+            step: the step whose batch is taken.
+
+        Returns:
+            The gradient by each parameter, and the mean ``loss`` and ``accuracy`` (a share) over this process's parts,
+            see `Runtime.accumulate`.
+        """
+
+        parts = self.config.batch.parts
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        sums = torch.zeros(2, device=self.runtime.device)
+        for part in self.runtime.parts(parts):
+            x_NCHW, labels_N = self.batch(half, step, part)
+            with torch.enable_grad(), search.by_these(self.model, parameters):
+                logits_NR, _ = self.model(x_NCHW, self.skip)
+                loss = entropy_loss(logits_NR, labels_N)
+                found = torch.autograd.grad(loss / parts, parameters, materialize_grads=True)
+            # Added, not taken over: a fused optimiser takes a gradient to lie in memory as its parameter does.
+            for total, of_part in zip(totals, found, strict=True):
+                total += of_part
+            sums += torch.stack([loss.detach(), (logits_NR.detach().argmax(1) == labels_N).float().mean()])
+        if self.runtime.world > 1:
+            flat = self.runtime.sum(torch.cat([total.flatten() for total in totals]))
+            for total, whole in zip(totals, flat.split([total.numel() for total in totals]), strict=True):
+                total.copy_(whole.view_as(total))
+        mean_loss, accuracy = sums * self.runtime.world / parts
+        return totals, {"loss": mean_loss, "accuracy": accuracy}
+
+    def train_step(self, step: int) -> Mapping[str, Tensor]:
+        config, optim = self.config, self.config.optim
+        if step == 0:
+            self.model.set_statistics(self.halves["train"].images_NHWC)
+        self.model.train()
+        self.step, rate = step, optim.rate(step, config.loop.max_steps)
+
+        alpha_loss = torch.zeros((), device=self.runtime.device)
+        if step >= config.search.wait:
+            # Running statistics are of the weights' half alone.
+            with search.kept_statistics(self.model):
+                found, alpha_loss = self.alpha_gradient(step, rate)
+            _follow(self.adam, self.architecture, found)
+
+        found, means = self.gradient("train", self.weights, step)
+        self.sgd.param_groups[0]["lr"] = rate
+        norm = _follow(self.sgd, self.weights, found, optim.clip)
+
+        self.step = step + 1
+        return {
+            "loss": means["loss"], "accuracy": 100 * means["accuracy"], "alpha_loss": alpha_loss, "gradient": norm,
+            "rate": torch.full_like(norm, rate),
+        }  # fmt: skip
+
+    def alpha_gradient(self, step: int, rate: float) -> tuple[Sequence[Tensor], Tensor]:
+        """The gradient that alpha follows, of first or second order, and the loss on alpha's half."""
+        options, optim = self.config.search, self.config.optim
+        losses: list[Tensor] = []
+
+        def gradient(half: Literal["train", "val"], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            found, means = self.gradient(half, parameters, step)
+            if half == "val":
+                losses.append(means["loss"])
+            return found
+
+        if options.order == 1:
+            return search.first_order(gradient, self.architecture), losses[0]
+        momenta = [self.sgd.state[weight].get("momentum_buffer") for weight in self.weights]
+        found = search.second_order(
+            gradient, self.architecture, self.weights, rate=rate, momenta=momenta, momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        )  # fmt: skip
+        return found, losses[0]
+
+    # --- what is watched ---
+
+    def eigenvalue(self) -> float:
+        """The largest eigenvalue by alpha, on the same pictures each time; see `search.largest_eigenvalue`."""
+        self.model.train()
+        start = torch.randn(sum(p.numel() for p in self.architecture), generator=self.runtime.generator("eigen", 0))
+        with search.kept_statistics(self.model):
+            return search.largest_eigenvalue(
+                lambda: self.gradient("val", self.architecture, 0)[0], self.architecture, start
+            )
+
+    def evaluate(self) -> dict[str, float]:
+        rows = self.score(self._some(self.pictures.splits["val"]))
+        rows |= {f"alpha/{name}": value for name, value in self.score(self._some(self.halves["val"])).items()}
+        cells = self.model.genotype
+        mixtures = {kind: self.model.mixture(kind)[0].detach() for kind in KINDS}
+        rows |= {
+            "skips": float(cells.count("skip_connect")),
+            "reduction_skips": float(cells.count("skip_connect", "reduction")),
+            "entropy": search.entropy(mixtures["normal"]),
+            "reduction_entropy": search.entropy(mixtures["reduction"]),
+        }
+        if self.config.search.eigenvalue or self.config.search.stop == "eigenvalue":
+            rows["eigenvalue"] = self.eigenvalue()
+        self.history[self.step] = {"step": float(self.step)} | rows | {"genotype": as_text(cells)}
+        self._watch(rows["skips"], sum(len(node) for node in cells.normal))
+        for kind, weights_EO in mixtures.items():
+            for edge, of_edge in enumerate(weights_EO.tolist()):
+                rows |= {f"mixture/{kind}/{edge}/{name}": w for name, w in zip(OPERATIONS, of_edge, strict=True)}
+        return rows
+
+    def _some(self, images: LabelledImages) -> LabelledImages:
+        """The pictures of a split that an evaluation scores, the same each time."""
+        count = self.config.watched
+        if not 0 < count < len(images):
+            return images
+        chosen_N = torch.randperm(len(images), generator=self.runtime.generator("watched", 0))[:count]
+        return images.take(chosen_N.to(self.runtime.device))
+
+    def _watch(self, skips: float, edges: int) -> None:
+        kept = [{name: value for name, value in row.items() if name != "genotype"} for row in self.rows]
+        back = self.rule(kept)
+        if back is not None and not self.ended:
+            self.ended = True
+            found = self.rows[len(self.rows) - 1 - back]
+            self.history[self.step]["kept"] = found["genotype"]
+            if self.runtime.is_main:
+                _log.warning(
+                    "the search stops by the rule '%s' at step %d; the cell of step %d is kept",
+                    self.config.search.stop, self.step, found["step"],
+                )  # fmt: skip
+        collapsed = skips >= COLLAPSED * edges
+        if collapsed and not self._warned and self.runtime.is_main:
+            _log.warning("the normal cell has %d skips of %d edges: the search collapses", skips, edges)
+        self._warned = collapsed
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The evaluations so far."""
+        return [self.history[step] for step in sorted(self.history)]
+
+    @property
+    def genotype(self) -> Genotype:
+        """The found cells: those that the rule kept, or those that alpha chooses."""
+        kept = next((row["kept"] for row in self.rows if "kept" in row), None)
+        if kept is None:
+            return self.model.genotype
+        return from_text(kept)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"history": self.history, "told": self._warned, "step": self.step}
+
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.history = {int(step): dict(row) for step, row in state["history"].items()}
+        self._warned, self.step = state["told"], state["step"]
+
+    # --- the end ---
+
+    def finish(self) -> dict[str, Any]:
+        found = self.genotype
+        return {
+            "genotype": found.to_dict(), "skips": found.count("skip_connect"), "step": self.step,
+            "pictures": self.pictures.about,
+        }  # fmt: skip
+
+    def cell(self) -> str:
+        """The run's place in a table: the name given, or the order and the remedies."""
+        options = self.config.search
+        words = ["first" if options.order == 1 else "second"]
+        words += [f"partial{options.partial}"] * (options.partial > 1) + ["edges"] * options.edge_norm
+        words += ["auxiliary"] * options.auxiliary_skip + [f"stop-{options.stop}"] * (options.stop != "none")
+        return self.config.cell or "-".join(words)
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        config, halves = self.config, self.halves
+        # Of which the auxiliary skips have their weight; weights alone do not say it.
+        self.step = int(extra.get("step", self.step))
+        model, num = config.model, len(halves["train"])
+        epochs = config.loop.max_steps * config.batch.size / num
+        protocol = (
+            f"the mixture as it is, not a found cell; {self.pictures.about}; {model.layers} cells of {model.channels} "
+            f"channels, up to {epochs:.3g} epochs of {num:,} pictures and {len(halves['val']):,} for alpha, batch "
+            f"{config.batch.size}, last weights"
+        )
+        rows: list[Result] = []
+        learned = self.score(halves["val"])["accuracy"]
+        told = f"of the pictures that alpha learned from; {protocol}"
+        rows.append(self._row(self.cell(), "search_accuracy", "alpha", learned, len(halves["val"]), told))
+        measured: tuple[Literal["val", "test"], ...] = ("val", "test")
+        for split in measured:
+            images = self.pictures.splits[split]
+            value = self.score(images)["accuracy"]
+            rows.append(self._row(self.cell(), "search_accuracy", split, value, len(images), protocol))
+        found = extra.get("genotype")
+        cells = self.genotype if found is None else parse(found, "summary.json")
+        for kind in KINDS:
+            skips = float(cells.count("skip_connect", kind))
+            told = f"of the found {kind} cell's edges; {protocol}"
+            rows.append(self._row(self.cell(), f"{kind}_skips", "train", skips, 0, told))
+        return rows
