@@ -25,7 +25,7 @@ WANTED = {
 """Calls that need an argument, and its value where that is a constant."""
 ONLY_IN = {
     "requests.get": {"data/fetch.py"},
-    "spec_from_file_location": {"core/plugin.py"},
+    "spec_from_file_location": {"nn/plugin.py"},
     "subprocess.run": {"cli/memory.py", "cluster/worker.py", "core/grid.py", "core/run_folder.py"},
     "subprocess.Popen": {"cluster/worker.py"},
     "socket.create_connection": {"cluster/connect.py"},

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from etude.core.plugin import resolve
 from etude.nn import norms
 from etude.nn.norms import Pool, accumulator, maps, pool_count
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried_module
 
 Form = Literal["fast", "plain"]

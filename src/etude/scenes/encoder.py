@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.plugin import resolve
 from etude.nn.conv import he_
 from etude.nn.fast_norms import GroupNorm
 from etude.nn.norms import choose_groups
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried_module
 from etude.scenes.config import SlotEncoderConfig
 from etude.scenes.slot_attention import SlotAttention, Slots, glorot_

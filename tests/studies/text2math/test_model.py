@@ -1,7 +1,6 @@
 """The encoder and the decoder: equations by hand, padding, coins, copying."""
 
 import math
-
 from typing import Any
 
 import numpy as np

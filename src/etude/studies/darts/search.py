@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.core.errors import UserError
-from etude.core.plugin import resolve
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried
 
 DIFFERENCE = 0.01

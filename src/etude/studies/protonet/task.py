@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from etude.core import randomness
 from etude.core.errors import UserError
-from etude.core.plugin import resolve
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import omniglot
 from etude.data.omniglot import CharacterPool
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried, tried_module
 from etude.studies.protonet.episodes import Accuracy, draw_episode, nearest_distances, score_pool
 from etude.studies.protonet.model import DISTANCES, Conv4, Distance, episode_loss

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from etude.core import randomness
 from etude.core.errors import UserError
-from etude.core.plugin import resolve
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried
 from etude.studies.slotdiffusion.diffusion import Level, Schedule, leap, posterior
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.plugin import resolve
 from etude.nn.conv import he_
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried_module
 from etude.scenes.broadcast import BroadcastConv
 from etude.scenes.encoder import PositionCode, build_encoder

@@ -15,11 +15,11 @@ from etude.core import randomness
 from etude.core.checkpoint import read_weights
 from etude.core.errors import UserError
 from etude.core.files import sha256
-from etude.core.plugin import resolve
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
 from etude.data import mathqa
+from etude.nn.plugin import resolve
 from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.batches import Batch

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from etude.core.errors import UserError
-from etude.core.plugin import resolve
+from etude.nn.plugin import resolve
 
 BUILTIN = {"euclidean": 1, "cosine": 2}
 
