@@ -170,7 +170,9 @@ class Runtime:
         """
         means = self.accumulate(compute, parts, *wrapped)
         if clip is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            # In the modules' order: however an optimiser groups them, the norm is the same to the last bit.
+            own = {p for group in optimizer.param_groups for p in group["params"]}
+            parameters = [p for module in wrapped for p in module.parameters() if p in own]
             means["gradient"] = self.accelerator.clip_grad_norm_(parameters, clip or float("inf"))
         optimizer.step()
         optimizer.zero_grad()

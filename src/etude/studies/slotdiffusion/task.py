@@ -106,11 +106,6 @@ class _Scenes(Task):
             group["lr"] = group["initial_lr"] * factor
         return optimizer.param_groups[0]["lr"]
 
-    def clip(self, module: nn.Module) -> Tensor:
-        """The gradient's norm, and the gradient cut to the largest one allowed."""
-        self.runtime.accelerator.unscale_gradients()
-        return nn.utils.clip_grad_norm_(module.parameters(), self.config.optim.clip or float("inf"))
-
     def watched(self, split: Split = "val") -> Scenes:
         """The scenes of each evaluation in training."""
         scenes = self.scenes.splits[split]
@@ -173,35 +168,34 @@ class VAETask(_Scenes):
         self.vae.train()
         rate = self.set_rates(self.optimizer, step)
         rows, parts = self.batch_rows(step), config.batch.parts
-        totals = torch.zeros(3, device=self.runtime.device)
-        for part in self.runtime.parts(parts, self.shared):
+
+        def reconstruction(part: int) -> dict[str, Tensor]:
             images_BCHW = prepare(train.images_NHWC[rows[part::parts]])
             images_BCHW = mirrored(images_BCHW, self.flips(len(images_BCHW), step, part))
-            noise_BDhw = None
-            if self.vae.kind == "kl":
-                side = config.model.size // self.vae.stride
-                shape = (len(images_BCHW), self.vae.latent_channels, side, side)
-                draw = self.runtime.generator("train/latent", step, part)
-                noise_BDhw = randomness.upload(torch.randn(shape, generator=draw), self.runtime.device)
-            made_BCHW, named = self.shared(images_BCHW, noise_BDhw)
+            if self.vae.kind == "vq":
+                made_BCHW, named = self.shared(images_BCHW)
+                error = functional.l1_loss(made_BCHW.float(), images_BCHW)
+                codebook = vq_loss(named["codebook"], named["commitment"])
+                return {"loss": error + codebook, "error": error, "codebook": codebook}
+            made_BCHW, named = self.shared(images_BCHW, self.latent_noise(len(images_BCHW), step, part))
             error = functional.l1_loss(made_BCHW.float(), images_BCHW)
-            if self.vae.kind == "kl":
-                # Latent diffusion sums both over a picture.
-                bound = kl_loss(named["mean"].float(), named["log_variance"].float())
-                loss = error + config.vae.kl_weight * bound / images_BCHW[0].numel()
-            else:
-                bound = vq_loss(named["codebook"], named["commitment"])
-                loss = error + bound
-            self.runtime.backward(loss, parts)
-            totals += torch.stack([loss, error, bound]).detach()
-        norm = self.clip(self.vae)
-        self.shared_optimizer.step()
-        self.optimizer.zero_grad()
+            divergence = kl_loss(named["mean"].float(), named["log_variance"].float())
+            # Latent diffusion sums both over a picture.
+            loss = error + config.vae.kl_weight * divergence / images_BCHW[0].numel()
+            return {"loss": loss, "error": error, "divergence": divergence}
+
+        means = self.runtime.descend(self.shared_optimizer, reconstruction, parts, self.shared, clip=config.optim.clip)
         if config.optim.ema:
             average_(self.mean, self.vae, config.optim.ema, step)
-        loss, error, bound = totals * self.runtime.world / parts
-        name = "divergence" if self.vae.kind == "kl" else "codebook"
-        return {"loss": loss, "error": error, name: bound, "gradient": norm, "rate": torch.full_like(loss, rate)}
+        return means | {"rate": torch.full_like(means["loss"], rate)}
+
+    def latent_noise(self, count: int, step: int, part: int) -> Tensor:
+        """Standard normal ``[count, D, h, w]`` on the device, by which latents are drawn."""
+        side = self.config.model.size // self.vae.stride
+        draw = self.runtime.generator("train/latent", step, part)
+        return randomness.upload(
+            torch.randn(count, self.vae.latent_channels, side, side, generator=draw), self.runtime.device
+        )
 
     @torch.no_grad()
     def reconstruct(self, images_NHWC: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
@@ -367,8 +361,8 @@ class SlotDiffusionTask(_Scenes):
         rate = self.set_rates(self.optimizer, step)
         rows, parts = self.batch_rows(step), config.batch.parts
         spread = fading(step, config.optim.noise_steps)
-        totals = torch.zeros((), device=self.runtime.device)
-        for part in self.runtime.parts(parts, self.shared_model):
+
+        def noise_error(part: int) -> dict[str, Tensor]:
             mine = rows[part::parts]
             flip_B = self.flips(len(mine), step, part)
             images_BCHW = mirrored(prepare(train.images_NHWC[mine]), flip_B)
@@ -379,19 +373,18 @@ class SlotDiffusionTask(_Scenes):
                 torch.rand(len(mine), generator=draw) < config.optim.drop,
                 torch.randn(z0_BChw.shape, generator=draw),
             )
-            t_B, drop_B, noise_BChw = (randomness.upload(part, self.runtime.device) for part in drawn)
+            t_B, drop_B, noise_BChw = (randomness.upload(values, self.runtime.device) for values in drawn)
             z_BChw = self.schedule.q_sample(z0_BChw, t_B, noise_BChw).contiguous(memory_format=torch.channels_last)
             start_BKS = self.noise(len(mine), "train/slots", step, part)
             found_BChw, _ = self.shared_model(images_BCHW, z_BChw, t_B, start_BKS, drop_B, spread=spread)
-            loss = epsilon_loss(found_BChw, self.wanted(z0_BChw, t_B, noise_BChw))
-            self.runtime.backward(loss, parts)
-            totals += loss.detach()
-        norm = self.clip(self.model)
-        self.shared_optimizer.step()
-        self.optimizer.zero_grad()
+            return {"loss": epsilon_loss(found_BChw, self.wanted(z0_BChw, t_B, noise_BChw))}
+
+        means = self.runtime.descend(
+            self.shared_optimizer, noise_error, parts, self.shared_model, clip=config.optim.clip
+        )
         if config.optim.ema:
             average_(self.mean, self.model, config.optim.ema, step)
-        return {"loss": totals * self.runtime.world / parts, "gradient": norm, "rate": torch.full_like(norm, rate)}
+        return means | {"rate": torch.full_like(means["loss"], rate)}
 
     # --- evaluation ---
 

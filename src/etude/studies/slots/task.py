@@ -108,8 +108,8 @@ class SlotsTask(Task):
                 self.optimizer.state.pop(parameter, None)
         rows, parts = self.batch_rows(step), config.batch.parts
         spread = fading(step, config.optim.noise_steps)
-        totals = torch.zeros(2, device=self.runtime.device)
-        for part in self.runtime.parts(parts, self.shared_model):
+
+        def reconstruction(part: int) -> dict[str, Tensor]:
             images_BCHW = prepare(train.images_NHWC[rows[part::parts]])
             if config.data.flip:
                 coin = torch.rand(len(images_BCHW), generator=self.runtime.generator("train/flip", step, part)) < 0.5
@@ -121,19 +121,12 @@ class SlotsTask(Task):
             # As the assignment has it: summed over the colours, the mean over pixels and pictures.
             error = (made_BCHW - images_BCHW).square().sum(1).mean()
             loss = error + config.optim.sparsity * crowd(named["masks"]) if config.optim.sparsity else error
-            self.runtime.backward(loss, parts)
-            totals += torch.stack([loss, error]).detach()
-        norm = self._clip()
-        self.shared_optimizer.step()
-        self.optimizer.zero_grad()
-        loss, error = totals * self.runtime.world / parts
-        return {"loss": loss, "reconstruction": error, "gradient": norm, "rate": torch.full_like(loss, rate)}
+            return {"loss": loss, "reconstruction": error}
 
-    def _clip(self) -> Tensor:
-        """The gradient's norm, and the gradient cut to the largest one allowed."""
-        accelerator = self.runtime.accelerator
-        accelerator.unscale_gradients()
-        return nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip or float("inf"))
+        means = self.runtime.descend(
+            self.shared_optimizer, reconstruction, parts, self.shared_model, clip=config.optim.clip
+        )
+        return means | {"rate": torch.full_like(means["loss"], rate)}
 
     # --- evaluation ---
 
