@@ -41,7 +41,7 @@ def main(args: list[str]) -> int:
         raise UserError(f"{options.run} has no compositions that were scored: give a run with --metric.inception")
     for _, steps in chosen.values():
         check_steps(steps, task.config.chain.steps)
-    rows = {(row.metric.partition(":")[0], row.metric.partition(":")[2]): row for row in task.distances(chosen, "", "")}
+    rows = {(row.metric.partition(":")[0], row.metric.partition(":")[2]): row for row in task.distances(chosen)}
     print("| sampler | steps | FID | 95 % | KID x 1,000 | seconds |\n|---|---|---|---|---|---|")
     for ending, (name, steps) in chosen.items():
         fid, kid, seconds = (rows[metric, ending[1:]] for metric in ("fid", "kid", "seconds"))

@@ -27,7 +27,7 @@ def trained(inception: str) -> SlotDiffusionTask:
     task = object.__new__(SlotDiffusionTask)
     task.config = SimpleNamespace(metric=SimpleNamespace(inception=inception), chain=SimpleNamespace(steps=100))  # type: ignore[assignment]
 
-    def distances(chosen: dict[str, tuple[str, int]], protocol: str, variant: str) -> list[Result]:
+    def distances(chosen: dict[str, tuple[str, int]]) -> list[Result]:
         return [
             Result("t", "c", f"{name}{ending}", "val", 10.0 * steps + place, "", 1.5 if name == "fid" else None)
             for ending, (_, steps) in chosen.items()

@@ -421,7 +421,7 @@ def _vaes() -> list[bytes]:
 
 @target("autoencoder", ".pth", _vaes, mutations.zip_garbled)
 def _vae(path: Path) -> None:
-    from etude.studies.slotdiffusion.vae import load_vae
+    from etude.studies.slotdiffusion.vae_files import load_vae
 
     load_vae(path)
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.nn.conv import he_
-from etude.scenes.encoder import ConvEncoder, PositionCode, ResNet18Encoder, SlotEncoder, fading, make_encoder
+from etude.scenes.encoder import ConvEncoder, PositionCode, ResNet18Encoder, SlotEncoder, make_encoder, noise_scale
 from etude.scenes.slot_attention import SlotAttention
 
 
@@ -262,12 +262,12 @@ def test_no_such_encoder(name: str, says: str) -> None:
 
 
 def test_noise_fades() -> None:
-    assert fading(0, 100) == 1
-    assert fading(50, 100) == pytest.approx(0.5)
-    assert fading(25, 100) == pytest.approx((1 + math.sqrt(0.5)) / 2)
-    assert fading(100, 100) == fading(1000, 100) == 0
-    assert fading(0, 0) == fading(7, 0) == 0
-    values = [fading(step, 20) for step in range(25)]
+    assert noise_scale(0, 100) == 1
+    assert noise_scale(50, 100) == pytest.approx(0.5)
+    assert noise_scale(25, 100) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert noise_scale(100, 100) == noise_scale(1000, 100) == 0
+    assert noise_scale(0, 0) == noise_scale(7, 0) == 0
+    values = [noise_scale(step, 20) for step in range(25)]
     assert values == sorted(values, reverse=True)
 
 

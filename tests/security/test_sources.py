@@ -75,7 +75,7 @@ READERS = {
     "studies/darts/genotype.py": "fuzz: cell",
     "studies/dcgan/predict.py": "no file: it writes an array",
     "studies/protonet/predict.py": "fuzz: prototypes",
-    "studies/slotdiffusion/vae.py": "fuzz: autoencoder; test_pickles.py: diffusers",
+    "studies/slotdiffusion/vae_files.py": "fuzz: autoencoder; test_pickles.py: diffusers",
     "studies/text2math/bert.py": "test_pickles.py: BERT",
     "studies/text2math/course_split.py": "the course's own files, by problems.py",
     "studies/text2math/predict.py": "fuzz: predict text2math txt",

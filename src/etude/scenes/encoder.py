@@ -199,8 +199,8 @@ def build_encoder(config: SlotEncoderConfig) -> SlotEncoder:
     return SlotEncoder(encoder, places, channels, attention)
 
 
-def fading(step: int, steps: int) -> float:
-    """What the noise of ``bilevel`` slots is multiplied by: from 1 to 0 by half a cosine over some steps, 0: no noise.
+def noise_scale(step: int, steps: int) -> float:
+    """The factor of the noise of ``bilevel`` slots: from 1 to 0 by half a cosine over some steps; 0 steps: no noise.
 
     After Jia et al. 2023, who let it fade over the first 30,000.
     """

@@ -57,9 +57,13 @@ class Scores:
 
     def half_width(self, name: str) -> float | None:
         """Half of the 95 % interval of a mean over images; None of fewer than two."""
-        values = self.of_image[name]
-        values = values[~values.isnan()]
-        return 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+        return half_width(self.of_image[name])
+
+
+def half_width(values_N: Tensor) -> float | None:
+    """Half of the 95 % interval of a mean over images, those without a number left out; None of fewer than two."""
+    values_N = values_N[~values_N.isnan()]
+    return 1.96 * values_N.std().item() / len(values_N) ** 0.5 if len(values_N) > 1 else None
 
 
 def segments(masks_BKHW: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
 from etude.scenes import slot_library
 from etude.scenes.slot_library import Library
-from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, build_vae, card, schedule_of
+from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, card, schedule_of
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
-from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask
+from etude.studies.slotdiffusion.task import SlotDiffusionTask
 from etude.studies.slotdiffusion.vae import VAE
+from etude.studies.slotdiffusion.vae_files import build_vae
+from etude.studies.slotdiffusion.vae_task import VAETask
 
 M = TypeVar("M", bound=nn.Module)
 B, K, S, C, SIDE = 4, 3, 8, 3, 8

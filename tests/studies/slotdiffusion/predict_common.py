@@ -21,12 +21,12 @@ from etude.studies.slotdiffusion.model import (
     Painter,
     SlotDiffusion,
     attention_masks,
-    build_vae,
     card,
     schedule_of,
 )
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
 from etude.studies.slotdiffusion.vae import VAE
+from etude.studies.slotdiffusion.vae_files import build_vae
 
 K, S, SIDE = 3, 8, 16
 _PLAIN: dict[str, Any] = {

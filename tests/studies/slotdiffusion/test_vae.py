@@ -20,7 +20,8 @@ from torch.distributions import Normal, kl_divergence
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.errors import UserError
 from etude.studies.slotdiffusion import vae as module
-from etude.studies.slotdiffusion.vae import VAE, Attention, Codebook, ResidualBlock, kl_loss, load_vae, vq_loss
+from etude.studies.slotdiffusion.vae import VAE, Attention, Codebook, ResidualBlock, kl_loss, vq_loss
+from etude.studies.slotdiffusion.vae_files import load_vae
 
 KINDS = ("kl", "vq")
 TINY: dict[str, Any] = {"width": 8, "multipliers": (1, 2, 2), "num_codes": 16}

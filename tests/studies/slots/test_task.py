@@ -24,10 +24,11 @@ from etude.metrics import fid, segmentation
 from etude.nn.pixels import to_bytes
 from etude.scenes.scores import Scores
 from etude.scenes.source import SceneConfig, load_scenes
+from etude.scenes.task import Evaluation, objects
 from etude.studies.slots import figures
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import OptimConfig
-from etude.studies.slots.task import SlotsTask, crowd, objects
+from etude.studies.slots.task import SlotsTask, crowd
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +211,7 @@ def test_sparsity_thins_a_crowd() -> None:
         for step in range(25):
             task.train_step(step)
         images = task.scenes.splits["train"].images_NHWC
-        (batch,) = task.reconstruct(images, task.noise(16, "test", 0), size=16)
+        (batch,) = task.decompose(images, task.noise(16, "test", 0), size=16)
         crowds.append(crowd(batch.named["masks"]).item())
     assert crowds[0] > 1.7, "of at most the root of three"
     assert crowds[1] < 1.3
@@ -351,7 +352,7 @@ def test_an_evaluation_by_hand() -> None:
 def test_other_iterations_in_use() -> None:
     two, five = make(), make(model__eval_iterations=5)
     assert two.evaluate()["sameness"] != five.evaluate()["sameness"]
-    (batch,) = five.reconstruct(five.scenes.splits["val"].images_NHWC, five.noise(2, "x", 0))
+    (batch,) = five.decompose(five.scenes.splits["val"].images_NHWC, five.noise(2, "x", 0))
     assert batch.named["attention"].shape[1] == 5
 
 
@@ -359,7 +360,7 @@ def test_some_scenes_are_watched_in_training(monkeypatch: pytest.MonkeyPatch) ->
     counts: list[int] = []
     plain = SlotsTask.score
 
-    def score(self: SlotsTask, scenes: Any, stream: str) -> tuple[Scores, float]:
+    def score(self: SlotsTask, scenes: Any, stream: str) -> Evaluation:
         counts.append(len(scenes))
         return plain(self, scenes, stream)
 
@@ -396,7 +397,7 @@ def watched(
         pixels = 100 * torch.eye(3, dtype=torch.int64)[:2]
     numbers = dict.fromkeys(("ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_share"), torch.zeros(2))
     scores = Scores(numbers | {"background_slots": torch.full((2,), background)}, pixels)
-    monkeypatch.setattr(task, "score", lambda *_: (scores, same))
+    monkeypatch.setattr(task, "score", lambda *_: Evaluation(scores, same, torch.zeros(0, 3, 8)))
     monkeypatch.setattr(task.model.encoder.attention, "spread", lambda: spread)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -556,7 +557,7 @@ def test_the_library_is_of_the_training_scenes() -> None:
     assert library.num_clusters == 3
     assert task.library is library, "made once"
     images = task.scenes.splits["train"].images_NHWC
-    (batch,) = task.reconstruct(images, task.noise(16, "library/slots", 0), size=16)
+    (batch,) = task.decompose(images, task.noise(16, "library/slots", 0), size=16)
     assert not any(value.requires_grad for value in (batch.made_BCHW, *batch.named.values()))
     torch.testing.assert_close(library.slots_NS, batch.named["slots"].flatten(0, 1), rtol=1e-4, atol=1e-5)
     assert make(metric__library=5).library.slots_NS.shape == (15, 8)
@@ -585,7 +586,7 @@ def test_results_are_of_whole_splits() -> None:
     metrics = {"ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_slots", "background_share"}
     assert rows.keys() == {(split, metric) for split in ("val", "test") for metric in metrics}, "no FID with none"
     for split in ("val", "test"):
-        scores, _ = task.score(task.scenes.splits[split], f"{split}/slots")
+        scores = task.score(task.scenes.splits[split], f"{split}/slots").scores
         for metric in metrics:
             row = rows[split, metric]
             assert row.value == scores.means()[metric]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import slot_library
-from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, build_vae
+from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks
 from etude.studies.slotdiffusion.study import UNTRAINED, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
+from etude.studies.slotdiffusion.vae_files import build_vae
 
 HUB_TASK = "image-to-image"
 ALONE = {"vae.weights": UNTRAINED}

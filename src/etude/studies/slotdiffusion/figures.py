@@ -18,7 +18,8 @@ from etude.draw.metrics import rows_of
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes.scores import segments
 from etude.studies.slotdiffusion.model import Painter
-from etude.studies.slotdiffusion.task import SlotDiffusionTask, VAETask
+from etude.studies.slotdiffusion.task import SlotDiffusionTask
+from etude.studies.slotdiffusion.vae_task import VAETask
 
 SHOWN = 6
 """Scenes of a sheet."""
@@ -72,10 +73,11 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     count = min(SHOWN, len(scenes))
     images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count].cpu()
     noise_NKS = task.noise(count, "figure/slots", 0)
-    found = list(task.slots(images_NHWC, noise_NKS))
-    slots_NKS = torch.cat([slots for _, slots, _ in found])
-    attention_NTKN = torch.cat([attention for _, _, attention in found])
-    shares_NKHW = task.masks(attention_NTKN).cpu()
+    found = list(task.decompose(images_NHWC, noise_NKS))
+    slots_NKS, attention_NTKN, shares_NKHW = (
+        torch.cat([batch.named[name] for batch in found]) for name in ("slots", "attention", "masks")
+    )
+    shares_NKHW = shares_NKHW.cpu()
     made_NHWC = task.paint(slots_NKS, "figure/paint", "pictures")
     with torch.no_grad():
         again_NHWC = to_bytes(task.vae.decode(task.vae.encode(prepare(images_NHWC)))).cpu()

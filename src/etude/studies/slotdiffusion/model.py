@@ -4,24 +4,20 @@ Shape suffixes: B images, C colours or channels of a latent, H W pixels, h w pla
 S a slot's size, T iterations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core import randomness
-from etude.core.checkpoint import Checkpoints, load_weights, read_weights
-from etude.core.errors import UserError
-from etude.nn.fast_norms import GroupNorm
 from etude.scenes.encoder import build_encoder
 from etude.scenes.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule
 from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
-from etude.studies.slotdiffusion.study import UNTRAINED, ChainConfig, ModelConfig, SampleConfig, VAEConfig
+from etude.studies.slotdiffusion.study import ChainConfig, ModelConfig, SampleConfig
 from etude.studies.slotdiffusion.unet import Context, UNet
-from etude.studies.slotdiffusion.vae import GROUPS, VAE, load_vae
+from etude.studies.slotdiffusion.vae import VAE
 
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 
@@ -77,98 +73,6 @@ def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) 
     """
     maps_BKhw = attention_BTKN[:, -1].float().unflatten(-1, places)
     return functional.interpolate(maps_BKhw, size=(size, size), mode="bilinear", align_corners=False)
-
-
-# --- the autoencoder ---
-
-
-def build_vae(config: VAEConfig) -> VAE:
-    """The autoencoder of a configuration, with its first weights."""
-    return VAE(
-        config.kind, width=config.width, multipliers=config.multipliers, latent_channels=config.channels,
-        num_codes=config.codes, num_blocks=config.blocks,
-    )  # fmt: skip
-
-
-def read_vae(vae: VAE, given: str) -> None:
-    """Put trained weights into an autoencoder.
-
-    Args:
-        vae: of the configuration.
-        given: a run of etude or a file of its, or what `load_vae` reads; `UNTRAINED`: nothing happens.
-
-    Raises:
-        UserError: there is nothing of that name, or it is of other sizes.
-    """
-    if given == UNTRAINED:
-        return
-    if not given:
-        raise UserError(
-            "no autoencoder: train one (etude run slotdiffusion vae-laptop) and name its run, --vae.weights "
-            "runs/slotdiffusion/vae-laptop, or give a file in the layout of latent diffusion"
-        )
-    path = Path(given).expanduser()
-    if (path / "checkpoints").is_dir():
-        checkpoints = Checkpoints(path / "checkpoints", keep=1)
-        step = checkpoints.best_step or checkpoints.newest()
-        if step is None:
-            raise UserError(f"{path} has no checkpoint: train it to its end first")
-        path = checkpoints.weights(step)
-    if path.is_dir() and (path / "weights.safetensors").is_file():
-        path = path / "weights.safetensors"
-    tensors = _ours(path) if path.suffix == ".safetensors" else None
-    if tensors is not None:
-        theirs = {k.removeprefix("vae."): v.shape for k, v in tensors.items() if k.startswith("vae.")}
-        if not theirs:
-            raise UserError(f"{path} holds no autoencoder: give weights.safetensors of a run's checkpoint")
-        _check_sizes(vae, theirs, path)
-        load_weights({"vae": vae}, tensors, path)
-        return
-    found = load_vae(path)
-    state = found.state_dict()
-    _check_sizes(vae, {name: value.shape for name, value in state.items()}, path)
-    if _groups(found) != _groups(vae):
-        # Weights of any grouping have the same shapes.
-        raise UserError(f"{path} has norms of other groups than {GROUPS}, which is not supported here")
-    vae.load_state_dict(state)
-
-
-def _ours(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a weights file of this study; None of a file that etude did not write."""
-    try:
-        tensors, header = read_weights(path)
-    except UserError:
-        return None
-    if header.study != "slotdiffusion":
-        raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of 'slotdiffusion'")
-    return tensors
-
-
-def _check_sizes(vae: VAE, theirs: Mapping[str, torch.Size], path: Path) -> None:
-    """Refuse tensors of other sizes, and name the flags that would do."""
-    if theirs == {name: value.shape for name, value in vae.state_dict().items()}:
-        return
-
-    def number(name: str, dim: int = 0) -> int:
-        return theirs[name][dim] if name in theirs else 0
-
-    width = number("encoder.conv_in.weight")
-    firsts = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(len(theirs))]
-    codes = number("quantize.embedding.weight")
-    told = {
-        "kind": "vq" if codes else "kl",
-        "width": width,
-        "multipliers": " ".join(str(number(name) // max(width, 1)) for name in firsts if name in theirs),
-        "channels": number("decoder.conv_in.weight", 1),
-        "blocks": sum(f"encoder.down.0.block.{block}.conv1.weight" in theirs for block in range(len(theirs))),
-    }
-    told |= {"codes": codes} if codes else {}
-    flags = " ".join(f"--vae.{name} {value}" for name, value in told.items())
-    raise UserError(f"{path} is an autoencoder of other sizes: give {flags}")
-
-
-def _groups(vae: VAE) -> list[int]:
-    return [module.groups for module in vae.modules() if isinstance(module, GroupNorm)]
 
 
 # --- pictures of slots ---

@@ -43,13 +43,13 @@ from etude.studies.slotdiffusion.model import (
     Painter,
     SlotDiffusion,
     attention_masks,
-    build_vae,
     card,
     schedule_of,
 )
 from etude.studies.slotdiffusion.samplers import check_steps, halving
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
+from etude.studies.slotdiffusion.vae_files import build_vae
 
 _BATCH = 16
 STREAM = "predict/paint"

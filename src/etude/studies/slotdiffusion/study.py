@@ -135,8 +135,14 @@ class OptimConfig:
         for name in ("warmup", "clip", "noise_steps"):
             require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
+    def set_rates(self, groups: Sequence[dict[str, Any]], step: int, max_steps: int) -> float:
+        """Set the rates of an optimiser's groups for a step, from 0, by their ``initial_lr``; returns the first's."""
+        for group in groups:
+            group["lr"] = group["initial_lr"] * self.factor(step, max_steps)
+        return groups[0]["lr"]
+
     def factor(self, step: int, max_steps: int) -> float:
-        """What the rates of a step, from 0, are multiplied by."""
+        """The share of their initial value that the rates of a step, from 0, have."""
         shape = (1 + math.cos(math.pi * step / max_steps)) / 2 if self.schedule == "cosine" else 1.0
         return shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
 

@@ -29,7 +29,8 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
     scenes = task.scenes.splits["test"]
     count = min(SHOWN, len(scenes))
     images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count]
-    [batch] = task.reconstruct(images_NHWC, task.noise(count, "figure/slots", 0), size=count)
+    [batch] = task.decompose(images_NHWC, task.noise(count, "figure/slots", 0), size=count)
+    assert batch.made_BCHW is not None
     named = {name: value.float().cpu() for name, value in batch.named.items()}
     made_NHWC = to_bytes(batch.made_BCHW).cpu()
     images_NHWC = images_NHWC.cpu()

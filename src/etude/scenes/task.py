@@ -1,0 +1,336 @@
+"""The part of a task that all studies of scenes share: data, slots and their scores, a slot library, results.
+
+Shape suffixes: B and N images, K slots, S a slot's size, T iterations, C colours, H W pixels.
+"""
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from etude.core import randomness
+from etude.core.runtime import Runtime
+from etude.core.study import Result, Task
+from etude.data.clevrtex import Scenes, SceneSet
+from etude.data.epochs import Epochs
+from etude.data.render.driver import Split
+from etude.metrics import fid
+from etude.nn.pixels import prepare
+from etude.scenes import slot_library
+from etude.scenes.scores import ABOUT, Scores, Watch, dead, gathered, half_width, largest, sameness, score, segments
+from etude.scenes.slot_library import Library
+from etude.scenes.source import load_scenes
+
+_log = logging.getLogger("etude")
+
+
+class SceneTask(Task):
+    """A task on scenes: which of them a step takes, which are watched in training, and what a run tells of them.
+
+    ``config`` has ``model.size``, ``data``, ``batch``, ``loop`` and ``metric.watched``.
+    """
+
+    measures_fid = True
+    """Whether pictures are drawn at the end, and held against real ones."""
+
+    def __init__(self, config: Any, runtime: Runtime) -> None:
+        self.config, self.runtime = config, runtime
+        randomness.seed_globals(config.seed, "init", 0)
+        self._epochs = Epochs(runtime)
+
+    @cached_property
+    def scenes(self) -> SceneSet:
+        """The data set, read once, on the device."""
+        config = self.config
+        read = load_scenes(config.data, config.model.size, batch=config.batch.size, device=self.runtime.device)
+        if self.measures_fid and config.metric.inception != "none":
+            # Before the training, not after it.
+            fid.weights_of(config.metric.inception)
+        return read
+
+    def batch_rows(self, step: int) -> Tensor:
+        """The training scenes of a step: every epoch has an order of its own, a rest that fills no batch is left."""
+        return self._epochs.rows(step, len(self.scenes.splits["train"]), self.config.batch.size)
+
+    def flips(self, count: int, step: int, part: int) -> Tensor:
+        """A coin for each picture of a batch, bool ``[count]`` on the device: whether it is mirrored."""
+        if not self.config.data.flip:
+            return torch.zeros(count, dtype=torch.bool, device=self.runtime.device)
+        coin = torch.rand(count, generator=self.runtime.generator("train/flip", step, part)) < 0.5
+        return randomness.upload(coin, self.runtime.device)
+
+    def normal(self, stream: str, step: int, index: int, *shape: int) -> Tensor:
+        """Standard normal numbers of that shape on the device, keyed by stream, step and index."""
+        draw = self.runtime.generator(stream, step, index)
+        return randomness.upload(torch.randn(shape, generator=draw), self.runtime.device)
+
+    def batches(self, count: int, size: int = 0) -> Iterator[slice]:
+        """Rows of ``count`` scenes, ``size`` at a time; 0: as many as an evaluation takes."""
+        size = size or self.config.batch.evaluation
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
+
+    def watched(self, split: Split = "val") -> Scenes:
+        """The scenes of each evaluation in training."""
+        return first(self.scenes.splits[split], self.config.metric.watched)
+
+    @property
+    def variant(self) -> str:
+        """The data that a run's numbers are of."""
+        return f"{self.scenes.about}, {self.config.model.size} px"
+
+    @property
+    def schooling(self) -> str:
+        """The length of the training, for a result's protocol."""
+        config, count = self.config, len(self.scenes.splits["train"])
+        epochs = config.loop.max_steps * config.batch.size / count
+        return f"up to {epochs:.3g} epochs of {count:,}, batch {config.batch.size}"
+
+    def finish(self) -> dict[str, Any]:
+        return {"scenes": self.scenes.about}
+
+    def data_checksums(self) -> dict[str, str]:
+        return dict(self.scenes.checksums)
+
+
+def first(scenes: Scenes, most: int) -> Scenes:
+    """The first scenes; 0: all."""
+    count = min(most or len(scenes), len(scenes))
+    return Scenes(scenes.images_NHWC[:count], scenes.masks_NHW[:count], scenes.names[:count])
+
+
+def mirrored(images_BCHW: Tensor, flip_B: Tensor) -> Tensor:
+    """The pictures, some of them mirrored left to right."""
+    return torch.where(flip_B[:, None, None, None], images_BCHW.flip(3), images_BCHW)
+
+
+# --- slots ---
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Some scenes, taken apart by a network.
+
+    Attributes:
+        rows: of the scenes that were given.
+        named: ``slots`` ``[B, K, S]``, ``attention`` ``[B, T, K, N]`` and ``masks`` ``[B, K, H, W]``, each slot's share
+            of a pixel; and what a network has beside.
+        images_BCHW: the pictures in [-1, 1]; None where none are made again.
+        made_BCHW: the pictures made again of their slots, about [-1, 1].
+    """
+
+    rows: slice
+    named: dict[str, Tensor]
+    images_BCHW: Tensor | None = None
+    made_BCHW: Tensor | None = None
+
+
+class Evaluation(NamedTuple):
+    """Scores of all scenes, the mean cosine of two slots of one, and the slots ``[N, K, S]`` of this process."""
+
+    scores: Scores
+    sameness: float
+    slots_NKS: Tensor
+
+
+class SlotTask(SceneTask):
+    """A task whose network takes scenes apart into slots."""
+
+    def __init__(self, config: Any, runtime: Runtime) -> None:
+        super().__init__(config, runtime)
+        self._library: Library | None = None
+        self._watch = Watch(config.model.num_slots)
+
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The network in use after training; its ``encoder`` is a `SlotEncoder`."""
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """The setting of the run, which every result tells."""
+
+    @abstractmethod
+    def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Decomposed]:
+        """Take scenes apart, some at a time, in evaluation mode.
+
+        Args:
+            images_NHWC: bytes.
+            noise_NKS: the noise that the slots of each scene begin with.
+            size: scenes at a time; 0: as many as an evaluation takes.
+        """
+
+    @abstractmethod
+    def validation(self, found: Evaluation) -> dict[str, float]:
+        """Numbers of the watched scenes beside their scores."""
+
+    @abstractmethod
+    def paint(self, slots_NKS: Tensor, stream: str, title: str, **changes: Any) -> Tensor:
+        """Draw pictures of slots: bytes ``[N, H, W, 3]`` on the CPU, the work shared by the processes.
+
+        Args:
+            slots_NKS: of all pictures.
+            stream: of the noise, where there is any.
+            title: of the progress bar.
+            changes: of the sampler's settings, where there is one.
+        """
+
+    @abstractmethod
+    def card(self, slots_KS: Tensor) -> Tensor:
+        """The small picture ``[3, 8, 8]`` of some slots by which a slot library knows the network."""
+
+    @cached_property
+    def scenes(self) -> SceneSet:
+        """The data set, read once, on the device; more objects than slots are warned of."""
+        read, num_slots = super().scenes, self.config.model.num_slots
+        most = max(objects(part.masks_NHW) for part in read.splits.values())
+        if most + 1 > num_slots and self.runtime.is_main:
+            _log.warning(
+                "up to %d objects and the ground in a scene, and %d slots: some will share one; "
+                "--model.num-slots %d has room",
+                most, num_slots, most + 1,
+            )  # fmt: skip
+        return read
+
+    def noise(self, count: int, stream: str, step: int, index: int = 0) -> Tensor:
+        """Standard normal ``[count, K, S]`` on the device, which slots begin with."""
+        return self.normal(stream, step, index, count, self.config.model.num_slots, self.config.model.slot_size)
+
+    def slots(self, images_NHWC: Tensor, noise_NKS: Tensor, size: int = 0) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, slots ``[B, K, S]`` and attention ``[B, T, K, N]`` of scenes, some at a time, without a decoder."""
+        self.network.eval()
+        iterations = self.config.model.eval_iterations
+        for rows in self.batches(len(images_NHWC), size):
+            images_BCHW = prepare(images_NHWC[rows])
+            # Around the generator it would not hold where that is wrapped, nor should it hold for who takes a batch.
+            with torch.no_grad():
+                found = self.network.encoder(images_BCHW, noise_NKS[rows], spread=0.0, iterations=iterations)
+            yield rows, found.slots_BKS.float(), found.attention_BTKN
+
+    def score(self, scenes: Scenes, stream: str) -> Evaluation:
+        """Score the slots of scenes, the work shared by the processes."""
+        share, num_slots = self.runtime.share(len(scenes)), self.config.model.num_slots
+        masks_NHW, noise_NKS = scenes.masks_NHW[share], self.noise(len(scenes), stream, 0)[share]
+        parts: list[Scores] = []
+        slots = [noise_NKS[:0]]
+        for batch in self.decompose(scenes.images_NHWC[share], noise_NKS):
+            made, images = (None if x is None else (x + 1) / 2 for x in (batch.made_BCHW, batch.images_BCHW))
+            parts.append(score(segments(batch.named["masks"]), masks_NHW[batch.rows], made, images, num_slots))
+            slots.append(batch.named["slots"])
+        slots_NKS = torch.cat(slots)
+        alike = self.runtime.gather(sameness(slots_NKS), len(scenes)).mean().item()
+        return Evaluation(gathered(self.runtime, parts, len(scenes), num_slots), alike, slots_NKS)
+
+    def evaluate(self) -> dict[str, float]:
+        found = self.score(self.watched(), "val/slots")
+        pixels_BK = found.scores.pixels_BK
+        rows = found.scores.means() | self.validation(found)
+        rows |= {"dead": float(dead(pixels_BK)), "largest": largest(pixels_BK)}
+        rows |= {"sameness": found.sameness, "spread": self.network.encoder.attention.spread()}
+        self._watch.tell(rows, aloud=self.runtime.is_main)
+        return {name: value for name, value in rows.items() if value == value}
+
+    # --- the library ---
+
+    @property
+    def library(self) -> Library:
+        """Slots of the training scenes in clusters, made once of the weights as they are."""
+        if self._library is None:
+            train = first(self.scenes.splits["train"], self.config.metric.library)
+            share, model = self.runtime.share(len(train)), self.config.model
+            noise_NKS = self.noise(len(train), "library/slots", 0)[share]
+            found = [slots.flatten(1) for _, slots, _ in self.slots(train.images_NHWC[share], noise_NKS)]
+            empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
+            together = self.runtime.gather(torch.cat([empty, *found]), len(train))
+            slots_NS = together.float().cpu().reshape(-1, model.slot_size)
+            self._library = slot_library.build(slots_NS, model.num_slots, self.config.seed, self.card)
+        return self._library
+
+    def compose(self, count: int, stream: str, **changes: Any) -> Tensor:
+        """Draw new pictures of the library's slots: bytes ``[count, H, W, 3]``; ``changes`` are those of `paint`."""
+        slots_NKS = self.library.draw(count, self.runtime.generator(stream, 0))
+        return self.paint(slots_NKS, f"{stream}/paint", "compositions", **changes)
+
+    # --- the end ---
+
+    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str]]:
+        """The numbers of a split: the name of each, its values ``[N]``, what it is of."""
+        found = self.score(self.scenes.splits[split], f"{split}/slots").scores
+        for name, values in found.of_image.items():
+            yield name, values, ABOUT[name]
+
+    def samplers(self) -> Mapping[str, tuple[str, int] | None]:
+        """Samplers and their steps by what their numbers' names end with; None: the network decodes at once."""
+        return {"": None}
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        # Other weights may have been loaded since.
+        self._library = None
+        rows: list[Result] = []
+        measured: tuple[Split, ...] = ("val", "test")
+        for split in measured:
+            for name, values, about in self.measured(split):
+                count = int((~values.isnan()).sum())
+                if count:
+                    about = f"mean over {count:,} scenes, {about}"
+                    rows.append(self._row(name, split, values.nanmean().item(), about, half_width(values)))
+        # By all processes together; the pictures are drawn by one.
+        assert self.library
+        if self.config.metric.inception != "none":
+            rows += self.distances(self.samplers())
+        return rows
+
+    def _row(
+        self, name: str, split: str, value: float, about: str, width: float | None = None, unit: str = ""
+    ) -> Result:
+        config, about = self.config, f"{about}; {self.protocol}"
+        return Result(config.table, config.model.cell, name, split, value, about, width, unit, self.variant)
+
+    def distances(self, samplers: Mapping[str, tuple[str, int] | None]) -> list[Result]:
+        """FID and KID of compositions against validation scenes, of the same slots for each sampler.
+
+        Args:
+            samplers: see `samplers`; of those that are named, the time is told too.
+        """
+        config = self.config
+        real_NHWC = first(self.scenes.splits["val"], getattr(config.metric, "composed", 0)).images_NHWC.cpu()
+        count = len(real_NHWC)
+        network = fid.Inception(fid.weights_of(config.metric.inception), self.runtime.device)
+        real_NF = network.cached_features(real_NHWC)
+        rows: list[Result] = []
+        for ending, sampler in samplers.items():
+            started = time.perf_counter()
+            changes = {} if sampler is None else {"sampler": sampler[0], "steps": sampler[1]}
+            composed_NHWC = self.compose(count, "val/compose", **changes)
+            seconds = time.perf_counter() - started
+            mine = network.features(composed_NHWC[self.runtime.share(count)], title="features of compositions")
+            made_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), count).cpu().numpy()
+            found = fid.score(real_NF, made_NF, self.runtime.generator("val/kid", 0))
+            by = "" if sampler is None else f" by {sampler[0]} in {sampler[1]} steps"
+            about = (
+                f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "
+                f"{len(self.library.slots_NS):,} training slots){by} against {count:,} validation scenes"
+            )
+            rows.append(self._row(f"fid{ending}", "val", found.fid, about, found.half_width))
+            rows.append(self._row(f"kid{ending}", "val", 1000 * found.kid, f"times 1,000; {about}"))
+            if sampler is not None:
+                timed = f"to draw them, on {self.runtime.device.type}; {about}"
+                rows.append(self._row(f"seconds{ending}", "val", seconds, timed, unit="s"))
+        return rows
+
+
+def objects(masks_NHW: Tensor) -> int:
+    """The most objects that a scene of ``[N, H, W]`` masks has; 0 is the ground."""
+    most = 0
+    for part_BHW in masks_NHW.split(256):
+        found_BI = torch.zeros(len(part_BHW), 256, dtype=torch.bool, device=part_BHW.device)
+        found_BI.scatter_(1, part_BHW.flatten(1).long(), True)
+        most = max(most, int(found_BI[:, 1:].sum(1).max())) if len(part_BHW) else most
+    return most
