@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from etude.scenes.slot_attention import EPSILON, GRUCell, SlotAttention
+from etude.scenes.slot_attention_plain import PlainSlotAttention
 
 INITS = ("gaussian", "learned", "bilevel")
 B, N, D, K, S = 3, 20, 7, 4, 6
@@ -20,9 +21,11 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def module(dtype: torch.dtype = torch.float64, **options: Any) -> SlotAttention:
+def module(
+    dtype: torch.dtype = torch.float64, *, kind: type[SlotAttention] = SlotAttention, **options: Any
+) -> SlotAttention:
     torch.manual_seed(0)
-    made = SlotAttention(K, D, S, **options).to(dtype)
+    made = kind(K, D, S, **options).to(dtype)
     with torch.no_grad():
         # Norms that do nothing would hide that they are left out.
         for norm in (made.norm_inputs, made.norm_slots, made.norm_mlp):
@@ -77,13 +80,25 @@ def twin(net: SlotAttention, inputs_BND: Tensor, slots_BKS: Tensor, iterations: 
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("iterations", [1, 3, 5])
-def test_it_is_algorithm_1(init: Any, implicit: bool, iterations: int) -> None:
-    net, inputs, noise = module(init=init, implicit=implicit), draw(B, N, D), draw(B, K, S, seed=1)
+@pytest.mark.parametrize("kind", [SlotAttention, PlainSlotAttention])
+def test_it_is_algorithm_1(kind: type[SlotAttention], init: Any, implicit: bool, iterations: int) -> None:
+    net, inputs, noise = module(kind=kind, init=init, implicit=implicit), draw(B, N, D), draw(B, K, S, seed=1)
     found = net(inputs, noise, iterations=iterations)
     slots, attention = twin(net, inputs, net.first(B, noise), iterations)
     np.testing.assert_allclose(found.slots_BKS.detach().numpy(), slots, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found.attention_BTKN[:, -1].detach().numpy(), attention, rtol=1e-9, atol=1e-12)
     assert found.attention_BTKN.shape == (B, iterations, K, N)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_both_forms_have_the_same_gradients(implicit: bool) -> None:
+    found = []
+    for kind in (SlotAttention, PlainSlotAttention):
+        net, inputs = module(kind=kind, init="bilevel", implicit=implicit), draw(B, N, D).requires_grad_()
+        slots = net(inputs, draw(B, K, S, seed=1)).slots_BKS
+        loss = (slots * draw(B, K, S, seed=2)).sum()
+        found.append(torch.autograd.grad(loss, [inputs, *net.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-11)
 
 
 def test_the_gru_is_pytorchs() -> None:

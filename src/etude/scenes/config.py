@@ -25,6 +25,9 @@ class SlotEncoderConfig:
     that fades (BO-QSA)."""
     implicit: bool = False
     """Whether only the last iteration has a gradient."""
+    form: Literal["fast", "plain"] = "fast"
+    """fast: the slots' side is projected in place of the inputs'; plain: Slot Attention as algorithm 1 reads. Both have
+    the same weights and, up to rounding, the same losses."""
     encoder: str = "conv"
     """conv: four 5x5 convolutions; resnet18: with group norms, to a quarter of the size; or path/to/file.py:Name of a
     module that is made with a number of channels and maps [B, 3, H, W] to [B, channels, h, w]."""

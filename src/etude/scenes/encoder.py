@@ -21,6 +21,7 @@ from etude.nn.plugin import resolve
 from etude.nn.user_part import tried_module
 from etude.scenes.config import SlotEncoderConfig
 from etude.scenes.slot_attention import SlotAttention, Slots, glorot_
+from etude.scenes.slot_attention_plain import PlainSlotAttention
 
 
 class PositionCode(nn.Module):
@@ -192,7 +193,8 @@ def build_encoder(config: SlotEncoderConfig) -> SlotEncoder:
     }
     channels = config.features
     encoder, places = make_encoder(config.encoder, channels, config.size, **options.get(config.encoder, {}))
-    attention = SlotAttention(
+    kind = PlainSlotAttention if config.form == "plain" else SlotAttention
+    attention = kind(
         config.num_slots, channels, config.slot_size, iterations=config.iterations, hidden=config.hidden,
         init=config.init, implicit=config.implicit,
     )  # fmt: skip

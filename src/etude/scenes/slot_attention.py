@@ -10,7 +10,8 @@ $$s \leftarrow \operatorname{GRU}(u, s), \qquad s \leftarrow s + \operatorname{M
 
 Keys $k(x) = x W_k$ and values $v(x) = x W_v$ are linear, and there are far more inputs than slots. So the slots' side
 is projected in their place, which is the same by associativity: $(x W_k) q^\top = x (q W_k^\top)^\top$ and
-$W^\top (x W_v) = (W^\top x) W_v$. No map of keys or values is ever made.
+$W^\top (x W_v) = (W^\top x) W_v$. No map of keys or values is ever made. slot_attention_plain.py has the step as the
+algorithm reads.
 
 Ways to begin:
 

@@ -308,6 +308,14 @@ def test_about_half_of_the_pictures_are_mirrored() -> None:
     assert all(torch.allclose(image, scene) for image, scene in images_of(make(), 4))
 
 
+def test_both_forms_of_slot_attention_train_to_the_same_losses() -> None:
+    tasks = [make(model__form=form) for form in ("fast", "plain")]
+    assert type(tasks[0].model.encoder.attention) is not type(tasks[1].model.encoder.attention)
+    for step in range(8):
+        fast, plain = (task.train_step(step)["loss"].item() for task in tasks)
+        assert plain == pytest.approx(fast, rel=1e-4)
+
+
 # --- evaluation ---
 
 
