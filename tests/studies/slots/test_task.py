@@ -19,7 +19,7 @@ from etude import registry
 from etude.core import randomness
 from etude.core.errors import UserError
 from etude.data import clevrtex
-from etude.draw.figures import sheet
+from etude.draw.figures import coloured, sheet
 from etude.metrics import fid, segmentation
 from etude.nn.pixels import to_bytes
 from etude.scenes.scores import Scores

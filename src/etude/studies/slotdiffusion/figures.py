@@ -12,19 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.core.config import to_dict
-from etude.draw.figures import attention, coloured, curves, figure, grid, sheet, two_sheets
+from etude.draw.figures import attention, curves, figure, grid, sheet
 from etude.draw.metrics import rows_of
 from etude.nn.pixels import prepare, to_bytes
-from etude.scenes.scores import segments
+from etude.scenes import figures
+from etude.scenes.figures import SHOWN, both_splits
 from etude.studies.slotdiffusion.model import Painter
 from etude.studies.slotdiffusion.task import SlotDiffusionTask
 from etude.studies.slotdiffusion.vae_task import VAETask
 
-SHOWN = 6
-"""Scenes of a sheet."""
-COMPOSED = 32
-"""Compositions of a sheet."""
 MOMENTS = 20
 """Pictures of a sheet of denoising, at most."""
 
@@ -42,12 +38,11 @@ def draw(task: SlotDiffusionTask | VAETask, folder: Path, metrics: Sequence[Mapp
 
 def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the pictures of an autoencoder's run into ``folder``."""
-    error = {name: rows_of(metrics, f"{split}/error") for split, name in (("train", "training"), ("val", "validation"))}
     bound = "divergence" if task.vae.kind == "kl" else "codebook"
     curves(
         folder / "curves.png",
         [
-            ("Reconstruction", "absolute error", error),
+            ("Reconstruction", "absolute error", both_splits(metrics, "error")),
             ("Validation", "PSNR, dB", {"validation": rows_of(metrics, "val/psnr")}),
             ("Latents", bound, {"training": rows_of(metrics, f"train/{bound}")}),
         ],
@@ -68,7 +63,7 @@ def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) 
 
 def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the pictures of a run into ``folder``."""
-    learning_curves(folder / "curves.png", metrics)
+    figures.learning_curves(folder / "curves.png", metrics, "Noise", "loss")
     scenes = task.scenes.splits["test"]
     count = min(SHOWN, len(scenes))
     images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count].cpu()
@@ -82,14 +77,8 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     with torch.no_grad():
         again_NHWC = to_bytes(task.vae.decode(task.vae.encode(prepare(images_NHWC)))).cpu()
     images_NHWC = images_NHWC.cpu()
-    rows = [
-        ("picture", list(images_NHWC.numpy())),
-        ("autoencoder", list(again_NHWC.numpy())),
-        ("noise + slots", list(made_NHWC.numpy())),
-        ("true masks", [coloured(mask) for mask in masks_NHW]),
-        ("slots", [coloured(mask + 1) for mask in segments(shares_NKHW)]),
-    ]
-    grid(folder / "reconstructions.png", rows)
+    again = {"autoencoder": again_NHWC, "noise + slots": made_NHWC}
+    figures.reconstructions(folder / "reconstructions.png", images_NHWC, again, masks_NHW, shares_NKHW)
     slots(folder / "slots.png", images_NHWC, made_NHWC, shares_NKHW)
     attention(folder / "attention.png", images_NHWC[0], attention_NTKN[0].float().cpu(), task.mean.encoder.places)
     fast = (task.config.sample.sampler, task.config.sample.steps)
@@ -99,45 +88,17 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
             painter = task.painter(sampler=sampler, steps=steps)
             title = f"{sampler}, {steps} steps: read from top left to bottom right"
             denoising(folder / f"{name}.png", title, painter, slots_NKS[:1], "figure/paint")
-    composed = task.compose(min(COMPOSED, len(task.scenes.splits["val"])), "figure/compose")
-    real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
-    below = "one slot of each cluster of the library, drawn together"
-    two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed))
-    task.library.save(folder / "library.safetensors", "slotdiffusion", to_dict(task.config))
-
-
-def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """The loss, quality of the masks, and the watch on slots."""
-    loss = {name: rows_of(metrics, f"{split}/loss") for split, name in (("train", "training"), ("val", "validation"))}
-    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
-    watch = {
-        "hold nothing": rows_of(metrics, "val/empty"),
-        "share the background": rows_of(metrics, "val/background_slots"),
-        "dead in all scenes": rows_of(metrics, "val/dead"),
-    }
-    starts = {"spread of the starts": rows_of(metrics, "val/spread"), "sameness": rows_of(metrics, "val/sameness")}
-    curves(
-        path,
-        [
-            ("Noise", "squared error", loss),
-            ("Masks, validation", "share", {name: rows_of(metrics, f"val/{key}") for name, key in quality.items()}),
-            ("Slots of a scene that", "slots", watch),
-            ("Collapse", "0: the same starts; 1: the same slots", starts),
-        ],
-    )
+    figures.compositions(folder, task, "slotdiffusion", "drawn")
 
 
 def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tensor) -> None:
-    """A row a scene: the picture, its reconstruction, and what each slot looks at, the rest white."""
-    rows: list[tuple[str, list[np.ndarray]]] = []
-    for image, made, shares in zip(images_NHWC, made_NHWC, shares_NKHW, strict=True):
-        rows.append(("", [image.numpy(), made.numpy(), *seen(image, shares)]))
-    titles = ["picture", "noise + slots", *(f"slot {number}" for number in range(shares_NKHW.shape[1]))]
-    grid(path, rows, titles)
+    """Draw a row a scene: the picture, its reconstruction, and what each slot looks at, the rest white."""
+    parts = [seen(image, shares) for image, shares in zip(images_NHWC, shares_NKHW, strict=True)]
+    figures.slots(path, images_NHWC, "noise + slots", made_NHWC, np.stack(parts))
 
 
 def seen(image_HWC: Tensor, shares_KHW: Tensor) -> np.ndarray:
-    """What each slot looks at of a picture, as bytes ``[K, H, W, 3]``; the rest is white."""
+    """The part of a picture that each slot looks at, as bytes ``[K, H, W, 3]``; the rest is white."""
     return (255 - shares_KHW[..., None] * (255 - image_HWC.float())).byte().numpy()
 
 

@@ -1,0 +1,95 @@
+"""Pictures that all studies of scenes draw: learning curves, sheets of slots, compositions.
+
+Shape suffixes: N pictures, K slots, H W pixels, C colours.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from etude.core.config import to_dict
+from etude.draw.figures import coloured, curves, grid, two_sheets
+from etude.draw.metrics import rows_of
+from etude.scenes.scores import segments
+from etude.scenes.task import SlotTask
+
+SHOWN = 6
+"""Scenes of a sheet."""
+COMPOSED = 32
+"""Compositions of a sheet."""
+
+
+def both_splits(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """A metric in training and on the validation split, over the steps."""
+    return {
+        title: rows_of(metrics, f"{split}/{name}") for split, title in (("train", "training"), ("val", "validation"))
+    }
+
+
+def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str, name: str) -> None:
+    """Draw the squared error that is trained on, the quality of the masks, and the watch on slots.
+
+    Args:
+        path: the file.
+        metrics: of the run.
+        title: of the squared error.
+        name: of the squared error among the metrics.
+    """
+    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
+    watch = {"hold nothing": "empty", "share the background": "background_slots", "dead in all scenes": "dead"}
+    starts = {"spread of the starts": "spread", "sameness": "sameness"}
+    curves(
+        path,
+        [
+            (title, "squared error", both_splits(metrics, name)),
+            *(
+                (title, unit, {label: rows_of(metrics, f"val/{key}") for label, key in names.items()})
+                for title, unit, names in (
+                    ("Masks, validation", "share", quality),
+                    ("Slots of a scene that", "slots", watch),
+                    ("Collapse", "0: the same starts; 1: the same slots", starts),
+                )
+            ),
+        ],
+    )
+
+
+def reconstructions(
+    path: Path, images_NHWC: Tensor, again: Mapping[str, Tensor], true_NHW: Tensor, masks_NKHW: Tensor
+) -> None:
+    """Draw a column a scene: the picture, what it is made again as, the true masks, the slots' masks."""
+    rows = [
+        ("picture", list(images_NHWC.numpy())),
+        *((title, list(made_NHWC.numpy())) for title, made_NHWC in again.items()),
+        ("true masks", [coloured(mask) for mask in true_NHW]),
+        ("slots", [coloured(mask + 1) for mask in segments(masks_NKHW)]),
+    ]
+    grid(path, rows)
+
+
+def slots(path: Path, images_NHWC: Tensor, again: str, made_NHWC: Tensor, parts_NKHWC: np.ndarray) -> None:
+    """Draw a row a scene: the picture, the one made again of its slots, and the part of each slot."""
+    rows = [
+        ("", [image, made, *parts])
+        for image, made, parts in zip(images_NHWC.numpy(), made_NHWC.numpy(), parts_NKHWC, strict=True)
+    ]
+    grid(path, rows, ["picture", again, *(f"slot {number}" for number in range(parts_NKHWC.shape[1]))])
+
+
+def compositions(folder: Path, task: SlotTask, study: str, verb: str) -> None:
+    """Draw validation scenes and compositions of the slot library, and write the library beside them.
+
+    Args:
+        folder: that the files go to.
+        task: whose library it is.
+        study: the task's.
+        verb: how slots become a picture.
+    """
+    real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
+    composed_NHWC = task.compose(len(real_NHWC), "figure/compose")
+    below = f"one slot of each cluster of the library, {verb} together"
+    two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed_NHWC))
+    task.library.save(folder / "library.safetensors", study, to_dict(task.config))
