@@ -24,9 +24,8 @@ COMPOSED = 32
 
 def both_splits(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """A metric in training and on the validation split, over the steps."""
-    return {
-        title: rows_of(metrics, f"{split}/{name}") for split, title in (("train", "training"), ("val", "validation"))
-    }
+    splits = {"training": "train", "validation": "val"}
+    return {title: rows_of(metrics, f"{split}/{name}") for title, split in splits.items()}
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str, name: str) -> None:
@@ -79,7 +78,7 @@ def slots(path: Path, images_NHWC: Tensor, again: str, made_NHWC: Tensor, parts_
     grid(path, rows, ["picture", again, *(f"slot {number}" for number in range(parts_NKHWC.shape[1]))])
 
 
-def compositions(folder: Path, task: SlotTask, study: str, verb: str) -> None:
+def compositions(folder: Path, task: SlotTask, study: str, verb: str, count: int = COMPOSED) -> None:
     """Draw validation scenes and compositions of the slot library, and write the library beside them.
 
     Args:
@@ -87,9 +86,10 @@ def compositions(folder: Path, task: SlotTask, study: str, verb: str) -> None:
         task: whose library it is.
         study: the task's.
         verb: how slots become a picture.
+        count: how many are composed.
     """
     real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
-    composed_NHWC = task.compose(len(real_NHWC), "figure/compose")
+    composed_NHWC = task.compose(count, "figure/compose")
     below = f"one slot of each cluster of the library, {verb} together"
     two_sheets(folder / "compositions.png", ("validation scenes", real_NHWC), (below, composed_NHWC))
     task.library.save(folder / "library.safetensors", study, to_dict(task.config))

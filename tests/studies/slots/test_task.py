@@ -25,7 +25,6 @@ from etude.nn.pixels import to_bytes
 from etude.scenes.scores import Scores
 from etude.scenes.source import SceneConfig, load_scenes
 from etude.scenes.task import Evaluation, objects
-from etude.studies.slots import figures
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import OptimConfig
 from etude.studies.slots.task import SlotsTask, crowd
@@ -685,11 +684,11 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_a_colour_a_segment() -> None:
-    colours = figures.coloured(torch.arange(21).view(3, 7))
+    colours = coloured(torch.arange(21).view(3, 7))
     assert colours.shape == (3, 7, 3)
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 21
     assert colours[0, 0].tolist() == [70, 70, 70], "the background is grey"
-    assert np.array_equal(figures.coloured(np.array([[21, 1]]))[0, 0], figures.coloured(np.array([[1]]))[0, 0])
+    assert np.array_equal(coloured(np.array([[21, 1]]))[0, 0], coloured(np.array([[1]]))[0, 0])
 
 
 def test_a_sheet_by_hand() -> None:

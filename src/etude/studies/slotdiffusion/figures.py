@@ -88,7 +88,8 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
             painter = task.painter(sampler=sampler, steps=steps)
             title = f"{sampler}, {steps} steps: read from top left to bottom right"
             denoising(folder / f"{name}.png", title, painter, slots_NKS[:1], "figure/paint")
-    figures.compositions(folder, task, "slotdiffusion", "drawn")
+    count = min(figures.COMPOSED, len(task.scenes.splits["val"]))
+    figures.compositions(folder, task, "slotdiffusion", "drawn", count)
 
 
 def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tensor) -> None:
