@@ -1,9 +1,9 @@
-"""What makes a network from pictures to slots what it is; loads no PyTorch."""
+"""Settings that studies of scenes share; loads no PyTorch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from etude.core.config import require
+from etude.core.config import BatchConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +53,33 @@ class SlotEncoderConfig:
         require(self.num_slots >= 2, "model.num_slots", "at least 2 (one slot has nothing to share)", self.num_slots)
         require(8 <= self.size <= 512 and self.size % 8 == 0, "model.size", "a multiple of 8 up to 512", self.size)
         require(all(stride in (1, 2) for stride in self.strides), "model.strides", "of 1 and 2", self.strides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneBatch(BatchConfig):
+    size: int = 64
+    """Pictures of one step, over all processes."""
+    evaluation: int = 32
+    """Pictures at a time where nothing is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneMetricConfig:
+    watched: int = 500
+    """Validation scenes of each evaluation in training; 0: all. The final numbers are of whole splits."""
+    library: int = 0
+    """Training scenes whose slots make the library; 0: all."""
+    inception: str = ""
+    """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
+
+    def __post_init__(self) -> None:
+        for name in ("watched", "library"):
+            require(getattr(self, name) >= 0, f"metric.{name}", "0 or more", getattr(self, name))
+
+
+STARTS: dict[str, dict[str, Any]] = {
+    "gaussian": {"model.init": "gaussian", "model.implicit": False},
+    "learned": {"model.init": "learned", "model.implicit": False},
+    "bilevel": {"model.init": "bilevel", "model.implicit": True},
+}
+"""The settings of each way in which slots begin, by its name."""

@@ -64,7 +64,7 @@ def reconstructions(
         ("picture", list(images_NHWC.numpy())),
         *((title, list(made_NHWC.numpy())) for title, made_NHWC in again.items()),
         ("true masks", [coloured(mask) for mask in true_NHW]),
-        ("slots", [coloured(mask + 1) for mask in segments(masks_NKHW)]),
+        ("slots' masks", [coloured(mask + 1) for mask in segments(masks_NKHW)]),
     ]
     grid(path, rows)
 

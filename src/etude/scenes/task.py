@@ -119,13 +119,15 @@ class Decomposed:
 
     Attributes:
         rows: of the scenes that were given.
-        named: ``slots`` ``[B, K, S]``, ``attention`` ``[B, T, K, N]`` and ``masks`` ``[B, K, H, W]``, each slot's share
-            of a pixel; and what a network has beside.
+        slots_BKS: the slots.
+        named: ``attention`` ``[B, T, K, N]`` and ``masks`` ``[B, K, H, W]``, each slot's share of a pixel; and what a
+            network has beside.
         images_BCHW: the pictures in [-1, 1]; None where none are made again.
         made_BCHW: the pictures made again of their slots, about [-1, 1].
     """
 
     rows: slice
+    slots_BKS: Tensor
     named: dict[str, Tensor]
     images_BCHW: Tensor | None = None
     made_BCHW: Tensor | None = None
@@ -223,7 +225,7 @@ class SlotTask(SceneTask):
         for batch in self.decompose(scenes.images_NHWC[share], noise_NKS):
             made, images = (None if x is None else (x + 1) / 2 for x in (batch.made_BCHW, batch.images_BCHW))
             parts.append(score(segments(batch.named["masks"]), masks_NHW[batch.rows], made, images, num_slots))
-            slots.append(batch.named["slots"])
+            slots.append(batch.slots_BKS)
         slots_NKS = torch.cat(slots)
         alike = self.runtime.gather(sameness(slots_NKS), len(scenes)).mean().item()
         return Evaluation(gathered(self.runtime, parts, len(scenes), num_slots), alike, slots_NKS)

@@ -69,10 +69,10 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     images_NHWC, masks_NHW = scenes.images_NHWC[:count], scenes.masks_NHW[:count].cpu()
     noise_NKS = task.noise(count, "figure/slots", 0)
     found = list(task.decompose(images_NHWC, noise_NKS))
-    slots_NKS, attention_NTKN, shares_NKHW = (
-        torch.cat([batch.named[name] for batch in found]) for name in ("slots", "attention", "masks")
+    slots_NKS = torch.cat([batch.slots_BKS for batch in found])
+    attention_NTKN, shares_NKHW = (
+        torch.cat([batch.named[name] for batch in found]).float().cpu() for name in ("attention", "masks")
     )
-    shares_NKHW = shares_NKHW.cpu()
     made_NHWC = task.paint(slots_NKS, "figure/paint", "pictures")
     with torch.no_grad():
         again_NHWC = to_bytes(task.vae.decode(task.vae.encode(prepare(images_NHWC)))).cpu()
@@ -80,7 +80,7 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     again = {"autoencoder": again_NHWC, "noise + slots": made_NHWC}
     figures.reconstructions(folder / "reconstructions.png", images_NHWC, again, masks_NHW, shares_NKHW)
     slots(folder / "slots.png", images_NHWC, made_NHWC, shares_NKHW)
-    attention(folder / "attention.png", images_NHWC[0], attention_NTKN[0].float().cpu(), task.mean.encoder.places)
+    attention(folder / "attention.png", images_NHWC[0], attention_NTKN[0], task.mean.encoder.places)
     fast = (task.config.sample.sampler, task.config.sample.steps)
     slow = ("ancestral", task.config.sample.ancestral)
     for name, (sampler, steps) in {"denoising": fast, "denoising-ancestral": slow}.items():

@@ -1,14 +1,14 @@
 """Slot-conditioned latent diffusion on CLEVRTex: presets and experiments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.config import LoopConfig, StudyConfig, require
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.scenes.config import SlotEncoderConfig
+from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SlotEncoderConfig
 from etude.scenes.source import SceneConfig
 
 UNTRAINED = "untrained"
@@ -148,28 +148,23 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(BatchConfig):
-    size: int = 64
-    """Pictures of one step, over all processes."""
+class Batch(SceneBatch):
     evaluation: int = 32
     """Pictures at a time where nothing is learned; sampling halves it where memory does not suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricConfig:
+class MetricConfig(SceneMetricConfig):
     watched: int = 500
     """Validation scenes of each evaluation in training; 0: all. The final masks are scored on whole splits."""
     reconstructed: int = 0
     """Scenes of each split that are rebuilt from their slots at the end; 0: all."""
     composed: int = 0
     """Compositions, and validation scenes that they are held against; 0: all."""
-    library: int = 0
-    """Training scenes whose slots make the library; 0: all."""
-    inception: str = ""
-    """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
 
     def __post_init__(self) -> None:
-        for name in ("watched", "reconstructed", "composed", "library"):
+        super().__post_init__()
+        for name in ("reconstructed", "composed"):
             require(getattr(self, name) >= 0, f"metric.{name}", "0 or more", getattr(self, name))
 
 
@@ -359,17 +354,14 @@ def _init(preset: str) -> tuple[Job, ...]:
     if preset == "laptop":
         own = vae_laptop()
         first |= {"optim.lr": own.optim.lr, "optim.ema": own.optim.ema, "loop.max_steps": own.loop.max_steps}
-    gaussian = {"model.init": "gaussian", "model.implicit": False}
-    bilevel = {"model.init": "bilevel", "model.implicit": True}
 
-    def on_it(settings: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
-        return lambda finished: {"phase": "diffusion", "vae.weights": str(finished[0].path)} | settings
+    def on_it(start: str) -> Job:
+        def settings(finished: Sequence[RunFolder]) -> dict[str, Any]:
+            return {"phase": "diffusion", "vae.weights": str(finished[0].path)} | STARTS[start]
 
-    return (
-        Job("vae", first),
-        Job("gaussian", on_it(gaussian), after=("vae",)),
-        Job("bilevel", on_it(bilevel), after=("vae",)),
-    )
+        return Job(start, settings, after=("vae",))
+
+    return Job("vae", first), on_it("gaussian"), on_it("bilevel")
 
 
 STUDY = Study(

@@ -165,9 +165,8 @@ class SlotDiffusionTask(SlotTask):
     def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Decomposed]:
         """See `SlotTask.decompose`; the attention stands for masks, and nothing is drawn."""
         for rows, slots_BKS, attention_BTKN in self.slots(images_NHWC, noise_NKS, size):
-            named = {"slots": slots_BKS, "attention": attention_BTKN}
-            places, side = self.mean.encoder.places, self.config.model.size
-            yield Decomposed(rows, named | {"masks": attention_masks(attention_BTKN, places, side)})
+            masks_BKHW = attention_masks(attention_BTKN, self.mean.encoder.places, self.config.model.size)
+            yield Decomposed(rows, slots_BKS, {"attention": attention_BTKN, "masks": masks_BKHW})
 
     def validation(self, found: Evaluation) -> dict[str, float]:
         return {"loss": self.validation_loss(found.slots_NKS)}

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.config import LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.scenes.config import SlotEncoderConfig
+from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SlotEncoderConfig
 from etude.scenes.source import SceneConfig
 
 
@@ -26,8 +26,8 @@ class ModelConfig(SlotEncoderConfig):
         super().__post_init__()
         require(self.decoder_width >= 1, "model.decoder_width", "at least 1", self.decoder_width)
         sides = [self.size >> halvings for halvings in range(10) if self.size % (1 << halvings) == 0]
-        told = ", ".join(map(str, sides))
-        require(self.broadcast in sides, "model.broadcast", f"one of {told} for {self.size} px", self.broadcast)
+        choices = ", ".join(map(str, sides))
+        require(self.broadcast in sides, "model.broadcast", f"one of {choices} for {self.size} px", self.broadcast)
         least = 1 if self.broadcast == self.size else 0
         require(self.decoder_layers >= least, "model.decoder_layers", f"at least {least}", self.decoder_layers)
 
@@ -68,38 +68,16 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(BatchConfig):
-    size: int = 64
-    """Pictures of one step, over all processes."""
-    evaluation: int = 32
-    """Pictures at a time where nothing is learned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricConfig:
-    watched: int = 500
-    """Validation scenes of each evaluation in training; 0: all. The final numbers are of whole splits."""
-    library: int = 0
-    """Training scenes whose slots make the library; 0: all."""
-    inception: str = ""
-    """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
-
-    def __post_init__(self) -> None:
-        require(self.watched >= 0, "metric.watched", "0 or more", self.watched)
-        require(self.library >= 0, "metric.library", "0 or more", self.library)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SlotsConfig(StudyConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The networks."""
     data: SceneConfig = field(default_factory=SceneConfig)
     """The scenes."""
-    batch: Batch = field(default_factory=Batch)
+    batch: SceneBatch = field(default_factory=SceneBatch)
     """How many pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
-    metric: MetricConfig = field(default_factory=MetricConfig)
+    metric: SceneMetricConfig = field(default_factory=SceneMetricConfig)
     """What is measured."""
     table: Literal["run", "clevrtex"] = "run"
     """The table that the run's numbers belong to; run: none."""
@@ -153,7 +131,7 @@ def best() -> SlotsConfig:
     """
     return SlotsConfig(
         model=ModelConfig(init="bilevel", implicit=True, eval_iterations=5),
-        batch=Batch(size=128),
+        batch=SceneBatch(size=128),
         optim=OptimConfig(clip=1.0),
         loop=LoopConfig(max_steps=250_000, log_every=100, eval_every=5_000, save_every=5_000),
         table="clevrtex",
@@ -172,7 +150,7 @@ def laptop() -> SlotsConfig:
             size=64, strides=(1, 2, 1, 1), features=32, decoder_width=32, decoder_layers=0, eval_iterations=5
         ),
         data=SceneConfig(source="folder", folder="scenes", flip=True),
-        batch=Batch(size=16),
+        batch=SceneBatch(size=16),
         optim=OptimConfig(lr=1e-3, warmup=500, schedule="cosine", clip=1.0, noise_steps=3000, coarse_steps=11_200),
         loop=LoopConfig(max_steps=12_000, log_every=100, eval_every=1000, save_every=500),
         table="clevrtex",
@@ -206,27 +184,20 @@ def smoke() -> SlotsConfig:
             implicit=True, decoder_width=8, decoder_layers=0,
         ),
         data=SceneConfig(source="generated", most=120),
-        batch=Batch(size=8),
+        batch=SceneBatch(size=8),
         optim=OptimConfig(lr=2e-3, warmup=5, schedule="cosine", clip=1.0, noise_steps=20),
-        metric=MetricConfig(inception="none"),
+        metric=SceneMetricConfig(inception="none"),
         loop=LoopConfig(max_steps=60, log_every=10, eval_every=30, save_every=30, device="cpu"),
     )  # fmt: skip
 
 
-INITS: dict[str, dict[str, Any]] = {
-    "gaussian": {"model.init": "gaussian", "model.implicit": False},
-    "learned": {"model.init": "learned", "model.implicit": False},
-    "bilevel": {"model.init": "bilevel", "model.implicit": True},
-}
-
-
 def _init(preset: str) -> tuple[Job, ...]:
-    """How slots begin."""
-    return tuple(Job(name, settings) for name, settings in INITS.items())
+    """The ways in which slots begin."""
+    return tuple(Job(name, settings) for name, settings in STARTS.items())
 
 
 def _encoder(preset: str) -> tuple[Job, ...]:
-    """What the slots see; at laptop scale a ResNet-18 of a quarter of the width."""
+    """The networks that slots see pictures through; at laptop scale a ResNet-18 of a quarter of the width."""
     narrow = {"model.encoder_width": 16} if preset in ("laptop", "mini", "smoke") else {}
     return (
         Job("conv", {"model.encoder": "conv"}),
@@ -237,7 +208,7 @@ def _encoder(preset: str) -> tuple[Job, ...]:
 
 
 def _slots(preset: str) -> tuple[Job, ...]:
-    """How many slots there are."""
+    """The numbers of slots."""
     return tuple(Job(f"k{count}", {"model.num_slots": count}) for count in (7, 11, 15))
 
 

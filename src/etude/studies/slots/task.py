@@ -73,7 +73,7 @@ class SlotsTask(SlotTask):
             images_BCHW = prepare(images_NHWC[rows])
             with torch.no_grad():
                 made_BCHW, named = self.model(images_BCHW, noise_NKS[rows], spread=0.0, iterations=iterations)
-            yield Decomposed(rows, named, images_BCHW, made_BCHW.float())
+            yield Decomposed(rows, named["slots"], named, images_BCHW, made_BCHW.float())
 
     def validation(self, found: Evaluation) -> dict[str, float]:
         # The training loss counts [-1, 1], and pixels once.
