@@ -48,7 +48,7 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str
                 (title, unit, {label: rows_of(metrics, f"val/{key}") for label, key in names.items()})
                 for title, unit, names in (
                     ("Masks, validation", "share", quality),
-                    ("Slots of a scene that", "slots", watch),
+                    ("Slots of a scene that", "number of slots", watch),
                     ("Collapse", "0: the same starts; 1: the same slots", starts),
                 )
             ),

@@ -619,6 +619,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(
         return plain(self, slots_BKS, *rest)
 
     monkeypatch.setattr(Painter, "paint", paint)
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         made = task.paint(slots, "here", "pictures")
     assert (made.int() - wanted.int()).abs().max() <= 1

@@ -565,6 +565,7 @@ def test_the_library_is_of_the_training_scenes() -> None:
     assert task.library is library, "made once"
     images = task.scenes.splits["train"].images_NHWC
     (batch,) = task.decompose(images, task.noise(16, "library/slots", 0), size=16)
+    assert batch.made_BCHW is not None
     assert not any(value.requires_grad for value in (batch.made_BCHW, *batch.named.values()))
     torch.testing.assert_close(library.slots_NS, batch.named["slots"].flatten(0, 1), rtol=1e-4, atol=1e-5)
     assert make(metric__library=5).library.slots_NS.shape == (15, 8)
