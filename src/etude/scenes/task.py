@@ -304,17 +304,14 @@ class SlotTask(SceneTask):
         config = self.config
         real_NHWC = first(self.scenes.splits["val"], getattr(config.metric, "composed", 0)).images_NHWC.cpu()
         count = len(real_NHWC)
-        network = fid.Inception(fid.weights_of(config.metric.inception), self.runtime.device)
-        real_NF = network.cached_features(real_NHWC)
+        setting, title = config.metric.inception, "features of compositions"
         rows: list[Result] = []
         for ending, sampler in samplers.items():
             started = time.perf_counter()
             changes = {} if sampler is None else {"sampler": sampler[0], "steps": sampler[1]}
             composed_NHWC = self.compose(count, "val/compose", **changes)
             seconds = time.perf_counter() - started
-            mine = network.features(composed_NHWC[self.runtime.share(count)], title="features of compositions")
-            made_NF = self.runtime.gather(torch.from_numpy(mine).to(self.runtime.device), count).cpu().numpy()
-            found = fid.score(real_NF, made_NF, self.runtime.generator("val/kid", 0))
+            found = fid.measure(setting, real_NHWC, composed_NHWC, self.runtime, "val/kid", title)
             by = "" if sampler is None else f" by {sampler[0]} in {sampler[1]} steps"
             about = (
                 f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "

@@ -3,7 +3,6 @@
 import logging
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -623,9 +622,9 @@ def test_distances_of_compositions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fid, "_is_published", lambda card: True)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def score(real: np.ndarray, made: np.ndarray, generator: torch.Generator) -> SimpleNamespace:
+    def score(real: np.ndarray, made: np.ndarray, generator: torch.Generator) -> fid.Score:
         seen.append((real, made))
-        return SimpleNamespace(fid=7.0, half_width=0.5, kid=0.002)
+        return fid.Score(fid=7.0, half_width=0.5, kid=0.002, num_real=len(real), num_fake=len(made))
 
     monkeypatch.setattr(fid, "score", score)
     small = stand_in.save(tmp_path / "small.pt", stand_in.StandIn())
