@@ -15,13 +15,23 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.data.images import fitted, read_image
 from etude.data.picture_config import PictureConfig
-from etude.data.tree import picture_files
+from etude.data.prediction import PictureOptions, picture_files
 
 _BATCH = 64
 
 
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Options(PictureOptions):
+    """The flags of every prediction of classes."""
+
+    output: Path | None = None
+    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
+    indices: bool = False
+    """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,34 @@ def inputs(paths: Sequence[Path]) -> list[Path]:
     if not paths:
         raise UserError("no pictures to classify: name some, or a folder of them")
     return picture_files(paths)
+
+
+def classified(
+    network: Network[Any, Any],
+    paths: Sequence[Path],
+    max_pixels: int,
+    also: Callable[[list[Path], Tensor, list[Prediction]], None] | None = None,
+) -> list[Prediction]:
+    """What pictures are taken for, in their order.
+
+    Args:
+        network: that takes them.
+        paths: of the pictures.
+        max_pixels: larger pictures are refused.
+        also: is called with each batch: its paths, bytes ``[N, H, W, 3]`` and predictions.
+
+    Raises:
+        UserError: a picture that is missing, broken, too large or too small.
+    """
+    answers: list[Prediction] = []
+    for batch, images_NHWC in batches(paths, network.config.data, max_pixels):
+        with torch.no_grad():
+            logits_NR, _ = network.model(network.model.prepare(images_NHWC))
+        found = predictions(batch, logits_NR, network.classes)
+        answers += found
+        if also is not None:
+            also(batch, images_NHWC, found)
+    return answers
 
 
 def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:

@@ -348,7 +348,7 @@ def _check_classes(path: Path, splits: Mapping[str, str], pictures: Sequence[Pic
             raise ImageError(path / folder, fault, "give every split the same class folders")
 
 
-# --- what a user names for a prediction ---
+# --- plain folders ---
 
 
 def list_images(folder: Path | str) -> list[Path]:
@@ -362,15 +362,6 @@ def list_images(folder: Path | str) -> list[Path]:
     if not images:
         raise ImageError(folder, NO_PICTURE, "put images into it, or choose another folder")
     return [folder / image for image in images]
-
-
-def picture_files(given: Sequence[Path]) -> list[Path]:
-    """What a user named: files as they are, folders as the images in them.
-
-    Raises:
-        UserError: a folder without an image.
-    """
-    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
 
 
 def class_folders(folder: Path | str) -> dict[str, list[Path]]:

@@ -5,7 +5,6 @@ Shape suffixes: S a slot's size, H W pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -30,24 +29,6 @@ class Edit:
     kind: Literal["swap", "move", "delete"]
     slot: int
     other: int = -1
-
-
-COMPOSED = 10_000
-"""New pictures at once, at most."""
-
-
-def refuse_mixed(inputs: Sequence[Path], edit: Sequence[str] | None, compose: int, library: Path | None) -> None:
-    """`UserError` where flags do not go together: pictures to find or to edit, or a library to compose of."""
-    if not inputs and not compose:
-        raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
-    if inputs and compose:
-        raise UserError("--compose takes its slots from a library, not from pictures: give one or the other")
-    if edit is not None and compose:
-        raise UserError("--edit changes pictures, and --compose takes none: give one or the other")
-    if library is not None and not compose:
-        raise UserError("--library is for --compose: say how many scenes to compose, as --compose 16")
-    if compose and not 1 <= compose <= COMPOSED:
-        raise UserError(f"--compose must be from 1 to {COMPOSED:,}, not {compose}")
 
 
 def parse_edit(word: str, num_slots: int, *, two: bool) -> Edit:

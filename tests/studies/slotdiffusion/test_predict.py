@@ -29,6 +29,7 @@ from etude.cli.app import main
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.nn.pixels import to_bytes
+from etude.scenes import prediction
 from etude.studies.slotdiffusion import figures
 from etude.studies.slotdiffusion import predict as module
 from etude.studies.slotdiffusion.predict import Options, Prediction, predict, tell
@@ -410,8 +411,10 @@ def test_edits_that_nobody_named(
     (a, b), segments = found_in(paths)
     order_a, order_b = (part.flatten().bincount(minlength=K).argsort(descending=True).tolist() for part in segments)
     seen: list[Any] = []
-    grid = module.grid
-    monkeypatch.setattr(module, "grid", lambda to, rows, titles: (seen.append((rows, titles)), grid(to, rows, titles)))
+    grid = prediction.grid
+    monkeypatch.setattr(
+        prediction, "grid", lambda to, rows, titles: (seen.append((rows, titles)), grid(to, rows, titles))
+    )
     assert call(weights, paths[0], "--output", "one", "--edit") == 0
     ((rows, titles),) = seen
     assert titles == ["picture", "noise + slots", "slots", *(f"without {slot}" for slot in order_a[1:])]

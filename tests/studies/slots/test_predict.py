@@ -19,9 +19,10 @@ from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.nn.pixels import prepare
+from etude.scenes.edits import Edit, edited, parse_edit, shares_of
 from etude.scenes.scores import segments
 from etude.studies.slots import predict as module
-from etude.studies.slots.predict import Edit, Options, edited, parse_edit, predict, shares_of, tell
+from etude.studies.slots.predict import Options, predict, tell
 
 K, S = 3, 8
 TINY = [

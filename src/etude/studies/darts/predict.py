@@ -4,31 +4,15 @@ The cells are read from the weights' configuration.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import torch
-import tyro
+from typing import Any
 
 from etude.core.errors import UserError
 from etude.data import classify
-from etude.data.classify import Network, Prediction
+from etude.data.classify import Network, Options, Prediction
 from etude.studies.darts.network import CellNetwork
 from etude.studies.darts.retrain_task import build_network
 from etude.studies.darts.study import DartsConfig
-
-
-@dataclass(frozen=True)
-class Options:
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures to classify, or folders of pictures."""
-    output: Path | None = None
-    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
-    indices: bool = False
-    """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
-    max_pixels: int = 64_000_000
-    """Larger pictures are refused."""
 
 
 def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork, DartsConfig]:
@@ -59,11 +43,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     paths = classify.inputs(options.inputs)
     network = read_network(weights, extra)
-    model = network.model
-    answers: list[Prediction] = []
-    for batch, images_NHWC in classify.batches(paths, network.config.data, options.max_pixels):
-        with torch.no_grad():
-            answers += classify.predictions(batch, model(model.prepare(images_NHWC))[0], network.classes)
+    answers = classify.classified(network, paths, options.max_pixels)
     classify.write(options.output, answers, indices=options.indices)
     return answers
 

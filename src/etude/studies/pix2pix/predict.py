@@ -10,11 +10,10 @@ Shape suffixes: N tiles, H height, W width.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
@@ -24,8 +23,8 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, printable, read_image, result_files, save_png
-from etude.data.tree import picture_files
+from etude.data.images import ImageError, printable, read_image
+from etude.data.prediction import MakingOptions, picture_files, result_files, save_png
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import Generator
 from etude.studies.pix2pix.study import Pix2PixConfig
@@ -37,9 +36,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Options:
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures to translate, or folders of pictures."""
+class Options(MakingOptions):
     output: Path | None = None
     """The folder for the results, each under its picture's name, as PNG."""
     fit: Literal["tile", "whole"] = "tile"
@@ -51,10 +48,6 @@ class Options:
     """Pixels that neighbouring tiles share."""
     seed: int = 0
     """The seed of the dropout, the network's noise; every tile and picture has the same."""
-    max_pixels: int = 64_000_000
-    """Larger pictures are refused."""
-    force: bool = False
-    """Write over results that are there."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError, refuse_newer
 from etude.core.files import write_atomic
 from etude.data.images import read_image, to_square
-from etude.data.tree import class_folders, picture_files
+from etude.data.prediction import picture_files
+from etude.data.tree import class_folders
 from etude.studies.protonet.model import Distance, prototypes
 from etude.studies.protonet.study import ProtonetConfig
 from etude.studies.protonet.task import build_distance, build_encoder, embed

@@ -6,17 +6,15 @@ The network, its norm and n are read from the weights. Shape suffixes as in mode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
-from PIL import Image
+from torch import Tensor
 
-from etude.core.errors import UserError
-from etude.core.files import one_line_faults
 from etude.data import classify
 from etude.data.classify import Network, Prediction
+from etude.data.prediction import result_files, save_png
 from etude.studies.resnet.cam import overlay, package_cam
 from etude.studies.resnet.model import ResNet
 from etude.studies.resnet.study import ResNetConfig
@@ -24,17 +22,9 @@ from etude.studies.resnet.task import build_model
 
 
 @dataclass(frozen=True)
-class Options:
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Pictures to classify, or folders of pictures."""
-    output: Path | None = None
-    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
-    indices: bool = False
-    """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
+class Options(classify.Options):
     cam: Path | None = None
     """A folder for what the network looked at: each picture under the Grad-CAM of the class it was taken for."""
-    max_pixels: int = 64_000_000
-    """Larger pictures are refused."""
 
 
 def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResNetConfig]:
@@ -55,39 +45,22 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     paths = classify.inputs(options.inputs)
     network = read_network(weights, extra)
-    model = network.model
-    _refuse_clashes(paths, options.cam)
-    answers: list[Prediction] = []
-    maps: list[tuple[Path, np.ndarray]] = []
-    for batch, images_NHWC in classify.batches(paths, network.config.data, options.max_pixels):
-        x_NCHW = model.prepare(images_NHWC)
-        with torch.no_grad():
-            found = classify.predictions(batch, model(x_NCHW)[0], network.classes)
-        answers += found
-        if options.cam is not None:
-            cams_NHW = package_cam(model, x_NCHW, torch.tensor([answer.index for answer in found]))
-            shown = (overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
-            maps += zip(batch, shown, strict=True)
-    if options.cam is not None:
-        with one_line_faults(options.cam):
-            options.cam.mkdir(parents=True, exist_ok=True)
-            for path, image in maps:
-                Image.fromarray(image).save(options.cam / f"{path.stem}-cam.png")
+    maps: list[np.ndarray] = []
+
+    def look(_: list[Path], images_NHWC: Tensor, found: list[Prediction]) -> None:
+        taken_N = torch.tensor([answer.index for answer in found])
+        cams_NHW = package_cam(network.model, network.model.prepare(images_NHWC), taken_N)
+        maps.extend(overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
+
+    if options.cam is None:
+        answers = classify.classified(network, paths, options.max_pixels)
+    else:
+        files = result_files(paths, options.cam, ("-cam.png",), force=True)
+        answers = classify.classified(network, paths, options.max_pixels, look)
+        for (file,), image in zip(files, maps, strict=True):
+            save_png(file, image)
     classify.write(options.output, answers, indices=options.indices)
     return answers
-
-
-def _refuse_clashes(paths: list[Path], folder: Path | None) -> None:
-    """Two pictures of one name would write one overlay."""
-    if folder is None:
-        return
-    seen: dict[str, Path] = {}
-    for path in paths:
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise UserError(
-                f"{other} and {path} would both write {path.stem}-cam.png: give other names, or one at a time"
-            )
 
 
 def example(out: Path) -> list[str]:

@@ -46,11 +46,13 @@ def look(site: Site, choice: str, path: str | None) -> Scene:
 
 def rebuilt(site: Site, choice: str, first: str | None, second: str | None, words: Sequence[str]) -> str:
     """The pictures rebuilt of their slots after some changes."""
+    import torch
+
     from etude.studies.slots.predict import decoded
 
     model = site.loaded(TITLE, choice, _load)
     scenes = looked(look, site, choice, first, second)
-    made = [decoded(model, slots) for slots in changed(words, scenes)]
+    made = [decoded(model, torch.stack(list(slots))[None])[0].numpy() for slots in changed(words, scenes)]
     return changed_html(scenes, made, "rebuilt")
 
 

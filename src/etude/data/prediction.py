@@ -1,0 +1,94 @@
+"""Pictures in, files out: what predictions of pictures share."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from etude.core.errors import UserError
+from etude.core.files import write_atomic
+from etude.data.tree import list_images
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """The flags of every prediction of pictures."""
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Pictures, or folders of pictures."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+@dataclass(frozen=True)
+class MakingOptions(PictureOptions):
+    """The flags of every prediction that makes pictures of pictures."""
+
+    force: bool = False
+    """Write over results that are there."""
+
+
+def picture_files(given: Sequence[Path]) -> list[Path]:
+    """What a user named: files as they are, folders as the images in them.
+
+    Raises:
+        UserError: a folder without an image.
+    """
+    return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
+
+
+def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *, force: bool) -> list[list[Path]]:
+    """Where what is made of each picture goes: its name without its ending, and each of ``endings``, in a folder.
+
+    Args:
+        paths: the pictures.
+        folder: of the results.
+        endings: such as ``".png"`` or ``"-mask.png"``.
+        force: whether results may be written over files that are there.
+
+    Raises:
+        UserError: two pictures of one name, a result over a picture itself, or, unforced, over a file.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other == path and other is not path:
+            raise UserError(f"{path} is named twice: name it once")
+        if other is not path:
+            clash = f"{path.stem}{endings[0]}"
+            raise UserError(f"{other} and {path} would both write {clash}: give other names, or one at a time")
+    files = [[folder / f"{path.stem}{ending}" for ending in endings] for path in paths]
+    refuse_existing([target for targets in files for target in targets], paths, force=force)
+    return files
+
+
+def refuse_existing(targets: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse results that lie where an input does, or, unforced, where any file does; a `UserError`."""
+    taken = {(found.st_dev, found.st_ino): path for path in inputs if (found := _stat(path)) is not None}
+    for target in targets:
+        found = _stat(target)
+        if found is None:
+            continue
+        if (found.st_dev, found.st_ino) in taken:
+            raise UserError(f"{target} would be written over the picture itself: choose another --output")
+        if not force:
+            raise UserError(f"{target} exists: choose another --output, or --force to write over it")
+
+
+def save_png(target: Path, image: np.ndarray) -> None:
+    """Write a picture, uint8 ``[H, W]`` or ``[H, W, 3]``, whole or not at all."""
+    picture = Image.fromarray(image)
+    write_atomic(target, lambda to: picture.save(to, "PNG"))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    # A name may be too long for the system.
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
