@@ -24,7 +24,7 @@ def test_the_page_translates_as_the_command_line(site: Site, tmp_path: Path, fit
     weights, extra = site.weights("pix2pix", SHIPPED)
     image = town(3)[:300, :411]
     Image.fromarray(image).save(tmp_path / "town.png")
-    [wanted] = predict(weights, extra, Options((tmp_path / "town.png",), tmp_path / "made", fit=fit))
+    [wanted] = predict(weights, extra, Options((tmp_path / "town.png",), output=tmp_path / "made", fit=fit))
     made = translate(site, SHIPPED, image, fit)
     assert np.array_equal(made.image_HWC, np.array(Image.open(tmp_path / "made" / "town.png")))
     assert made.tiles == wanted.tiles

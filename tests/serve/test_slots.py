@@ -23,7 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def test_the_page_finds_what_the_command_line_finds(site: Site, tmp_path: Path):
     weights, extra = site.weights("slots", SHIPPED)
-    [wanted] = predict(weights, extra, Options((Path(FIRST),), tmp_path / "found"))
+    [wanted] = predict(weights, extra, Options((Path(FIRST),), output=tmp_path / "found"))
     scene = look(site, SHIPPED, FIRST)
     assert wanted.shares is not None
     assert {str(slot): share for slot, share in scene.shares.items()} == pytest.approx(wanted.shares)
@@ -34,7 +34,7 @@ def test_the_page_finds_what_the_command_line_finds(site: Site, tmp_path: Path):
 def test_pictures_are_rebuilt_as_by_the_command_line(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     weights, extra = site.weights("slots", SHIPPED)
     words = ("swap:1:2", "delete:4", "move:6")
-    predict(weights, extra, Options((Path(FIRST), Path(SECOND)), tmp_path, edit=words))
+    predict(weights, extra, Options((Path(FIRST), Path(SECOND)), output=tmp_path, edit=words))
     shown: list[np.ndarray] = []
     monkeypatch.setattr("etude.studies.slots.page.changed_html", lambda _, made, __: shown.extend(made) or "")
     rebuilt(site, SHIPPED, FIRST, SECOND, words)
