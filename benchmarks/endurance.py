@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from etude.core.files import write_json
-from etude.core.run_folder import RunFolder, environment
+from etude.core.run_folder import RunFolder
+from etude.runs.environment import environment
 
 _BESIDE_MB = 1.0
 """What a run has beside checkpoints and metrics while it trains: its configuration and its log."""

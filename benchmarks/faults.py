@@ -37,7 +37,8 @@ from etude import cli, registry
 from etude.core.checkpoint import Checkpoints, read_resume, read_weights
 from etude.core.errors import UserError
 from etude.core.files import write_json
-from etude.core.run_folder import RunFolder, environment
+from etude.core.run_folder import RunFolder
+from etude.runs.environment import environment
 
 STEPS, SAVE, PATIENCE = 80, 2, 300.0
 _LOOP = {

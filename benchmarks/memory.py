@@ -21,7 +21,7 @@ from typing import Any
 import side_by_side
 from etude import registry
 from etude.core.files import write_json
-from etude.core.run_folder import environment
+from etude.runs.environment import environment
 
 BAR = 0.2
 _MADE = ("--data.source", "generated")

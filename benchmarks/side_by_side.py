@@ -23,7 +23,7 @@ from rich.table import Table
 
 from etude.core.errors import UserError
 from etude.core.files import write_json
-from etude.core.run_folder import environment
+from etude.runs.environment import environment
 
 ETUDE = "etude"
 Opts = TypeVar("Opts")

@@ -16,7 +16,7 @@ from tests.forks import Fork
 from etude import registry
 from etude.core.config import override
 from etude.core.errors import UserError
-from etude.core.run_folder import FORMAT, RunFolder, RunRecord, commit
+from etude.core.run_folder import FORMAT, RunFolder, RunRecord
 from etude.runs.flags import parse
 
 RECORD = RunRecord("toy", "smoke", "smoke", {"loop.max_steps": 3}, {"seed": 1, "name": "é", "ways": [5, 20]})
@@ -202,29 +202,6 @@ def test_a_summary(run: RunFolder):
     (run.path / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"summary\.json cannot be read as JSON"):
         _ = run.summary
-
-
-def test_the_environment_says_what_a_repeat_needs(run: RunFolder):
-    run.write_environment({"omniglot/a.zip": "abc"}, processes=2)
-    written = json.loads((run.path / "environment.json").read_text())
-    assert written.keys() == {
-        "python", "platform", "processor", "cores", "threads", "accelerator", "versions", "commit", "data", "processes"
-    }  # fmt: skip
-    assert written["data"] == {"omniglot/a.zip": "abc"}
-    assert written["processes"] == 2
-    assert {"etude", "torch", "numpy", "safetensors"} <= written["versions"].keys()
-    assert all(isinstance(version, str) and version for version in written["versions"].values())
-    assert written["processor"]
-
-
-def test_the_commit_is_that_of_the_checkout(root: Path):
-    try:
-        git = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        head = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        assert commit() is None
-    else:
-        assert commit() in (head, f"{head}+changes")
 
 
 def test_metrics_beyond_the_limit_are_one_line(run: RunFolder):

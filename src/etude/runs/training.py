@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from etude import registry
 from etude.core.config import Scale, StudyConfig, differences, run_name
 from etude.core.errors import Interrupted, UserError
+from etude.core.files import write_json
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study, Task
+from etude.runs.environment import environment
 from etude.runs.flags import parse
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, 
         loop = Loop(task, config.loop, run, runtime, header)
         resumed_at = loop.resume()
         if runtime.is_main:
-            run.write_environment(task.data_checksums(), processes=runtime.world, device=str(runtime.device))
+            about = {"data": task.data_checksums(), "processes": runtime.world, "device": str(runtime.device)}
+            write_json(run.path / "environment.json", environment() | about)
             if sys.stderr.isatty():
                 start = f", from step {resumed_at}" if resumed_at else ""
                 say(f"{study.name} {run.record.preset} in {run.path}{start}")

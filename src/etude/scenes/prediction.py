@@ -80,13 +80,13 @@ class ScenePainter(ABC):
 
     Attributes:
         study: its name.
-        again: what a picture made again of its slots is called.
+        titles: of the columns of a sheet: a picture, what is made again of its slots, its slots.
         endings: of the files that `describe` writes of each picture.
         config: of the networks.
     """
 
     study: ClassVar[str]
-    again: ClassVar[str]
+    titles: ClassVar[tuple[str, str, str]]
     endings: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: SlotEncoderConfig) -> None:
@@ -174,7 +174,7 @@ def _edit(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -
         ("", [image, again_NHWC[row], coloured(segments_NHW[row] + 1), *(parts[row] for parts in made.values())])
         for row, image in enumerate(images)
     ]
-    save_figure(page, lambda to: grid(to, rows, ["picture", painter.again, "slots", *variants]))
+    save_figure(page, lambda to: grid(to, rows, [*painter.titles, *variants]))
     for file, picture in zip(files, next(iter(made.values())), strict=True):
         save_png(file, picture)
     answers = [Prediction(str(path), str(file)) for path, file in zip(paths, files, strict=True)]

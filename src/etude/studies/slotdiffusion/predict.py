@@ -152,7 +152,8 @@ def find(model: SlotDiffusion, images: Sequence[np.ndarray], seed: int) -> tuple
 class _Painter(ScenePainter):
     """A painter, as `etude.scenes.prediction` uses it."""
 
-    study, again, endings = "slotdiffusion", "noise + slots", ("-slots.png", "-mask.png", "-again.png")
+    study, endings = "slotdiffusion", ("-slots.png", "-mask.png", "-again.png")
+    titles = ("picture", "noise + slots", "slots")
 
     def __init__(self, painter: Painter, options: Options) -> None:
         super().__init__(painter.model.config)

@@ -102,7 +102,8 @@ def decoded(model: SlotAutoencoder, slots_NKS: Tensor) -> Tensor:
 class Painter(ScenePainter):
     """A trained network, as `etude.scenes.prediction` uses it."""
 
-    study, again, endings = "slots", "reconstruction", ("-slots.png", "-mask.png")
+    study, endings = "slots", ("-slots.png", "-mask.png")
+    titles = ("picture", "reconstruction", "slots")
 
     def __init__(self, model: SlotAutoencoder, seed: int) -> None:
         super().__init__(model.config)
