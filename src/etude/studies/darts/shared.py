@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from etude.studies.darts.genotype import INPUTS, OPERATIONS
 from etude.studies.darts.mixed import MixedCell, inputs_of
-from etude.studies.darts.operations import MAKERS, Depthwise, apart, together
+from etude.studies.darts.operations import MAKERS, Depthwise, apart, every_second, together
 
 _KERNELS = {"sep_conv_3x3": (3, 1), "sep_conv_5x5": (5, 1), "dil_conv_3x3": (3, 2), "dil_conv_5x5": (5, 2)}
 """Kernel and dilation of each operation that convolves."""
@@ -79,7 +79,7 @@ class GroupedReduce(nn.Module):
         self.norm = nn.BatchNorm2d(targets * channels, affine=False)
 
     def forward(self, rectified: Tensor, scale_C: Tensor) -> Tensor:
-        parts = self.first(rectified), self.second(rectified[:, :, 1:, 1:])
+        parts = every_second(self.first, rectified), every_second(self.second, rectified[:, :, 1:, 1:])
         side = [part.unflatten(1, (self.targets, -1)) for part in parts]
         return scaled_norm(self.norm, torch.cat(side, 2).flatten(1, 2), scale_C)
 
