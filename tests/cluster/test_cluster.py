@@ -118,7 +118,7 @@ def trained(name: str) -> list[Any]:
             words = process.cmdline()
         except psutil.Error:
             continue
-        if "etude.cluster.child" in words and any(name in word for word in words):
+        if "etude.runs.child" in words and any(name in word for word in words):
             found.append(process)
     return found
 

@@ -2,14 +2,12 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -21,6 +19,8 @@ from typing import IO
 from etude.cluster.storage import Away, Lost, Mirror, Storage
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
+from etude.runs.grid import STOPPED, start
+from etude.runs.monitor import ask_monitor
 
 _POLL = 0.2
 _PUSH = 2.0
@@ -114,12 +114,7 @@ class Attempt:
         words = ["resume", where] if begun else words
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
-            file.flush()
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "etude.cluster.child", *words],
-                stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
-                start_new_session=True,
-            )  # fmt: skip
+        self.child = start(words, self.log, environment(work), here)
 
     def _bring(self) -> None:
         assert self.mirror is not None
@@ -135,26 +130,18 @@ class Attempt:
             for name in work.before:
                 storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
 
-    def poll(self, seconds: float) -> int | None:
-        """The exit status, or None where the run still trains after so many seconds."""
+    def wait(self) -> int:
+        """Returns the exit status of the run once it has ended, or `ELSEWHERE`."""
         assert self.child is not None
-        deadline = time.monotonic() + seconds
-        while True:
-            status = self.child.poll()
-            if status is not None:
-                return self._ended(status)
+        while (status := self.child.poll()) is None:
             if time.monotonic() - self.pushed > _PUSH:
                 # What cannot be sent now is sent later: a run outlives a storage that is away for a while.
                 with contextlib.suppress(UserError):
                     self._push()
-            if time.monotonic() >= deadline:
-                return None
             time.sleep(_POLL)
-
-    def _ended(self, status: int) -> int:
         _patiently(lambda: self._push(last=True), _AWAY)
         # Killed by the system, or asked by it to make room.
-        return ELSEWHERE if status in (-signal.SIGKILL, -signal.SIGTERM, 130) else status
+        return ELSEWHERE if status in (-signal.SIGKILL, -signal.SIGTERM, STOPPED) else status
 
     def stop(self) -> None:
         """Ask the run to save and end; kill it where that takes too long."""
@@ -201,15 +188,10 @@ def environment(work: Work) -> dict[str, str]:
     return found
 
 
-def ask_monitor(work: Work) -> dict[str, str]:
-    """What `etude.cluster.monitor` says of a run's words."""
-    here = work.cwd if Path(work.cwd).is_dir() else None
-    command = [sys.executable, "-m", "etude.cluster.monitor", *work.words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment(work), check=False)
-    try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"fault": (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]}
+def monitor(work: Work) -> dict[str, str]:
+    """What `etude.runs.monitor` says of a run's words here."""
+    here = Path(work.cwd)
+    return ask_monitor(work.words, environment(work), here if here.is_dir() else None)
 
 
 def run(work: Work) -> tuple[int, str]:
@@ -220,9 +202,7 @@ def run(work: Work) -> tuple[int, str]:
     attempt = None
     try:
         attempt = Attempt(work)
-        while (status := attempt.poll(60.0)) is None:
-            pass
-        return status, ""
+        return attempt.wait(), ""
     except Away as error:
         return ELSEWHERE, str(error)
     except UserError as error:
