@@ -125,7 +125,7 @@ def rounded(value: float, range_: Range) -> float:
 
 def size_of(ranges: Sequence[Range]) -> float:
     """How many different trials there are; infinity where a number is continuous."""
-    return math.prod(math.inf if range_.kind in ("float", "log") else len(range_.all) for range_ in ranges)
+    return math.prod((math.inf if range_.kind in ("float", "log") else len(range_.all) for range_ in ranges), start=1.0)
 
 
 @dataclass
