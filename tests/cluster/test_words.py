@@ -557,36 +557,39 @@ def _alive(number: int) -> bool:
 def test_a_lost_worker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = (
-        "import tempfile, time; from etude.cluster.worker import _Workshop\n"
-        f"tempfile.tempdir = {str(tmp_path)!r}\nshop = _Workshop()\nprint(shop.path, flush=True)\ntime.sleep(1000)"
+        "import tempfile, time; from etude.cluster.worker import _workshop\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with _workshop() as path:\n    print(path, flush=True)\n    time.sleep(1000)"
     )
     other = Fork(["-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         path = Path(other.stdout.readline().strip())
-        mine = worker._Workshop()
-        mine.close()
-        assert not mine.path.exists()
-        assert path.exists(), "its worker lives"
+        with worker._workshop() as mine:
+            assert mine != path
+            assert path.exists(), "its worker lives"
+        assert not mine.exists()
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate()
     assert path.exists()
-    worker._Workshop().close()
-    assert not path.exists()
+    with worker._workshop():
+        assert not path.exists()
 
 
 def test_a_run_waits_for_the_lock_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = RunFolder(begun(tmp_path / "run"))
+    path = begun(tmp_path / "runs" / "protonet" / "x")
+    work = Work("protonet", "x", ("run",), "runs", str(tmp_path), "runs/protonet/x.log")
+    held = RunFolder(path)
     held.lock()
     monkeypatch.setattr(worker, "_LOCK", 0.5)
     started = time.monotonic()
-    worker._wait_for_lock(tmp_path / "run")
+    worker.Attempt(work, tmp_path)._prepare()
     assert time.monotonic() - started > 0.4, "as long as it is held, but not for ever"
     held.unlock()
     monkeypatch.setattr(worker, "_LOCK", 60.0)
     started = time.monotonic()
-    worker._wait_for_lock(tmp_path / "run")
+    worker.Attempt(work, tmp_path)._prepare()
     assert time.monotonic() - started < 30
     held.lock()
     held.unlock()

@@ -6,7 +6,6 @@ evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW
 
 import contextlib
 import dataclasses
-import fcntl
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from etude.core.config import as_flags, to_dict
 from etude.core.errors import UserError, refuse_newer
-from etude.core.files import one_line_faults, read_json, write_json
+from etude.core.files import locked, read_json, write_json
 from etude.core.study import Study
 from etude.runs.flags import parse
 from etude.runs.grid import Item
@@ -190,21 +189,10 @@ class Ledger:
         where = ("--name", path.name, "--runs", str(path.parents[1]))
         return Item(path.name, path, lambda: self.command(trial.settings, *where))
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """Hold the record for this process."""
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        with one_line_faults(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
-                ) from error
-            yield
+        refusal = f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
+        return locked(self.path.with_name(f".{self.path.name}.lock"), refusal)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ except ImportError as error:
         f"optuna is not installed ({error}): `uv sync --extra tune`, or pip install 'etude[tune]'"
     ) from error
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 _REPEATS = 20
@@ -203,7 +203,7 @@ class Search:
             self.study.tell(live.asked, state=TrialState.PRUNED if stopped else TrialState.FAIL)
 
 
-def _distribution(range_: Range) -> CategoricalDistribution | IntDistribution | FloatDistribution:
+def _distribution(range_: Range) -> BaseDistribution:
     if range_.kind == "choice":
         # By number: a value may be of a kind that Optuna does not hold.
         return CategoricalDistribution(range(len(range_.values)))
