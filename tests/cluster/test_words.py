@@ -119,7 +119,7 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "--data.folder", "photos", "--other.encoder", "conv4", "--data.folder-b", "nowhere", "--x", "no.py:Name",
     ]  # fmt: skip
     work = work_of(words, log, 2, Storage(f"file://{tmp_path}/store"))
-    assert (work.study, work.name, work.runs, work.before) == ("protonet", "b", "out", ("a",))
+    assert (work.path, work.before) == ("out/protonet/b", ("a",))
     assert worker._moved(work) == [
         "run", "protonet", "smoke", "--name", "b", "--runs", "runs", "--selected-run", "runs/protonet/a",
         "--model.encoder", f"{tmp_path}/mine/net.py:Net", "--data.source", "generated", "--model.distance",
@@ -134,7 +134,7 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     record = RunRecord("protonet", "smoke", "smoke", {"selected_run": "out/protonet/a"}, {})
     RunFolder.create(tmp_path / "out" / "protonet" / "b", record)
     again = work_of(["resume", "out/protonet/b"], log, 1, None)
-    assert (again.study, again.name, again.runs, again.before) == ("protonet", "b", "out", ("a",))
+    assert (again.path, again.before) == ("out/protonet/b", ("a",))
 
 
 def texts(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -369,7 +369,7 @@ def test_a_storage_that_is_away_at_the_beginning_is_no_fault_of_the_run(
     monkeypatch.setattr(worker, "_PUSH", 0.01)
     (tmp_path / "store").touch()
     words = ("run", "protonet", "nosuch", "--name", "x", "--runs", "runs")
-    work = Work("protonet", "x", words, "runs", str(tmp_path), "x.log", storage=f"file://{tmp_path}/store")
+    work = Work("runs/protonet/x", words, str(tmp_path), storage=f"file://{tmp_path}/store")
     monkeypatch.setattr(worker, "_ARRIVE", 0.1)
     status, fault = worker.run(work)
     assert status == worker.ELSEWHERE
@@ -579,7 +579,7 @@ def test_a_lost_worker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_run_waits_for_the_lock_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = begun(tmp_path / "runs" / "protonet" / "x")
-    work = Work("protonet", "x", ("run",), "runs", str(tmp_path), "runs/protonet/x.log")
+    work = Work("runs/protonet/x", ("run",), str(tmp_path))
     held = RunFolder(path)
     held.lock()
     monkeypatch.setattr(worker, "_LOCK", 0.5)
@@ -596,7 +596,7 @@ def test_a_run_waits_for_the_lock_of_a_lost_one(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
-    work = Work("protonet", "x", ("run",), "runs", str(tmp_path / "nowhere"), "runs/protonet/x.log")
+    work = Work("runs/protonet/x", ("run",), str(tmp_path / "nowhere"))
     status, fault = worker.run(work)
     assert status == 2
     assert "has no folder" in fault

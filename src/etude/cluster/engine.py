@@ -1,7 +1,6 @@
 """The engine that runs commands on a Ray cluster."""
 
 import dataclasses
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 
 from etude.cluster.connect import connect, require_room, require_sizes, room, sizes_of, source, surroundings
 from etude.cluster.storage import Storage
-from etude.cluster.worker import ELSEWHERE, Work, prefix_of
+from etude.cluster.worker import ELSEWHERE, Work
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.runs.grid import STOPPED, Engine, LocalEngine
@@ -107,12 +106,12 @@ class RayEngine:
         return self.pool.submit(self._run, work_of(command, log, self.cpus, self.storage), log)
 
     def _run(self, work: Work, log: Path) -> int:
-        path = Path(work.runs) / work.study / work.name
+        path = Path(work.path)
         if self.storage is not None:
             # What this machine alone has: the run if it was begun here, and those it follows.
-            for name in (work.name, *work.before):
-                if (path.with_name(name) / "config.yaml").exists():
-                    self.storage.send(path.with_name(name))
+            for other in (path, *map(path.with_name, work.before)):
+                if (other / "config.yaml").exists():
+                    self.storage.send(other)
         lost = 0
         while True:
             status, fault, reason = self._attempt(work, log)
@@ -126,7 +125,7 @@ class RayEngine:
             if lost > RETRIES:
                 _add(log, f"lost {lost} times, the last time because {reason}")
                 return 1
-            self.say(f"lost: {work.name} ({reason}): it goes on elsewhere ({lost} of {RETRIES})")
+            self.say(f"lost: {path.name} ({reason}): it goes on elsewhere ({lost} of {RETRIES})")
         if status == 0 and self.storage is not None:
             self.storage.gather(path, self.say, chosen=True)
         elif status == 0 and not (path / "summary.json").exists():
@@ -164,10 +163,7 @@ class RayEngine:
             self.ray.cancel(reference)
 
     def monitor(self, words: Sequence[str]) -> dict[str, str]:
-        work = Work(
-            "", "", tuple(words), "", str(Path.cwd()), "", self.cpus, environment=tuple(surroundings().items()),
-            source=source(),
-        )  # fmt: skip
+        work = work_of(words, Path("monitor.log"), self.cpus, None)
         return self.ray.get(self._remote("monitor").remote(dataclasses.asdict(work)))
 
     def close(self) -> None:
@@ -204,23 +200,16 @@ def portable(name: str, place: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | None) -> Work:
-    """What a grid's words mean to a node."""
-    words = tuple(command)
-    if words[0] == "resume":
-        path = Path(words[1])
-    else:
-        options = dict(itertools.pairwise(words))
-        path = Path(options["--runs"]) / words[1] / options["--name"]
-    study, runs = path.parent.name, str(path.parents[1])
-    prefix = prefix_of(runs, study)
-    mentioned = list(words)
-    if words[0] == "resume":
+    """What the words for a run mean to a node."""
+    path, mentioned = log.with_name(log.name.removesuffix(".log")), list(command)
+    if command[0] == "resume":
         # What it was begun with may name runs too.
         mentioned = list(RunFolder.open(path).record.overrides.values())
+    prefix = f"{path.parent}/"
     names = {str(word).removeprefix(prefix).split("/")[0] for word in mentioned if str(word).startswith(prefix)}
     return Work(
-        study, path.name, words, runs, str(Path.cwd()), str(log), cpus, storage.url if storage else "",
-        tuple(sorted(names)), tuple(surroundings().items()), source(),
+        str(path), tuple(command), str(Path.cwd()), cpus, storage.url if storage else "", tuple(sorted(names)),
+        tuple(surroundings().items()), source(),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from etude.core.config import read_yaml, to_yaml
 from etude.core.errors import UserError
 from etude.core.files import read_json, umask, write_atomic, write_json
 from etude.core.run_folder import RunFolder
+from etude.runs.grid import log_of
 
 # A put is whole or absent there; elsewhere a file is renamed into place.
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
@@ -158,10 +159,10 @@ class Storage:
 
     def bring_log(self, path: Path) -> None:
         """Copy a run's log to its place on this machine, beside ``path``, if there is one."""
-        name = f"{_name(path)}.log"
+        log = log_of(path)
         with self.faults():
-            if self.exists(name):
-                write_atomic(path.with_name(f"{path.name}.log"), self.read(name))
+            if self.exists(name_of(log)):
+                write_atomic(log, self.read(name_of(log)))
 
     def gather(self, path: Path, say: Callable[[str], None], *, chosen: bool) -> None:
         """Put a run in its place on this machine, whole or not at all; what trains there, or came further, is left.
@@ -171,7 +172,7 @@ class Storage:
             say: told what is left because it trains.
             chosen: see `bring`.
         """
-        run, name = RunFolder(path), _name(path)
+        run, name = RunFolder(path), name_of(path)
         with self.faults():
             if not self.exists(f"{name}/config.yaml"):
                 return
@@ -211,26 +212,26 @@ class Storage:
     def send(self, path: Path) -> None:
         """Put a run of this machine on the storage, unless one is there already."""
         with self.faults():
-            if self.exists(f"{_name(path)}/config.yaml"):
+            if self.exists(f"{name_of(path)}/config.yaml"):
                 return
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / path.name
                 shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".*"))
                 translate(copy, f"{path.parent}/", _there(path))
-                Mirror(self, _name(path), copy, "").push(last=True)
+                Mirror(self, name_of(path), copy, "").push(last=True)
 
     def metrics(self, path: Path) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` that the storage has of a run; none where it does not answer."""
         with contextlib.suppress(Away), self.faults(), tempfile.TemporaryDirectory() as folder:
-            name = f"{_name(path)}/metrics.jsonl"
+            name = f"{name_of(path)}/metrics.jsonl"
             if self.exists(name):
                 self.fs.get_file(self.at(name), f"{folder}/metrics.jsonl")
                 return list(RunFolder(Path(folder)).metrics())
         return []
 
 
-def _name(path: Path) -> str:
-    """What the storage calls a run folder of this machine."""
+def name_of(path: Path) -> str:
+    """What the storage calls a run folder or a log of this machine."""
     return f"{path.parent.name}/{path.name}"
 
 

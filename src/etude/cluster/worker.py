@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.cluster.storage import Away, Lost, Mirror, Storage
+from etude.cluster.storage import Away, Lost, Mirror, Storage, name_of
 from etude.core.errors import UserError
 from etude.core.files import locked
-from etude.runs.grid import STOPPED, start
+from etude.runs.grid import STOPPED, log_of, start
 from etude.runs.monitor import ask_monitor
 
 _POLL = 0.2
@@ -42,15 +42,12 @@ PLACES = ("folder", "folder-b", "split-file", "bert", "weights", "inception", "s
 class Work:
     """A run, for whichever node has room."""
 
-    study: str
-    name: str
+    path: str
+    """Its folder, ``RUNS/STUDY/NAME`` as the words call it; the log lies beside it."""
     words: tuple[str, ...]
-    """Of ``etude`` for a new run; ``--runs`` is the folder below which they name other runs."""
-    runs: str
-    """That folder, as the words call it."""
+    """Of ``etude`` for a new run; below ``RUNS/STUDY`` they name other runs."""
     cwd: str
     """The folder of the command, where relative paths begin."""
-    log: str
     cpus: int = 1
     storage: str = ""
     before: tuple[str, ...] = ()
@@ -75,9 +72,9 @@ class Attempt:
         self.pushed = 0.0
         self.logged = -1
         """Bytes of the log that the storage has."""
-        self.place = Path("runs" if work.storage else work.runs) / work.study / work.name
+        self.place = Path("runs", *Path(work.path).parts[-2:]) if work.storage else Path(work.path)
         self.path = here / self.place
-        self.log = self.path.parent / f"{work.name}.log" if work.storage else here / work.log
+        self.log = log_of(self.path)
 
     def run(self) -> int:
         """Returns the exit status of the run once it has ended, or `ELSEWHERE`. A cancelled task saves first.
@@ -121,7 +118,7 @@ class Attempt:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if work.storage:
             storage = Storage(work.storage)
-            self.mirror = Mirror(storage, f"{work.study}/{work.name}", self.path, uuid.uuid4().hex)
+            self.mirror = Mirror(storage, name_of(self.path), self.path, uuid.uuid4().hex)
             _patiently(self._bring, _ARRIVE)
         elif self.path.exists():
             # Held by the process of a lost attempt, it may be; after a while the run itself says who has it.
@@ -130,16 +127,16 @@ class Attempt:
 
     def _bring(self) -> None:
         assert self.mirror is not None
-        work, storage = self.work, self.mirror.storage
-        for name in (work.name, *work.before):
+        before, storage = [self.path.with_name(name) for name in self.work.before], self.mirror.storage
+        for path in (self.path, *before):
             # Of an earlier try.
-            shutil.rmtree(self.path.parent / name, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
         self.mirror.claim()
         self.mirror.bring()
         storage.bring_log(self.path)
         with storage.faults():
-            for name in work.before:
-                storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
+            for path in before:
+                storage.bring(name_of(path), path, chosen=True)
 
     def _stop(self, child: "subprocess.Popen[bytes]") -> None:
         """Ask the run to save and end; kill it where that takes too long."""
@@ -160,7 +157,7 @@ class Attempt:
             length = self.log.stat().st_size
             if length != self.logged:
                 self.mirror.check()
-                self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+                self.mirror.storage.put(self.log, name_of(self.log))
                 self.logged = length
 
 
@@ -197,13 +194,13 @@ def run(work: Work) -> tuple[int, str]:
 
 def _moved(work: Work) -> list[str]:
     """The words with runs below the attempt's own folder, and other relative paths made whole."""
-    prefix = prefix_of(work.runs, work.study)
+    folder = Path(work.path).parent
     words: list[str] = []
     for word in work.words:
         if words and words[-1] == "--runs":
             word = "runs"
-        elif word.startswith(prefix):
-            word = f"runs/{work.study}/{word.removeprefix(prefix)}"
+        elif word.startswith(f"{folder}/"):
+            word = f"runs/{folder.name}/{word.removeprefix(f'{folder}/')}"
         elif ".py:" in word or "/" in word or (words and words[-1].startswith("--") and _names_place(words[-1])):
             file = word.rpartition(":")[0] if ".py:" in word else word
             if file and (Path(work.cwd) / file).exists():
@@ -214,11 +211,6 @@ def _moved(work: Work) -> list[str]:
 
 def _names_place(flag: str) -> bool:
     return flag.removeprefix("--").rpartition(".")[2] in PLACES
-
-
-def prefix_of(runs: str, study: str) -> str:
-    """How the paths of a study's runs begin."""
-    return f"{Path(runs) / study}/"
 
 
 def _patiently(act: Callable[[], None], seconds: float) -> None:

@@ -69,7 +69,7 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: str, patience: float = 0.0) -> Generator[None, None, None]:
-    """Hold the lock file ``path`` until the block or this process ends; another is waited for so many seconds (-1: ever).
+    """Hold the lock file ``path`` until the block or this process ends; wait so long for another (-1: for ever).
 
     The file stays: were it removed, two processes could hold two files of one name.
 

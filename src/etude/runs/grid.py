@@ -98,6 +98,11 @@ def start(
         )  # fmt: skip
 
 
+def log_of(path: Path) -> Path:
+    """The log of a run folder, beside it."""
+    return path.with_name(f"{path.name}.log")
+
+
 @dataclass(frozen=True)
 class Item:
     """One run of a grid."""
@@ -120,7 +125,7 @@ class Item:
 
     @property
     def log(self) -> Path:
-        return self.path.parent / f"{self.path.name}.log"
+        return log_of(self.path)
 
     @property
     def last_line(self) -> str:
