@@ -7,7 +7,7 @@ import pytest
 
 from etude import registry
 from etude.core.errors import UserError
-from etude.runs.search import Ledger, Range, Trial, best_so_far, read_search, rounded, size_of
+from etude.runs.search import Ledger, Range, Trial, best_so_far, read_search, size_of
 
 RESNET = registry.load("resnet")
 
@@ -57,10 +57,12 @@ def test_a_search_of_nothing_or_twice() -> None:
 
 def test_numbers_are_readable_and_stay_within_their_range() -> None:
     range_ = Range("x", "float", (0.123456, 0.654321), "")
-    assert rounded(0.2345678, range_) == 0.2346
-    assert rounded(0.123457, range_) == 0.1235
-    assert rounded(0.6543209, range_) == 0.6543
-    assert rounded(0.12345601, Range("x", "float", (0.12355, 1.0), "")) == 0.12355
+    assert range_.value(0.2345678) == 0.2346
+    assert range_.value(0.123457) == 0.1235
+    assert range_.value(0.6543209) == 0.6543
+    assert Range("x", "log", (0.12355, 1.0), "").value(0.12345601) == 0.12355
+    assert Range("x", "int", (10000, 99999), "").value(12345) == 12345
+    assert Range("x", "choice", ("a", "b"), "").value(1) == "b"
 
 
 def test_how_many_trials_there_are() -> None:

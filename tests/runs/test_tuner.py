@@ -87,13 +87,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     made.pool.shutdown()
 
 
-def searched(
-    folder: Path, engine: Engine, number: int, words: str = "optim.lr=0.1,0.2,0.3,0.4", *, grace: int = 1
-) -> tuple[list[Trial], list[str]]:
+def searched(folder: Path, engine: Engine, number: int, *words: str, grace: int = 1) -> tuple[list[Trial], list[str]]:
     """A call of a search: its trials afterwards, and what it said."""
-    about = {"study": "protonet", "preset": "smoke", "set": {}, "search": [words], "seed": 0}
+    words = words or ("optim.lr=0.1,0.2,0.3,0.4",)
+    about = {"study": "protonet", "preset": "smoke", "set": {}, "search": sorted(words), "seed": 0}
     ledger, said = Ledger.open(folder / "protonet" / "x.tune.json", about), []
-    ranges = read_search(STUDY, "smoke", [words], {})
+    ranges = read_search(STUDY, "smoke", words, {})
     search = Search(ledger, ranges, engine, said.append, metrics=engine.metrics, last=LAST, grace=grace, reduction=3)
     search.run(number)
     assert Ledger.open(ledger.path, about) == ledger, "each change is written"
@@ -140,6 +139,14 @@ def test_what_earlier_calls_have_tried_counts(tmp_path: Path, engine: Engine):
     assert all(1e-3 <= rate <= 1e-1 for rate in rates)
     # The first trial is the only one to compare the second with.
     assert trials[1].state == ("done" if rates[1] > rates[0] else "stopped")
+
+
+def test_what_is_searched_over_may_change_places(tmp_path: Path, engine: Engine):
+    words = ["optim.lr=0.1,0.2", "model.width=int:4:5"]
+    searched(tmp_path, engine, 2, *words, grace=0)
+    trials, _ = searched(tmp_path, engine, 9, *reversed(words), grace=0)
+    found = sorted((trial.settings["optim.lr"], trial.settings["model.width"]) for trial in trials)
+    assert found == [(0.1, 4), (0.1, 5), (0.2, 4), (0.2, 5)]
 
 
 @pytest.mark.parametrize("kind", ["int:2:5", "logint:2:5", "float:2:5"])

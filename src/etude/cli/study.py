@@ -49,12 +49,8 @@ def main(args: list[str]) -> int:
     grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
     items = grid.items(options.seeds)
     # Ray tells of nodes that died on standard output, where the answer goes.
-    with contextlib.redirect_stdout(sys.stderr):
-        engine = options.engine(say)
-        try:
-            outcomes = run_grid(items, engine, say)
-        finally:
-            engine.close()
+    with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
+        outcomes = run_grid(items, engine, say)
     grid.draw(outcomes)
     show(
         [

@@ -95,19 +95,15 @@ def _search(options: Options, ledger: Ledger, ranges: list[Range], loop: LoopCon
         from etude.runs.tuner import Search
 
         # Ray tells of nodes that died on standard output, where the answer goes.
-        with contextlib.redirect_stdout(sys.stderr):
-            engine = options.engine(say)
+        with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
+            search = Search(
+                ledger, ranges, engine, say, metrics=storage.metrics if storage else _metrics,
+                last=loop.max_steps, grace=grace, reduction=options.reduction,
+            )  # fmt: skip
             try:
-                search = Search(
-                    ledger, ranges, engine, say, metrics=storage.metrics if storage else _metrics,
-                    last=loop.max_steps, grace=grace, reduction=options.reduction,
-                )  # fmt: skip
-                try:
-                    search.run(options.trials)
-                except KeyboardInterrupt:
-                    stopped = True
-            finally:
-                engine.close()
+                search.run(options.trials)
+            except KeyboardInterrupt:
+                stopped = True
         _gather(storage, ledger, ledger.trials)
     assert ledger.monitor is not None, "the search has read it"
     rows = [_row(trial, ledger.item(trial), ledger.monitor) for trial in ledger.trials]
@@ -118,9 +114,8 @@ def _search(options: Options, ledger: Ledger, ranges: list[Range], loop: LoopCon
     ended = [row for row in rows if row["best"] is not None and row["state"] == "done"]
     if ended:
         best = (max if ledger.monitor[1] == "max" else min)(ended, key=lambda row: row["best"])
-        trial = next(trial for trial in ledger.trials if trial.number == best["trial"])
-        words = shlex.join(["etude", *ledger.command(trial.settings)])
-        say(f"best on validation: trial {trial.number}: {best['run']}: {words}")
+        words = shlex.join(["etude", *ledger.command(ledger.trials[best["trial"] - 1].settings)])
+        say(f"best on validation: trial {best['trial']}: {best['run']}: {words}")
     return 0 if ended else 1
 
 

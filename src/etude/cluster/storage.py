@@ -221,13 +221,13 @@ class Storage:
                 Mirror(self, name_of(path), copy, "").push(last=True)
 
     def metrics(self, path: Path) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` that the storage has of a run; none where it does not answer."""
+        """The lines of ``metrics.jsonl`` of a run: those of the storage, or those here where it has none to give."""
         with contextlib.suppress(Away), self.faults(), tempfile.TemporaryDirectory() as folder:
             name = f"{name_of(path)}/metrics.jsonl"
             if self.exists(name):
                 self.fs.get_file(self.at(name), f"{folder}/metrics.jsonl")
                 return list(RunFolder(Path(folder)).metrics())
-        return []
+        return list(RunFolder(path).metrics())
 
 
 def name_of(path: Path) -> str:

@@ -42,6 +42,16 @@ class Range:
         """The values that there are; both ends where a number is continuous."""
         return range(self.values[0], self.values[1] + 1) if self.kind in ("int", "logint") else self.values
 
+    def value(self, drawn: Any) -> Any:
+        """Returns the value of a drawn number: the choice that it counts, or itself.
+
+        Continuous ones have four digits, so that a command line can be read, within the range.
+        """
+        if self.kind in ("float", "log"):
+            low, high = self.values
+            return min(max(float(f"{drawn:.4g}"), low), high)
+        return self.values[drawn] if self.kind == "choice" else drawn
+
 
 def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[str, Any]) -> list[Range]:
     """``NAME=SPEC`` words, each name and value held to the study's configuration.
@@ -114,12 +124,6 @@ def value_of(study: Study, preset: str, name: str, text: str, fixed: Mapping[str
     for part in name.split("."):
         place = place[part]
     return place
-
-
-def rounded(value: float, range_: Range) -> float:
-    """Four digits, so that a command line can be read, within the range."""
-    low, high = range_.values
-    return min(max(float(f"{value:.4g}"), low), high)
 
 
 def size_of(ranges: Sequence[Range]) -> float:

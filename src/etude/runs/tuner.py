@@ -9,7 +9,7 @@ from typing import Any
 
 from etude.core.errors import UserError
 from etude.runs.grid import STOPPED, Engine, Item
-from etude.runs.search import Ledger, Range, Score, Trial, best_so_far, rounded, size_of
+from etude.runs.search import Ledger, Range, Score, Trial, best_so_far, size_of
 
 try:
     import optuna
@@ -137,26 +137,17 @@ class Search:
 
     def _ask(self, settings: Mapping[str, Any]) -> optuna.Trial:
         """Optuna's trial of given settings."""
-        self.study.enqueue_trial(
-            {
-                range_.name: range_.values.index(settings[range_.name])
-                if range_.kind == "choice"
-                else settings[range_.name]
-                for range_ in self.ranges
-            }
-        )
+        drawn = {
+            range_.name: range_.values.index(settings[range_.name])
+            if range_.kind == "choice"
+            else settings[range_.name]
+            for range_ in self.ranges
+        }
+        self.study.enqueue_trial(drawn)
         return self.study.ask(self.distributions)
 
-    def _settings(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for range_ in self.ranges:
-            value = parameters[range_.name]
-            if range_.kind == "choice":
-                value = range_.values[value]
-            elif range_.kind in ("float", "log"):
-                value = rounded(value, range_)
-            found[range_.name] = value
-        return found
+    def _settings(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        return {range_.name: range_.value(drawn[range_.name]) for range_ in self.ranges}
 
     def _live(self, trial: Trial) -> _Live:
         return _Live(trial, self.ledger.item(trial), self._ask(trial.settings))
