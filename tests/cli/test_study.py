@@ -207,7 +207,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert all(Path(row["folder"]).name == row["run"] for row in rows)
-    prefix = f"{words[0]}-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8-"
+    prefix = f"{words[0]}-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-data.size-8-curve_images-8-"
     assert all(row["run"].startswith(prefix) for row in rows)
     return status, {row["run"].removeprefix(prefix): row["state"] for row in rows}, printed.err
 
