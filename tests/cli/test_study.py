@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from etude import cli, registry
-from etude.cli import study as verb
+from etude.cluster import engine
 from etude.core.config import override, read_yaml
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Experiment, Job, best_of
 from etude.runs.experiment import Grid, settings
 from etude.runs.flags import take
+from etude.runs.grid import LocalEngine
 from etude.runs.training import choose
 from etude.studies.resnet import figures
 from etude.studies.resnet.study import NORMS, TUNED_RATES
@@ -149,13 +150,10 @@ def test_a_follower_takes_the_rate_that_validated_best(here: Path) -> None:
 # --- a whole grid ---
 
 
-class Here:
+class Here(LocalEngine):
     """Runs `etude` in this process, as quickly as that goes."""
 
     commands: list[list[str]]
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
 
     def submit(self, command: Sequence[str], log: Path) -> "Future[int]":
         self.commands.append(list(command))
@@ -164,9 +162,6 @@ class Here:
         with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             future.set_result(cli.main(list(command)))
         return future
-
-    def close(self) -> None:
-        pass
 
 
 RATES = {"low": 0.01, "high": 0.1, "wild": 1e30}
@@ -197,7 +192,7 @@ def small(monkeypatch: pytest.MonkeyPatch, here: Path) -> type[Here]:
     }
     monkeypatch.setattr(registry, "load", lambda name: dataclasses.replace(STUDY, experiments=experiments))
     monkeypatch.setattr(figures, "draw", lambda *_: None)
-    monkeypatch.setattr(verb, "LocalEngine", Here)
+    monkeypatch.setattr(engine, "LocalEngine", Here)
     Here.commands = []
     return Here
 
@@ -212,7 +207,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert all(Path(row["folder"]).name == row["run"] for row in rows)
-    prefix = f"{words[0]}-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8-"
+    prefix = f"{words[0]}-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-data.size-8-curve_images-8-"
     assert all(row["run"].startswith(prefix) for row in rows)
     return status, {row["run"].removeprefix(prefix): row["state"] for row in rows}, printed.err
 

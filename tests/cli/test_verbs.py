@@ -65,7 +65,7 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (("run", "protonet", "smoke", "--name"), ("--name needs a value",)),
         (("show", "protonet", "papre"), ("no preset 'papre'", "did you mean 'paper'?")),
         (("study", "protonet", "fewshots"), ("no experiment 'fewshots'", "did you mean 'fewshot'?")),
-        (("study", "protonet", "fewshot", "--jobs", "0"), ("--jobs must be at least 1",)),
+        (("study", "protonet", "fewshot", "--jobs", "-1"), ("--jobs must be at least 0",)),
         (("resume", "nowhere"), ("nowhere is not a run folder",)),
         (("resume", "n" * 300), ("is not a run folder",)),
         (("predict", "n" * 300), ("is no run folder, weights file or study",)),

@@ -1,4 +1,4 @@
-"""What needs no cluster: the language of a search, one line for what does not serve, storage, a child that dies."""
+"""What needs no cluster: one line for what does not serve, storage, what a search gathers, a child that dies."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import pytest
@@ -18,105 +17,15 @@ from tests.core import toy
 from tests.forks import Fork
 
 from etude import cli, registry
-from etude.cluster import connect, tuner, worker
-from etude.cluster.engine import work_of
-from etude.cluster.search import Ledger, Range, Trial, best_so_far, read_search, rounded, size_of
+from etude.cluster import connect, worker
+from etude.cluster.engine import RayEngine, work_of
 from etude.cluster.storage import Lost, Mirror, Storage
 from etude.cluster.worker import Work
 from etude.core.config import read_yaml
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
-
-RESNET = registry.load("resnet")
-
-
-# --- the language of --search ---
-
-
-def test_the_language_of_a_search() -> None:
-    words = ["optim.lr=log:1e-4:1e-1", "model.norm=bn,in,ln", "augment.flip=true,false", "batch.size=int:16:128"]
-    assert read_search(RESNET, "smoke", words, {}) == [
-        Range("optim.lr", "log", (1e-4, 1e-1), words[0]),
-        Range("model.norm", "choice", ("bn", "in", "ln"), words[1]),
-        Range("augment.flip", "choice", (True, False), words[2]),
-        Range("batch.size", "int", (16, 128), words[3]),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("word", "says"),
-    [
-        ("optim.lr", "--search takes NAME=log:LOW:HIGH"),
-        ("optim.lrr=log:1e-4:1", "no flag --optim.lrr; did you mean '--optim.lr'?"),
-        ("optim.lr=log:0:1", "must be above 0"),
-        ("optim.lr=log:1:0.1", "the first end must be below the second"),
-        ("optim.lr=log:1e-3", "log takes two ends"),
-        ("optim.lr=float:a:b", "the ends of float are numbers"),
-        ("optim.lr=float:nan:1", "the first end must be below"),
-        ("optim.lr=-1,0.1", "optim.lr must be above 0, not -1.0"),
-        ("batch.size=log:16:128", "batch.size is a whole number: int:LOW:HIGH"),
-        ("batch.size=int:1.5:3", "the ends of int are whole numbers"),
-        ("model.norm=bn", "two different values or more"),
-        ("model.norm=bn,bn,in", "two different values or more"),
-        ("optim.schedule=cosine,nosuch", "nosuch"),
-        ("seed=1,2", "--search seed"),
-        ("model.n=2,3", "--set gives model.n a value already"),
-    ],
-)
-def test_what_is_no_search_is_one_line(word: str, says: str) -> None:
-    with pytest.raises(UserError) as caught:
-        read_search(RESNET, "smoke", [word], {"model.n": 1})
-    assert says in str(caught.value)
-
-
-def test_a_search_of_nothing_or_twice() -> None:
-    with pytest.raises(UserError, match="names no setting"):
-        read_search(RESNET, "smoke", [], {})
-    with pytest.raises(UserError, match=r"names optim\.lr twice"):
-        read_search(RESNET, "smoke", ["optim.lr=0.1,0.2", "optim.lr=log:0.1:1"], {})
-
-
-def test_numbers_are_readable_and_stay_within_their_range() -> None:
-    range_ = Range("x", "float", (0.123456, 0.654321), "")
-    assert rounded(0.2345678, range_) == 0.2346
-    assert rounded(0.123457, range_) == 0.1235
-    assert rounded(0.6543209, range_) == 0.6543
-    assert rounded(0.12345601, Range("x", "float", (0.12355, 1.0), "")) == 0.12355
-
-
-def test_how_many_trials_there_are() -> None:
-    choice, whole = Range("a", "choice", ("x", "y", "z"), ""), Range("b", "int", (2, 5), "")
-    assert size_of([choice, whole]) == 12
-    assert size_of([choice, Range("c", "log", (0.1, 1.0), "")]) == float("inf")
-
-
-def test_the_best_so_far() -> None:
-    rows = [
-        {"step": 1, "train/loss": 3.0}, {"step": 2, "val/loss": float("nan")}, {"step": 4, "val/loss": 2.0},
-        {"step": 6, "val/loss": 2.5}, {"step": 8, "val/loss": 1.0},
-    ]  # fmt: skip
-    least = [(step, best and (best.value, best.step)) for step, best in best_so_far(rows, ("loss", "min"))]
-    assert least == [(2, None), (4, (2.0, 4)), (6, (2.0, 4)), (8, (1.0, 8))]
-    most = [best and (best.value, best.step) for _, best in best_so_far(rows, ("loss", "max"))]
-    assert most == [None, (2.0, 4), (2.5, 6), (2.5, 6)]
-
-
-def test_a_record_is_of_one_search(tmp_path: Path) -> None:
-    path, about = tmp_path / "x.tune.json", {"study": "resnet", "search": ["a=1,2"]}
-    ledger = Ledger.open(path, about)
-    ledger.monitor = ("accuracy", "max")
-    ledger.trials.append(Trial(1, {"a": 1}, "done"))
-    ledger.write()
-    assert Ledger.open(path, about) == ledger
-    assert ledger.run(ledger.trials[0]) == "x-001"
-    with pytest.raises(UserError, match="another search \\(it differs in search\\): give another --name"):
-        Ledger.open(path, about | {"search": ["a=1,3"]})
-    with ledger.alone(), pytest.raises(UserError, match="in use by another"), Ledger.open(path, about).alone():
-        pass
-    path.write_text(json.dumps({"format": 1}))
-    with pytest.raises(UserError, match="no record of a search"):
-        Ledger.open(path, about)
-
+from etude.runs.grid import LocalEngine
+from etude.runs.search import Ledger, Trial
 
 # --- one line ---
 
@@ -145,6 +54,7 @@ TUNE = ["tune", "protonet", "smoke", "--search", "optim.lr=log:1e-4:1e-1"]
         ([*TUNE, "--name", "a/b"], "no plain name"),
         ([*TUNE, "--set", "seed=1"], "--set seed=1: the seed of all trials is given with --seed\n"),
         ([*STUDY, "--set", "seed=1"], "--set seed=1: the seeds of a grid are given with --seeds\n"),
+        ([*TUNE, "--gpus", "1"], "--ray local"),
         ([*TUNE, "--ray", "127.0.0.1:1"], "nothing answers there"),
     ],
 )
@@ -158,18 +68,27 @@ def test_what_does_not_serve_is_one_line(
     assert says in said
 
 
-@pytest.mark.parametrize("words", [[*STUDY, "--ray", "local"], [*TUNE]])
-def test_without_ray_one_line_says_how_to_have_it(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [
+        ([*STUDY, "--ray", "local"], "ray", "ray"),
+        ([*TUNE, "--ray", "local"], "ray", "ray"),
+        (TUNE, "optuna", "tune"),
+    ],
+)
+def test_without_an_extra_one_line_says_how_to_have_it(
+    words: list[str], module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "etude.runs.tuner", raising=False)
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "ray is not installed" in said
-    assert "uv sync --extra ray" in said
-    assert "pip install 'etude[ray]'" in said
+    assert f"{module} is not installed" in said
+    assert f"uv sync --extra {extra}" in said
+    assert f"pip install 'etude[{extra}]'" in said
 
 
 def test_a_node_that_is_large_enough() -> None:
@@ -200,7 +119,7 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "--data.folder", "photos", "--other.encoder", "conv4", "--data.folder-b", "nowhere", "--x", "no.py:Name",
     ]  # fmt: skip
     work = work_of(words, log, 2, Storage(f"file://{tmp_path}/store"))
-    assert (work.study, work.name, work.runs, work.before) == ("protonet", "b", "out", ("a",))
+    assert (work.path, work.before) == ("out/protonet/b", ("a",))
     assert worker._moved(work) == [
         "run", "protonet", "smoke", "--name", "b", "--runs", "runs", "--selected-run", "runs/protonet/a",
         "--model.encoder", f"{tmp_path}/mine/net.py:Net", "--data.source", "generated", "--model.distance",
@@ -215,7 +134,7 @@ def test_words_for_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     record = RunRecord("protonet", "smoke", "smoke", {"selected_run": "out/protonet/a"}, {})
     RunFolder.create(tmp_path / "out" / "protonet" / "b", record)
     again = work_of(["resume", "out/protonet/b"], log, 1, None)
-    assert (again.study, again.name, again.runs, again.before) == ("protonet", "b", "out", ("a",))
+    assert (again.path, again.before) == ("out/protonet/b", ("a",))
 
 
 def texts(kind: Any, prefix: str = "") -> Iterator[str]:
@@ -402,7 +321,7 @@ def test_a_gathered_run_names_others_where_they_lie_here(tmp_path: Path, store: 
     )
     Mirror(store, "toy/run", run, "").push(last=True)
     here = tmp_path / "out" / "toy" / "run"
-    store.gather("toy/run", here, chosen=True, here=f"{tmp_path}/out/toy/", there="runs/toy/")
+    store.gather(here, pytest.fail, chosen=True)
     config = read_yaml(here / "config.yaml")
     assert config["overrides"] == {"selected_run": f"{tmp_path}/out/toy/a", "other": "runs/toyshop/a"}
     summary = json.loads((here / "summary.json").read_text())
@@ -416,7 +335,7 @@ def test_a_run_of_this_machine_is_sent_once(tmp_path: Path, store: Storage) -> N
     made(run, 3)
     far = tmp_path / "store" / "toy" / "run"
     for _ in range(2):
-        store.send(run, "toy/run", here=f"{tmp_path}/out/toy/", there="runs/toy/")
+        store.send(run)
         assert read_yaml(far / "config.yaml")["overrides"] == {"selected_run": "runs/toy/a"}
         assert (far / "checkpoints" / "step-00000003" / "manifest.json").exists()
         # What the storage has is newer.
@@ -450,7 +369,7 @@ def test_a_storage_that_is_away_at_the_beginning_is_no_fault_of_the_run(
     monkeypatch.setattr(worker, "_PUSH", 0.01)
     (tmp_path / "store").touch()
     words = ("run", "protonet", "nosuch", "--name", "x", "--runs", "runs")
-    work = Work("protonet", "x", words, "runs", str(tmp_path), "x.log", storage=f"file://{tmp_path}/store")
+    work = Work("runs/protonet/x", words, str(tmp_path), storage=f"file://{tmp_path}/store")
     monkeypatch.setattr(worker, "_ARRIVE", 0.1)
     status, fault = worker.run(work)
     assert status == worker.ELSEWHERE
@@ -473,7 +392,7 @@ def test_a_storage_that_is_away_at_the_beginning_is_no_fault_of_the_run(
 
 # --- what a search gathers ---
 
-SEARCH = ["tune", "protonet", "smoke", "--search", "optim.lr=0.1,0.2,0.3"]
+SEARCH = ["tune", "protonet", "smoke", "--search", "optim.lr=0.1,0.2,0.3", "--ray", "local"]
 
 
 @pytest.fixture
@@ -507,7 +426,7 @@ def test_what_a_lost_driver_has_not_gathered_is_gathered(
 ) -> None:
     """Without a cluster: no trial is wanted."""
     folder, store = searched
-    monkeypatch.setattr("etude.cli.tune.connect", lambda address: pytest.fail("there is nothing to run"))
+    monkeypatch.setattr("etude.cluster.engine.connect", lambda address: pytest.fail("there is nothing to run"))
     assert cli.main([*SEARCH, "--trials", "3", "--storage", store.url, "--json"]) == 0
     out, said = capsys.readouterr()
     rows = json.loads(out)
@@ -524,23 +443,21 @@ def test_what_a_lost_driver_has_not_gathered_is_gathered(
 def test_a_further_search_knows_what_was_not_gathered(
     searched: tuple[Path, Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("optuna", reason="the extra `ray` is not installed")
+    pytest.importorskip("optuna", reason="the extra `tune` is not installed")
+    from etude.runs.tuner import Search
+
     _, store = searched
     knows: list[Any] = []
-    came: set[str] = set()
 
-    def look(ray: Any, plan: Any, ledger: Ledger, say: Any) -> None:
-        stopper = tuner._stopper(dataclasses.replace(plan, grace=1), ledger)
-        searcher = tuner._searcher(plan, ledger, stopper, say)
-        knows.extend((trial.state.name, trial.value) for trial in searcher.study.trials)
-        came.update(*(recorded for _, recorded in stopper._brackets[0]._rungs))
+    def look(search: Search, number: int) -> None:
+        knows.extend((trial.state.name, trial.value, trial.intermediate_values) for trial in search.study.trials)
 
-    monkeypatch.setattr("etude.cli.tune.connect", lambda address: SimpleNamespace(shutdown=lambda: None))
-    monkeypatch.setattr("etude.cli.tune.require_room", lambda *words: None)
-    monkeypatch.setattr(tuner, "tune", look)
+    monkeypatch.setattr(RayEngine, "__new__", lambda *words, **more: LocalEngine(1))
+    monkeypatch.setattr(Search, "run", look)
     assert cli.main([*SEARCH, "--trials", "4", "--storage", store.url]) == 0
-    assert knows == [("COMPLETE", 0.5), ("COMPLETE", 0.75), ("FAIL", None)]
-    assert came == {"known-1", "known-2"}, "by which others are stopped"
+    assert knows == [
+        ("COMPLETE", 0.5, {3: 0.5, 6: 0.5}), ("PRUNED", 0.75, {3: 0.75}), ("FAIL", None, {}),
+    ]  # fmt: skip
 
 
 def test_what_trained_further_here_is_not_replaced(
@@ -603,7 +520,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     """Killed with SIGKILL, the parent cannot tell it."""
     code = (
         "import subprocess, sys, time\n"
-        "words = [sys.executable, '-m', 'etude.cluster.child', 'run', 'protonet', 'smoke',\n"
+        "words = [sys.executable, '-m', 'etude.runs.child', 'run', 'protonet', 'smoke',\n"
         f"  '--runs', {str(tmp_path)!r}, '--name', 'x', '--loop.max-steps', '1000000']\n"
         "child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)\n"
         "print(child.pid, flush=True)\n"
@@ -640,43 +557,46 @@ def _alive(number: int) -> bool:
 def test_a_lost_worker_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = (
-        "import tempfile, time; from etude.cluster.worker import _Workshop\n"
-        f"tempfile.tempdir = {str(tmp_path)!r}\nshop = _Workshop()\nprint(shop.path, flush=True)\ntime.sleep(1000)"
+        "import tempfile, time; from etude.cluster.worker import _workshop\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "with _workshop() as path:\n    print(path, flush=True)\n    time.sleep(1000)"
     )
     other = Fork(["-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None
         path = Path(other.stdout.readline().strip())
-        mine = worker._Workshop()
-        mine.close()
-        assert not mine.path.exists()
-        assert path.exists(), "its worker lives"
+        with worker._workshop() as mine:
+            assert mine != path
+            assert path.exists(), "its worker lives"
+        assert not mine.exists()
     finally:
         other.send_signal(signal.SIGKILL)
         other.communicate()
     assert path.exists()
-    worker._Workshop().close()
-    assert not path.exists()
+    with worker._workshop():
+        assert not path.exists()
 
 
 def test_a_run_waits_for_the_lock_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = RunFolder(begun(tmp_path / "run"))
+    path = begun(tmp_path / "runs" / "protonet" / "x")
+    work = Work("runs/protonet/x", ("run",), str(tmp_path))
+    held = RunFolder(path)
     held.lock()
     monkeypatch.setattr(worker, "_LOCK", 0.5)
     started = time.monotonic()
-    worker._wait_for_lock(tmp_path / "run")
+    worker.Attempt(work, tmp_path)._prepare()
     assert time.monotonic() - started > 0.4, "as long as it is held, but not for ever"
     held.unlock()
     monkeypatch.setattr(worker, "_LOCK", 60.0)
     started = time.monotonic()
-    worker._wait_for_lock(tmp_path / "run")
+    worker.Attempt(work, tmp_path)._prepare()
     assert time.monotonic() - started < 30
     held.lock()
     held.unlock()
 
 
 def test_a_node_without_the_folder_says_so(tmp_path: Path) -> None:
-    work = Work("protonet", "x", ("run",), "runs", str(tmp_path / "nowhere"), "runs/protonet/x.log")
+    work = Work("runs/protonet/x", ("run",), str(tmp_path / "nowhere"))
     status, fault = worker.run(work)
     assert status == 2
     assert "has no folder" in fault

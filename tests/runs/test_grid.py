@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.core import toy
 from etude.core.config import as_flags
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder, RunRecord
-from etude.runs.grid import Item, LocalEngine, Outcome, run_grid
+from etude.runs.grid import STOPPED, Item, LocalEngine, Outcome, run_grid
 
 # What stands for `etude`: it ends a run, fails, or ends without a result.
 SCRIPT = """
@@ -30,11 +31,11 @@ if "vanish" not in rest:
 """
 
 
-class Engine:
+class Engine(LocalEngine):
     """Runs the script above; notes what it was given."""
 
     def __init__(self, jobs: int = 2) -> None:
-        self.pool = ThreadPoolExecutor(jobs)
+        super().__init__(jobs)
         self.commands: list[list[str]] = []
 
     def submit(self, command: Sequence[str], log: Path) -> Future[int]:
@@ -48,9 +49,6 @@ class Engine:
         with log.open("a") as file:
             words = [sys.executable, "-S", "-c", SCRIPT, *command]
             return subprocess.run(words, stdout=file, stderr=file, check=False).returncode
-
-    def close(self) -> None:
-        self.pool.shutdown()
 
 
 @pytest.fixture
@@ -214,6 +212,29 @@ def test_this_machine_runs_real_processes(tmp_path: Path, monkeypatch: pytest.Mo
     lines = (tmp_path / "logs" / "wrong.log").read_text().splitlines()
     assert len(lines) == 2, "a second attempt is added to the log"
     assert lines[0].startswith("etude: no verb 'lst'; did you mean 'list'?")
+
+
+def test_what_runs_here_is_asked_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in toy.child_environment().items():
+        monkeypatch.setenv(name, value)
+    words = ["run", "protonet", "smoke", "--runs", str(tmp_path), "--loop.max-steps", "1000000", "--name"]
+    logs = {name: tmp_path / "protonet" / f"{name}.log" for name in ("one", "two")}
+    engine = LocalEngine(2)
+    try:
+        first, second = (engine.submit([*words, name], log) for name, log in logs.items())
+        deadline = time.monotonic() + 300
+        while not all((tmp_path / "protonet" / name / "metrics.jsonl").exists() for name in ("one", "two")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        engine.stop(logs["one"])
+        assert first.result() == STOPPED
+        assert "saved: `etude resume" in logs["one"].read_text()
+        assert not second.done()
+        engine.stop(tmp_path / "nowhere.log")
+    finally:
+        engine.close()
+    assert "saved: `etude resume" in logs["two"].read_text()
+    assert second.result() == STOPPED
 
 
 def test_more_jobs_than_cores_have_a_thread_each(monkeypatch: pytest.MonkeyPatch):

@@ -1,8 +1,8 @@
 """``etude tune STUDY [PRESET] --search NAME=RANGE ...``: search over a study's own settings.
 
-Optuna suggests settings, Ray Tune (extra `ray`) starts and stops trials; each trial is an ordinary run, on this machine
-or on a Ray cluster. A trial is judged by the task's validation metric, never by the test split. One that falls behind
-is stopped, saved, and can be resumed. The same command goes on; with more --trials it searches further.
+Optuna (extra `tune`) suggests settings; each trial is an ordinary run, on this machine or on a Ray cluster (extra
+`ray`). A trial is judged by the task's validation metric, never by the test split. One that falls behind is stopped,
+saved, and can be resumed. The same command goes on; with more --trials it searches further.
 
 What --search takes: NAME=A,B,C is a choice; NAME=log:LOW:HIGH and NAME=float:LOW:HIGH are numbers, drawn evenly in
 their logarithm or as they are; NAME=int:LOW:HIGH and NAME=logint:LOW:HIGH are whole numbers, both ends included. For
@@ -12,6 +12,7 @@ example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,f
 import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,18 +20,21 @@ from typing import Annotated, Any
 import tyro
 
 from etude import registry
-from etude.cluster.connect import connect, require_room, require_sizes
-from etude.cluster.search import Ledger, read_search
-from etude.core.config import as_flags, override
+from etude.cluster.engine import Where
+from etude.cluster.storage import Storage
+from etude.core.config import LoopConfig, override
 from etude.core.errors import Interrupted, UserError
+from etude.core.run_folder import RunFolder
 from etude.runs.experiment import settings as read_settings
 from etude.runs.flags import parse
+from etude.runs.grid import Item
+from etude.runs.search import Ledger, Range, Trial, best_so_far, read_search
 from etude.runs.table import show
 from etude.runs.training import say
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Where):
     study: Annotated[str, tyro.conf.Positional]
     """The study's name."""
     preset: Annotated[str, tyro.conf.Positional] = "laptop"
@@ -51,28 +55,14 @@ class Options:
     """Steps before a trial may be stopped; 0: a ninth of a run, and at least up to its first evaluation."""
     reduction: int = 3
     """At each rung, grace times a power of this, the best one in so many goes on."""
-    ray: str = "local"
-    """Where trials run: local (a cluster started here), auto (the one that runs on this machine), HOST:PORT."""
-    jobs: int = 0
-    """Trials at a time; 0: as many as have room."""
-    cpus: int = 1
-    """Cores of a trial, and its threads."""
-    gpus: float = 0.0
-    """GPUs of a trial, or a fraction of one."""
-    storage: str = ""
-    """For nodes that share no disk: a URL for run folders, such as s3://bucket/runs (what fsspec knows)."""
-    runs: Path = Path("runs")
-    """Where the run folders go."""
-    json: bool = False
-    """Print the trials as a JSON list."""
 
 
 def main(args: list[str]) -> int:
     options = parse(Options, args, prog="etude tune", description=__doc__ or "")
-    for name, least in (("trials", 1), ("jobs", 0), ("grace", 0), ("reduction", 2)):
+    options.check()
+    for name, least in (("trials", 1), ("grace", 0), ("reduction", 2)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} must be {least} or more, not {getattr(options, name)}")
-    require_sizes(options.cpus, options.gpus)
     study = registry.load(options.study)
     fixed = read_settings(study, options.preset, options.set, "the seed of all trials is given with --seed")
     ranges = read_search(study, options.preset, options.search, fixed)
@@ -86,14 +76,10 @@ def main(args: list[str]) -> int:
     }  # fmt: skip
     path = options.runs / study.name / f"{options.name or f'tune-{options.preset}'}.tune.json"
     with Ledger(path, about).alone():
-        return _search(options, Ledger.open(path, about), ranges, fixed, loop)
+        return _search(options, Ledger.open(path, about), ranges, loop)
 
 
-def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str, Any], loop: Any) -> int:
-    # With Ray's pieces, which wrong words do without.
-    from etude.cluster.storage import Storage
-    from etude.cluster.tuner import Plan, gather, read_monitor, tune
-
+def _search(options: Options, ledger: Ledger, ranges: list[Range], loop: LoopConfig) -> int:
     grace = options.grace or max(loop.max_steps // 9, loop.eval_every, 1)
     if not options.early_stop:
         grace = 0
@@ -101,68 +87,62 @@ def _search(options: Options, ledger: Ledger, ranges: list[Any], fixed: dict[str
         say("etude: trials are evaluated too late to be stopped early: lower --set loop.eval-every=STEPS or --grace")
         grace = 0
     storage = Storage(options.storage) if options.storage else None
-    plan = Plan(
-        options.study, options.preset, tuple(as_flags({**fixed, "seed": options.seed})), tuple(ranges), as_flags,
-        options.runs, options.seed, loop.max_steps, options.trials, options.cpus, options.gpus, options.jobs, storage,
-        grace, options.reduction,
-    )  # fmt: skip
-    if ledger.monitor is not None:
-        # What an earlier call could not: the searcher and the table read runs here.
-        gather(plan, ledger, say)
-    if ledger.monitor is None or sum(trial.state != "begun" for trial in ledger.trials) < options.trials:
-        if storage is not None:
-            storage.check()
+    # What an earlier call could not: the searcher and the table read runs here.
+    _gather(storage, ledger, ledger.ended)
+    stopped = False
+    if ledger.monitor is None or len(ledger.ended) < options.trials:
+        # With Optuna, which wrong words do without.
+        from etude.runs.tuner import Search
+
         # Ray tells of nodes that died on standard output, where the answer goes.
-        with contextlib.redirect_stdout(sys.stderr):
-            ray = connect(options.ray)
+        with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
+            search = Search(
+                ledger, ranges, engine, say, metrics=storage.metrics if storage else _metrics,
+                last=loop.max_steps, grace=grace, reduction=options.reduction,
+            )  # fmt: skip
             try:
-                require_room(ray, options.cpus, options.gpus)
-                if ledger.monitor is None:
-                    ledger.monitor = read_monitor(ray, plan)
-                    ledger.write()
-                tune(ray, plan, ledger, say)
-            finally:
-                ray.shutdown()
-        gather(plan, ledger, say, begun=True)
-    rows = _rows(plan, ledger)
+                search.run(options.trials)
+            except KeyboardInterrupt:
+                stopped = True
+        _gather(storage, ledger, ledger.trials)
+    assert ledger.monitor is not None, "the search has read it"
+    rows = [_row(trial, ledger.item(trial), ledger.monitor) for trial in ledger.trials]
     show(rows, f"validation {ledger.monitor[0]}, {ledger.monitor[1]}", as_json=options.json)
-    begun = [trial for trial in ledger.trials if trial.state == "begun"]
-    if begun:
-        raise Interrupted(f"stopped with {len(begun)} trials begun and saved: the same command goes on with them")
+    begun = sum(trial.state == "begun" for trial in ledger.trials)
+    if begun or stopped:
+        raise Interrupted(f"stopped with {begun} trials begun and saved: the same command goes on with them")
     ended = [row for row in rows if row["best"] is not None and row["state"] == "done"]
     if ended:
         best = (max if ledger.monitor[1] == "max" else min)(ended, key=lambda row: row["best"])
-        trial = next(trial for trial in ledger.trials if trial.number == best["trial"])
-        flags = as_flags({**fixed, **trial.settings, "seed": options.seed})
-        words = shlex.join(["etude", "run", options.study, options.preset, *flags])
+        words = shlex.join(["etude", *ledger.command(ledger.trials[best["trial"] - 1].settings)])
         say(f"best on validation: trial {best['trial']}: {best['run']}: {words}")
     return 0 if ended else 1
 
 
-def _rows(plan: Any, ledger: Ledger) -> list[dict[str, Any]]:
-    from etude.cluster.tuner import scores_of
-
-    rows: list[dict[str, Any]] = []
-    for trial in ledger.trials:
-        scores = scores_of(plan, ledger, trial)
-        best, folder = scores[-1][1] if scores else None, plan.runs / plan.study / ledger.run(trial)
-        reason = trial.reason
-        if trial.state == "failed" and not reason:
-            lines = _lines(folder.parent / f"{folder.name}.log")
-            reason = lines[-1] if lines else "it printed nothing"
-        elif trial.state == "stopped":
-            reason = f"fell behind: `etude resume {folder}` goes on"
-        elif trial.state == "done" and not folder.exists():
-            reason = "its run is not here: give the --storage that it was made with"
-        rows.append(
-            {
-                "trial": trial.number, **trial.settings, "best": best.value if best else None,
-                "step": best.step if best else None, "trained": scores[-1][0] if scores else 0, "state": trial.state,
-                "run": str(folder), "reason": reason,
-            }
-        )  # fmt: skip
-    return rows
+def _gather(storage: Storage | None, ledger: Ledger, trials: list[Trial]) -> None:
+    """Bring what the storage has of trials: logs, and runs, whole where they can be gone on with."""
+    for trial in trials:
+        path = ledger.item(trial).path
+        if storage is not None and not (path / "summary.json").exists():
+            storage.bring_log(path)
+            storage.gather(path, say, chosen=trial.state == "done")
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    return RunFolder(path).metrics()
+
+
+def _row(trial: Trial, item: Item, monitor: tuple[str, str]) -> dict[str, Any]:
+    scores = list(best_so_far(_metrics(item.path), monitor))
+    best, reason = scores[-1][1] if scores else None, trial.reason
+    if trial.state == "failed":
+        reason = reason or item.last_line
+    elif trial.state == "stopped":
+        reason = f"fell behind: `etude resume {item.path}` goes on"
+    elif trial.state == "done" and not item.path.exists():
+        reason = "its run is not here: give the --storage that it was made with"
+    return {
+        "trial": trial.number, **trial.settings, "best": best.value if best else None,
+        "step": best.step if best else None, "trained": scores[-1][0] if scores else 0, "state": trial.state,
+        "run": str(item.path), "reason": reason,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: an engine for grids, storage that machines without a shared disk use, a search over settings.
+"""Runs on a Ray cluster: an engine for grids and searches, storage that machines without a shared disk use.
 
 Ray and fsspec (extra `ray`) are imported when they are used, PyTorch not at all.
 """

@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +89,27 @@ def _require_listener(address: str) -> None:
         ) from error
 
 
+def room(sizes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """The number of runs that nodes of these sizes have room for at a time."""
+    return sum(int(min(size.get("CPU", 0) // cpus, size.get("GPU", 0) / gpus if gpus else math.inf)) for size in sizes)
+
+
+def sizes_of(ray: Any) -> list[Mapping[str, float]]:
+    """What each node of a cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def require_room(ray: Any, cpus: int, gpus: float, patience: float = PATIENCE) -> None:
     """Refuse a run that fits on no node, after a wait for nodes that are about to join."""
     deadline = time.monotonic() + patience
-    while True:
-        sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if any(size.get("CPU", 0) >= cpus and size.get("GPU", 0) >= gpus for size in sizes):
-            return
+    while not room(sizes := sizes_of(ray), cpus, gpus):
         if time.monotonic() > deadline:
-            break
+            seen = "; ".join(f"{size.get('CPU', 0):g} CPUs and {size.get('GPU', 0):g} GPUs" for size in sizes)
+            raise UserError(
+                f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for a run (nodes: {seen or 'none'}): lower "
+                "--cpus or --gpus"
+            )
         time.sleep(0.5)
-    seen = "; ".join(f"{size.get('CPU', 0):g} CPUs and {size.get('GPU', 0):g} GPUs" for size in sizes) or "none"
-    raise UserError(
-        f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for a run (nodes: {seen}): lower --cpus or --gpus"
-    )
 
 
 def source() -> str:

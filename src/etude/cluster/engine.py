@@ -1,18 +1,19 @@
-"""The engine that runs a grid on a Ray cluster."""
+"""The engine that runs commands on a Ray cluster."""
 
 import dataclasses
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.cluster.connect import connect, require_room, require_sizes, source, surroundings
+from etude.cluster.connect import connect, require_room, require_sizes, room, sizes_of, source, surroundings
 from etude.cluster.storage import Storage
-from etude.cluster.worker import ELSEWHERE, Work, prefix_of
+from etude.cluster.worker import ELSEWHERE, Work
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
+from etude.runs.grid import STOPPED, Engine, LocalEngine
 
 RETRIES = 5
 """How often a run whose node or worker died goes on elsewhere."""
@@ -22,15 +23,50 @@ _SAVING = 90.0
 """Seconds for cancelled runs to save."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Flags of a verb that makes many runs: this machine, or a cluster."""
+
+    ray: str = ""
+    """A Ray cluster to run on: local (started here for this command), auto (the one of this machine), HOST:PORT."""
+    jobs: int = 0
+    """Runs at a time; 0: one on this machine, as many as have room on a cluster."""
+    cpus: int = 1
+    """On a cluster: cores of a run, and its threads."""
+    gpus: float = 0.0
+    """On a cluster: GPUs of a run, or a fraction of one, such as 0.5 for two runs on each."""
+    storage: str = ""
+    """On a cluster whose nodes share no disk: a URL for run folders, such as s3://bucket/runs (what fsspec knows)."""
+    runs: Path = Path("runs")
+    """Where the run folders go."""
+    json: bool = False
+    """Print the outcomes as a JSON list."""
+
+    def check(self) -> None:
+        """Refuse flags that do not go together."""
+        if self.jobs < 0:
+            raise UserError(f"--jobs must be at least 0, not {self.jobs}")
+        if not self.ray and (self.cpus != 1 or self.gpus or self.storage):
+            raise UserError("--cpus, --gpus and --storage are for a cluster: name it as --ray, such as --ray local")
+        require_sizes(self.cpus, self.gpus)
+
+    def engine(self, say: Callable[[str], None]) -> Engine:
+        """What makes the runs."""
+        if not self.ray:
+            return LocalEngine(self.jobs or 1)
+        about = {"cpus": self.cpus, "gpus": self.gpus, "jobs": self.jobs, "storage": self.storage}
+        return RayEngine(self.ray, say=say, **about)
+
+
 class RayEngine:
-    """Runs of a grid as Ray tasks, each a process of ``etude`` on some node.
+    """Runs as Ray tasks, each a process of ``etude`` on some node.
 
     Args:
         address: see `etude.cluster.connect.connect`.
         cpus: cores of a run, and its threads.
         gpus: GPUs of a run, or a fraction of one.
         jobs: runs at a time; 0: as many as have room.
-        storage: a URL where nodes keep run folders; "": the grid's folder lies on a disk that all of them see.
+        storage: a URL where nodes keep run folders; "": the folder of runs lies on a disk that all of them see.
         say: told what happens.
 
     Raises:
@@ -41,8 +77,7 @@ class RayEngine:
         self, address: str, *, cpus: int = 1, gpus: float = 0.0, jobs: int = 0, storage: str = "",
         say: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
-        require_sizes(cpus, gpus)
-        self.cpus, self.jobs, self.say = cpus, jobs, say
+        self.cpus, self.gpus, self.jobs, self.say = cpus, gpus, jobs, say
         self.storage = Storage(storage) if storage else None
         if self.storage is not None:
             self.storage.check()
@@ -52,45 +87,53 @@ class RayEngine:
         except BaseException:
             self.ray.shutdown()
             raise
-        self.task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(portable("run", source()))
+        self.task = self._remote("run", max_retries=0)
         self.pool = ThreadPoolExecutor(jobs or _MOST)
         self.closing = False
-        self.pending: set[Any] = set()
+        self.pending: dict[Path, Any] = {}
+        """What Ray runs, by the logs."""
+        self.stopped: set[Path] = set()
         self.guard = threading.Lock()
+
+    @property
+    def slots(self) -> int:
+        return self.jobs or max(1, room(sizes_of(self.ray), self.cpus, self.gpus))
+
+    def _remote(self, name: str, **options: int) -> Any:
+        return self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, **options)(portable(name, source()))
 
     def submit(self, command: Sequence[str], log: Path) -> Future[int]:
         return self.pool.submit(self._run, work_of(command, log, self.cpus, self.storage), log)
 
     def _run(self, work: Work, log: Path) -> int:
+        path = Path(work.path)
         if self.storage is not None:
-            self._send(work)
+            # What this machine alone has: the run if it was begun here, and those it follows.
+            for other in (path, *map(path.with_name, work.before)):
+                if (other / "config.yaml").exists():
+                    self.storage.send(other)
         lost = 0
         while True:
-            status, fault, reason = self._attempt(work)
+            status, fault, reason = self._attempt(work, log)
             if self.storage is not None:
-                self._bring_log(work, log)
-            reason = fault or reason
+                self.storage.bring_log(path)
             if fault:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(f"etude: {fault}\n")
-            if status != ELSEWHERE or self.closing:
+                _add(log, fault)
+            if status != ELSEWHERE:
                 break
-            lost += 1
+            lost, reason = lost + 1, fault or reason
             if lost > RETRIES:
-                raise UserError(f"lost {lost} times, the last time because {reason}")
-            self.say(f"lost: {work.name} ({reason}): it goes on elsewhere ({lost} of {RETRIES})")
-        path = Path(work.runs) / work.study / work.name
+                _add(log, f"lost {lost} times, the last time because {reason}")
+                return 1
+            self.say(f"lost: {path.name} ({reason}): it goes on elsewhere ({lost} of {RETRIES})")
         if status == 0 and self.storage is not None:
-            self.storage.gather(
-                f"{work.study}/{work.name}", path, chosen=True, here=prefix_of(work.runs, work.study),
-                there=prefix_of("runs", work.study),
-            )  # fmt: skip
+            self.storage.gather(path, self.say, chosen=True)
         elif status == 0 and not (path / "summary.json").exists():
-            raise UserError(f"{path} ended well on a node whose disk is not seen here: give --storage URL")
+            _add(log, f"{path} ended well on a node whose disk is not seen here: give --storage URL")
+            return 1
         return status
 
-    def _attempt(self, work: Work) -> tuple[int, str, str]:
+    def _attempt(self, work: Work, log: Path) -> tuple[int, str, str]:
         """One attempt: its status, what stood in its way, and why it was lost."""
         errors = self.ray.exceptions
         died = (
@@ -98,45 +141,36 @@ class RayEngine:
             errors.ObjectLostError,
         )  # fmt: skip
         with self.guard:
-            if self.closing:
-                return ELSEWHERE, "", "the grid was stopped"
-            reference = self.task.remote(dataclasses.asdict(work))
-            self.pending.add(reference)
+            if self.closing or log in self.stopped:
+                return STOPPED, "", ""
+            reference = self.pending[log] = self.task.remote(dataclasses.asdict(work))
         try:
             status, fault = self.ray.get(reference)
             return status, fault, "it was killed or asked to stop"
         except died as error:
             return ELSEWHERE, "", _about(error)
         except errors.TaskCancelledError:
-            return ELSEWHERE, "", "the grid was stopped"
+            return STOPPED, "", ""
         finally:
             with self.guard:
-                self.pending.discard(reference)
+                del self.pending[log]
 
-    def _send(self, work: Work) -> None:
-        """Put what this machine alone has on the storage: the run if it was begun here, and those it follows."""
-        assert self.storage is not None
-        for name in (work.name, *work.before):
-            path = Path(work.runs) / work.study / name
-            if (path / "config.yaml").exists():
-                self.storage.send(
-                    path, f"{work.study}/{name}", here=prefix_of(work.runs, work.study),
-                    there=prefix_of("runs", work.study),
-                )  # fmt: skip
+    def stop(self, log: Path) -> None:
+        with self.guard:
+            self.stopped.add(log)
+            reference = self.pending.get(log)
+        if reference is not None:
+            self.ray.cancel(reference)
 
-    def _bring_log(self, work: Work, log: Path) -> None:
-        assert self.storage is not None
-        name = f"{work.study}/{work.name}.log"
-        with self.storage.faults():
-            if self.storage.exists(name):
-                log.parent.mkdir(parents=True, exist_ok=True)
-                log.write_text(self.storage.read(name), encoding="utf-8")
+    def monitor(self, words: Sequence[str]) -> dict[str, str]:
+        work = work_of(words, Path("monitor.log"), self.cpus, None)
+        return self.ray.get(self._remote("monitor").remote(dataclasses.asdict(work)))
 
     def close(self) -> None:
         """Ask what still runs to save and end, and leave the cluster; one that was started here ends."""
         with self.guard:
             self.closing = True
-            pending = list(self.pending)
+            pending = list(self.pending.values())
         for reference in pending:
             self.ray.cancel(reference)
         if pending:
@@ -166,24 +200,23 @@ def portable(name: str, place: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | None) -> Work:
-    """What a grid's words mean to a node."""
-    words = tuple(command)
-    if words[0] == "resume":
-        path = Path(words[1])
-    else:
-        options = dict(itertools.pairwise(words))
-        path = Path(options["--runs"]) / words[1] / options["--name"]
-    study, runs = path.parent.name, str(path.parents[1])
-    prefix = prefix_of(runs, study)
-    mentioned = list(words)
-    if words[0] == "resume":
+    """What the words for a run mean to a node."""
+    path, mentioned = log.with_name(log.name.removesuffix(".log")), list(command)
+    if command[0] == "resume":
         # What it was begun with may name runs too.
         mentioned = list(RunFolder.open(path).record.overrides.values())
+    prefix = f"{path.parent}/"
     names = {str(word).removeprefix(prefix).split("/")[0] for word in mentioned if str(word).startswith(prefix)}
     return Work(
-        study, path.name, words, runs, str(Path.cwd()), str(log), cpus, storage.url if storage else "",
-        tuple(sorted(names)), tuple(surroundings().items()), source(),
+        str(path), tuple(command), str(Path.cwd()), cpus, storage.url if storage else "", tuple(sorted(names)),
+        tuple(surroundings().items()), source(),
     )  # fmt: skip
+
+
+def _add(log: Path, text: str) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"etude: {text}\n")
 
 
 def _about(error: Exception) -> str:

@@ -18,6 +18,8 @@ from etude.cluster.connect import load
 from etude.core.config import read_yaml, to_yaml
 from etude.core.errors import UserError
 from etude.core.files import read_json, umask, write_atomic, write_json
+from etude.core.run_folder import RunFolder
+from etude.runs.grid import log_of
 
 # A put is whole or absent there; elsewhere a file is renamed into place.
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
@@ -155,40 +157,87 @@ class Storage:
                 self.fs.get_file(self.at(f"{name}/{path}"), str(folder / path))
         return True
 
-    def gather(self, name: str, path: Path, *, chosen: bool, here: str, there: str) -> None:
-        """Put a run folder in its place on this machine, whole or not at all.
+    def bring_log(self, path: Path) -> None:
+        """Copy a run's log to its place on this machine, beside ``path``, if there is one."""
+        log = log_of(path)
+        with self.faults():
+            if self.exists(name_of(log)):
+                write_atomic(log, self.read(name_of(log)))
+
+    def gather(self, path: Path, say: Callable[[str], None], *, chosen: bool) -> None:
+        """Put a run in its place on this machine, whole or not at all; what trains there, or came further, is left.
 
         Args:
-            name: ``STUDY/NAME``.
-            path: the place; what stands there is replaced.
+            path: the place, ``RUNS/STUDY/NAME``.
+            say: told what is left because it trains.
             chosen: see `bring`.
-            here: how paths of other runs begin on this machine.
-            there: how they began where it was made.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
-        try:
-            with self.faults():
-                found = self.bring(name, beside, chosen=chosen)
-            if not found:
-                raise UserError(f"--storage {self.url}: there is no run {name}")
-            translate(beside, there, here)
-            beside.chmod(0o777 & ~umask())
-            shutil.rmtree(path, ignore_errors=True)
-            beside.rename(path)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-
-    def send(self, path: Path, name: str, *, here: str, there: str) -> None:
-        """Put a run folder of this machine on the storage, unless one is there already; see `gather`."""
+        run, name = RunFolder(path), name_of(path)
         with self.faults():
-            if self.exists(f"{name}/config.yaml"):
+            if not self.exists(f"{name}/config.yaml"):
+                return
+        if here := path.exists():
+            try:
+                run.lock()
+            except UserError:
+                say(f"left: {path} trains here now; what the storage has of it is not brought")
+                return
+        try:
+            if here and self._further(name, path):
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
+            try:
+                with self.faults():
+                    self.bring(name, beside, chosen=chosen)
+                translate(beside, _there(path), f"{path.parent}/")
+                beside.chmod(0o777 & ~umask())
+                shutil.rmtree(path, ignore_errors=True)
+                beside.rename(path)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        finally:
+            run.unlock()
+
+    def _further(self, name: str, path: Path) -> bool:
+        """Whether the run here is as far as what the storage has of it, or further."""
+        steps = [int(found.parent.name.removeprefix("step-")) for found in path.glob(f"checkpoints/step-*/{_MANIFEST}")]
+        if not steps:
+            return False
+        with self.faults():
+            theirs = self.newest(name)
+            ended = self.exists(f"{name}/{_SUMMARY}")
+        return theirs is None or max(steps) > theirs or (max(steps) == theirs and not ended)
+
+    def send(self, path: Path) -> None:
+        """Put a run of this machine on the storage, unless one is there already."""
+        with self.faults():
+            if self.exists(f"{name_of(path)}/config.yaml"):
                 return
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / path.name
                 shutil.copytree(path, copy, ignore=shutil.ignore_patterns(".*"))
-                translate(copy, here, there)
-                Mirror(self, name, copy, "").push(last=True)
+                translate(copy, f"{path.parent}/", _there(path))
+                Mirror(self, name_of(path), copy, "").push(last=True)
+
+    def metrics(self, path: Path) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` of a run: those of the storage, or those here where it has none to give."""
+        with contextlib.suppress(Away), self.faults(), tempfile.TemporaryDirectory() as folder:
+            name = f"{name_of(path)}/metrics.jsonl"
+            if self.exists(name):
+                self.fs.get_file(self.at(name), f"{folder}/metrics.jsonl")
+                return list(RunFolder(Path(folder)).metrics())
+        return list(RunFolder(path).metrics())
+
+
+def name_of(path: Path) -> str:
+    """What the storage calls a run folder or a log of this machine."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _there(path: Path) -> str:
+    """How the paths of a study's runs begin where a node trains."""
+    return f"runs/{path.parent.name}/"
 
 
 class Mirror:

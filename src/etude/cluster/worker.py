@@ -1,26 +1,24 @@
 """What happens on a node: a run is begun or gone on with, in a process that ends when the worker does."""
 
 import contextlib
-import fcntl
-import json
 import os
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from etude.cluster.storage import Away, Lost, Mirror, Storage
+from etude.cluster.storage import Away, Lost, Mirror, Storage, name_of
 from etude.core.errors import UserError
-from etude.core.run_folder import RunFolder
+from etude.core.files import locked
+from etude.runs.grid import STOPPED, log_of, start
+from etude.runs.monitor import ask_monitor
 
 _POLL = 0.2
 _PUSH = 2.0
@@ -44,15 +42,12 @@ PLACES = ("folder", "folder-b", "split-file", "bert", "weights", "inception", "s
 class Work:
     """A run, for whichever node has room."""
 
-    study: str
-    name: str
+    path: str
+    """Its folder, ``RUNS/STUDY/NAME`` as the words call it; the log lies beside it."""
     words: tuple[str, ...]
-    """Of ``etude`` for a new run; ``--runs`` is the folder below which they name other runs."""
-    runs: str
-    """That folder, as the words call it."""
+    """Of ``etude`` for a new run; below ``RUNS/STUDY`` they name other runs."""
     cwd: str
     """The folder of the command, where relative paths begin."""
-    log: str
     cpus: int = 1
     storage: str = ""
     before: tuple[str, ...] = ()
@@ -64,120 +59,94 @@ class Work:
 
 
 class Attempt:
-    """One attempt at a run. With a storage it works in a folder of its own, which the storage mirrors.
+    """One attempt at a run. With a storage, which mirrors its folder, it works in a folder of its own.
 
-    Raises `UserError` from the start where the folder cannot be had, and of that `Away` where the storage cannot.
+    Args:
+        work: the run.
+        here: where relative paths begin.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, here: Path) -> None:
+        self.work, self.here = work, here
         self.mirror: Mirror | None = None
-        self.shop: _Workshop | None = None
-        self.child: subprocess.Popen[bytes] | None = None
         self.pushed = 0.0
         self.logged = -1
         """Bytes of the log that the storage has."""
-        here = Path(work.cwd)
-        words = list(work.words)
-        if work.storage:
-            self.shop = _Workshop()
-            here = self.shop.path
-            words = _moved(work)
-            self.path = here / "runs" / work.study / work.name
-            self.log = self.path.parent / f"{work.name}.log"
-        else:
-            if not here.is_dir():
-                raise UserError(
-                    f"the node {socket.gethostname()} has no folder {here}: start from a disk that all nodes see, or "
-                    "give --storage URL"
-                )
-            self.path = here / work.runs / work.study / work.name
-            self.log = here / work.log
-        try:
-            self._begin(here, words)
-        except BaseException:
-            self.close()
-            raise
+        self.place = Path("runs", *Path(work.path).parts[-2:]) if work.storage else Path(work.path)
+        self.path = here / self.place
+        self.log = log_of(self.path)
 
-    def _begin(self, here: Path, words: Sequence[str]) -> None:
+    def run(self) -> int:
+        """Returns the exit status of the run once it has ended, or `ELSEWHERE`. A cancelled task saves first.
+
+        Raises:
+            UserError: the folder cannot be had; of that `Away` where the storage cannot.
+            Lost: another attempt has taken the run over.
+        """
+        self._prepare()
+        # Decided here and now: an attempt that was lost may have begun it.
+        begun = (self.path / "config.yaml").exists()
+        words = _moved(self.work) if self.work.storage else self.work.words
+        words = ["resume", str(self.place)] if begun else words
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
+        # At its end the pipe is closed, by which a process dies that still runs.
+        with start(words, self.log, environment(self.work), self.here) as child:
+            try:
+                while child.poll() is None:
+                    if time.monotonic() - self.pushed > _PUSH:
+                        # What cannot be sent now is sent later: a run outlives a storage that is away for a while.
+                        with contextlib.suppress(UserError):
+                            self._push()
+                    time.sleep(_POLL)
+            except Lost:
+                raise
+            except BaseException:
+                self._stop(child)
+                raise
+        _patiently(lambda: self._push(last=True), _AWAY)
+        # Killed by the system, or asked by it to make room.
+        return ELSEWHERE if child.returncode in (-signal.SIGKILL, -signal.SIGTERM, STOPPED) else child.returncode
+
+    def _prepare(self) -> None:
         work = self.work
+        if not self.here.is_dir():
+            raise UserError(
+                f"the node {socket.gethostname()} has no folder {self.here}: start from a disk that all nodes see, or "
+                "give --storage URL"
+            )
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if work.storage:
             storage = Storage(work.storage)
-            self.mirror = Mirror(storage, f"{work.study}/{work.name}", self.path, uuid.uuid4().hex)
+            self.mirror = Mirror(storage, name_of(self.path), self.path, uuid.uuid4().hex)
             _patiently(self._bring, _ARRIVE)
         elif self.path.exists():
-            _wait_for_lock(self.path)
-        # Decided here and now: an attempt that was lost may have begun it.
-        begun = (self.path / "config.yaml").exists()
-        where = os.path.relpath(self.path, here) if work.storage else str(Path(work.runs) / work.study / work.name)
-        words = ["resume", where] if begun else words
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
-            file.flush()
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "etude.cluster.child", *words],
-                stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=here, env=environment(work),
-                start_new_session=True,
-            )  # fmt: skip
+            # Held by the process of a lost attempt, it may be; after a while the run itself says who has it.
+            with contextlib.suppress(UserError), locked(self.path / ".lock", "", _LOCK):
+                pass
 
     def _bring(self) -> None:
         assert self.mirror is not None
-        work, storage = self.work, self.mirror.storage
-        for name in (work.name, *work.before):
+        before, storage = [self.path.with_name(name) for name in self.work.before], self.mirror.storage
+        for path in (self.path, *before):
             # Of an earlier try.
-            shutil.rmtree(self.path.parent / name, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
         self.mirror.claim()
         self.mirror.bring()
+        storage.bring_log(self.path)
         with storage.faults():
-            if storage.exists(f"{work.study}/{self.log.name}"):
-                self.log.write_text(storage.read(f"{work.study}/{self.log.name}"), encoding="utf-8")
-            for name in work.before:
-                storage.bring(f"{work.study}/{name}", self.path.parent / name, chosen=True)
+            for path in before:
+                storage.bring(name_of(path), path, chosen=True)
 
-    def poll(self, seconds: float) -> int | None:
-        """The exit status, or None where the run still trains after so many seconds."""
-        assert self.child is not None
-        deadline = time.monotonic() + seconds
-        while True:
-            status = self.child.poll()
-            if status is not None:
-                return self._ended(status)
-            if time.monotonic() - self.pushed > _PUSH:
-                # What cannot be sent now is sent later: a run outlives a storage that is away for a while.
-                with contextlib.suppress(UserError):
-                    self._push()
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(_POLL)
-
-    def _ended(self, status: int) -> int:
-        _patiently(lambda: self._push(last=True), _AWAY)
-        # Killed by the system, or asked by it to make room.
-        return ELSEWHERE if status in (-signal.SIGKILL, -signal.SIGTERM, 130) else status
-
-    def stop(self) -> None:
+    def _stop(self, child: "subprocess.Popen[bytes]") -> None:
         """Ask the run to save and end; kill it where that takes too long."""
-        if self.child is None or self.child.poll() is not None:
-            return
-        self.child.terminate()
+        child.terminate()
         try:
-            self.child.wait(_SAVE)
+            child.wait(_SAVE)
         except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+            child.kill()
+            child.wait()
         self._push(last=True)
-
-    def close(self) -> None:
-        """Leave nothing behind: no process, no folder of the attempt's own."""
-        if self.child is not None:
-            if self.child.poll() is None:
-                self.child.kill()
-                self.child.wait()
-            assert self.child.stdin is not None
-            self.child.stdin.close()
-        if self.shop is not None:
-            self.shop.close()
 
     def _push(self, *, last: bool = False) -> None:
         self.pushed = time.monotonic()
@@ -188,7 +157,7 @@ class Attempt:
             length = self.log.stat().st_size
             if length != self.logged:
                 self.mirror.check()
-                self.mirror.storage.put(self.log, f"{self.work.study}/{self.log.name}")
+                self.mirror.storage.put(self.log, name_of(self.log))
                 self.logged = length
 
 
@@ -201,52 +170,37 @@ def environment(work: Work) -> dict[str, str]:
     return found
 
 
-def ask_monitor(work: Work) -> dict[str, str]:
-    """What `etude.cluster.monitor` says of a run's words."""
-    here = work.cwd if Path(work.cwd).is_dir() else None
-    command = [sys.executable, "-m", "etude.cluster.monitor", *work.words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here, env=environment(work), check=False)
-    try:
-        return json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"fault": (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]}
+def monitor(work: Work) -> dict[str, str]:
+    """What `etude.runs.monitor` says of a run's words here."""
+    here = Path(work.cwd)
+    return ask_monitor(work.words, environment(work), here if here.is_dir() else None)
 
 
 def run(work: Work) -> tuple[int, str]:
-    """Make or go on with a run until it ends. A cancelled task saves first.
+    """Make or go on with a run until it ends.
 
     Returns its exit status, or `ELSEWHERE`, and what stood in its way if it could not begin or be sent.
     """
-    attempt = None
     try:
-        attempt = Attempt(work)
-        while (status := attempt.poll(60.0)) is None:
-            pass
-        return status, ""
+        with _workshop() if work.storage else contextlib.nullcontext(Path(work.cwd)) as here:
+            return Attempt(work, here).run(), ""
     except Away as error:
         return ELSEWHERE, str(error)
     except UserError as error:
         return 2, str(error)
     except Lost:
         return 1, "another attempt has taken it over"
-    except BaseException:
-        if attempt is not None:
-            attempt.stop()
-        raise
-    finally:
-        if attempt is not None:
-            attempt.close()
 
 
 def _moved(work: Work) -> list[str]:
     """The words with runs below the attempt's own folder, and other relative paths made whole."""
-    prefix = prefix_of(work.runs, work.study)
+    folder = Path(work.path).parent
     words: list[str] = []
     for word in work.words:
         if words and words[-1] == "--runs":
             word = "runs"
-        elif word.startswith(prefix):
-            word = f"runs/{work.study}/{word.removeprefix(prefix)}"
+        elif word.startswith(f"{folder}/"):
+            word = f"runs/{folder.name}/{word.removeprefix(f'{folder}/')}"
         elif ".py:" in word or "/" in word or (words and words[-1].startswith("--") and _names_place(words[-1])):
             file = word.rpartition(":")[0] if ".py:" in word else word
             if file and (Path(work.cwd) / file).exists():
@@ -257,11 +211,6 @@ def _moved(work: Work) -> list[str]:
 
 def _names_place(flag: str) -> bool:
     return flag.removeprefix("--").rpartition(".")[2] in PLACES
-
-
-def prefix_of(runs: str, study: str) -> str:
-    """How the paths of a study's runs begin."""
-    return f"{Path(runs) / study}/"
 
 
 def _patiently(act: Callable[[], None], seconds: float) -> None:
@@ -277,46 +226,22 @@ def _patiently(act: Callable[[], None], seconds: float) -> None:
         time.sleep(_PUSH)
 
 
-def _wait_for_lock(path: Path) -> None:
-    """Wait until the process of a lost attempt has let go of the folder.
-
-    After a while the run itself is left to say who holds it.
-    """
-    run, deadline = RunFolder(path), time.monotonic() + _LOCK
-    while time.monotonic() < deadline:
-        try:
-            run.lock()
-        except UserError:
-            time.sleep(_POLL)
-        else:
-            run.unlock()
-            return
-
-
-class _Workshop:
+@contextlib.contextmanager
+def _workshop() -> Iterator[Path]:
     """A folder of an attempt's own on the node's disk; those of workers that were killed are swept away."""
-
-    def __init__(self) -> None:
-        base = Path(tempfile.gettempdir()) / f"etude-{os.getuid()}"
-        base.mkdir(mode=0o700, exist_ok=True)
-        if base.stat().st_uid != os.getuid():
-            raise UserError(f"{base} belongs to somebody else: set TMPDIR on this node")
-        with (base / ".lock").open("a") as door:
-            # Else one attempt could sweep the folder that another has made and not locked yet.
-            fcntl.flock(door, fcntl.LOCK_EX)
+    base = Path(tempfile.gettempdir()) / f"etude-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid():
+        raise UserError(f"{base} belongs to somebody else: set TMPDIR on this node")
+    with contextlib.ExitStack() as held:
+        # Else one attempt could sweep the folder that another has made and not locked yet.
+        with locked(base / ".lock", "", -1.0):
             for old in base.glob("attempt-*"):
-                _sweep(old)
-            self.path = Path(tempfile.mkdtemp(prefix="attempt-", dir=base))
-            self.lock: IO[str] = (self.path / ".lock").open("a")
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
-
-    def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.lock.close()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove an attempt's folder unless its worker lives."""
-    with contextlib.suppress(OSError), (folder / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(UserError), locked(old / ".lock", ""):
+                    shutil.rmtree(old, ignore_errors=True)
+            path = Path(tempfile.mkdtemp(prefix="attempt-", dir=base))
+            held.enter_context(locked(path / ".lock", ""))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)

@@ -68,8 +68,8 @@ def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> Non
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: str) -> Generator[None, None, None]:
-    """Hold the lock file ``path`` until the block or this process ends; nobody else waits for it.
+def locked(path: Path, refusal: str, patience: float = 0.0) -> Generator[None, None, None]:
+    """Hold the lock file ``path`` until the block or this process ends; wait so long for another (-1: for ever).
 
     The file stays: were it removed, two processes could hold two files of one name.
 
@@ -80,7 +80,7 @@ def locked(path: Path, refusal: str) -> Generator[None, None, None]:
     with one_line_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=patience)
         except Timeout as error:
             raise UserError(refusal) from error
     try:

@@ -6,18 +6,27 @@ The engine that runs a command is behind an interface: this machine here, a clus
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from etude.runs.monitor import ask_monitor
+
 State = Literal["done", "ran", "failed", "waits"]
+STOPPED = 130
+"""The exit status of a run that was asked to save and end."""
 
 
 @runtime_checkable
 class Engine(Protocol):
     """Runs commands somewhere, some at a time."""
+
+    @property
+    def slots(self) -> int:
+        """The number of commands that have room at a time."""
+        ...
 
     def submit(self, command: Sequence[str], log: Path) -> Future[int]:
         """Start ``etude`` with these words when there is room; what it prints goes to ``log``.
@@ -26,28 +35,72 @@ class Engine(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def stop(self, log: Path) -> None:
+        """Ask the command that prints to ``log`` to save and end; its status is then `STOPPED`, or negative."""
+        ...
+
+    def monitor(self, words: Sequence[str]) -> dict[str, str]:
+        """What `etude.runs.monitor` says of a study, a preset and flags where runs train."""
+        ...
+
+    def close(self) -> None:
+        """Ask what still runs to save and end, and wait for it."""
+        ...
 
 
 class LocalEngine:
     """Up to ``jobs`` processes on this machine, its cores shared among them."""
 
     def __init__(self, jobs: int) -> None:
+        self.slots = jobs
         self.pool = ThreadPoolExecutor(jobs)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+        self.running: dict[Path, subprocess.Popen[bytes]] = {}
+        self.closing = False
 
     def submit(self, command: Sequence[str], log: Path) -> Future[int]:
         return self.pool.submit(self._run, command, log)
 
     def _run(self, command: Sequence[str], log: Path) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            words = [sys.executable, "-m", "etude", *command]
-            return subprocess.run(words, stdout=file, stderr=file, env=self.environment, check=False).returncode
+        with start(command, log, self.environment) as child:
+            self.running[log] = child
+            if self.closing:
+                child.terminate()
+            status = child.wait()
+            del self.running[log]
+            return status
+
+    def stop(self, log: Path) -> None:
+        child = self.running.get(log)
+        if child is not None:
+            child.terminate()
+
+    def monitor(self, words: Sequence[str]) -> dict[str, str]:
+        return ask_monitor(words, self.environment)
 
     def close(self) -> None:
+        self.closing = True
+        for log in list(self.running):
+            self.stop(log)
         self.pool.shutdown(cancel_futures=True)
+
+
+def start(
+    words: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``etude`` in a process that dies with this one; what it prints is added to ``log``."""
+    with log.open("a", encoding="utf-8") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "etude.runs.child", *words], stdin=subprocess.PIPE, stdout=file, stderr=file,
+            cwd=cwd, env=environment, start_new_session=True,
+        )  # fmt: skip
+
+
+def log_of(path: Path) -> Path:
+    """The log of a run folder, beside it."""
+    return path.with_name(f"{path.name}.log")
 
 
 @dataclass(frozen=True)
@@ -66,9 +119,19 @@ class Item:
     def done(self) -> bool:
         return (self.path / "summary.json").exists()
 
+    def command(self) -> Sequence[str]:
+        """The words of ``etude`` that begin the run or go on with it."""
+        return ["resume", str(self.path)] if (self.path / "config.yaml").exists() else self.flags()
+
     @property
     def log(self) -> Path:
-        return self.path.parent / f"{self.path.name}.log"
+        return log_of(self.path)
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        return next(filter(str.strip, reversed(lines)), "it printed nothing")
 
 
 @dataclass(frozen=True)
@@ -103,7 +166,7 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
                 outcomes[item.name] = Outcome(item, "waits", reason=f"{', '.join(item.after)} has not ended well")
                 continue
             try:
-                words = ["resume", str(item.path)] if (item.path / "config.yaml").exists() else item.flags()
+                words = item.command()
             except ValueError as error:
                 outcomes[item.name] = Outcome(item, "failed", 2, str(error))
                 continue
@@ -126,5 +189,4 @@ def _outcome(item: Item, future: Future[int]) -> Outcome:
     status = future.result()
     if status == 0 and item.done:
         return Outcome(item, "ran")
-    lines = item.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if item.log.exists() else []
-    return Outcome(item, "failed", status or 1, lines[-1] if lines else "it printed nothing")
+    return Outcome(item, "failed", status or 1, item.last_line)

@@ -1,13 +1,12 @@
-"""``python -m etude.cluster.child WORDS``: `etude` that dies with the process that started it.
+"""``python -m etude.runs.child WORDS``: `etude` that dies with the process that started it.
 
 Standard input is a pipe whose other end only the parent holds: its end is the parent's end, however that came. A run
-that outlived its worker would hold the lock of the folder that another node is to go on with.
+that outlived its parent would hold the lock of the folder that another process, or another node, is to go on with.
 """
 
 import os
 import runpy
 import signal
-import sys
 import threading
 
 
@@ -18,12 +17,7 @@ def watch() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def main() -> int:
-    threading.Thread(target=watch, daemon=True).start()
-    runpy.run_module("etude", run_name="__main__", alter_sys=True)
-    return 0
-
-
 if __name__ == "__main__":
     assert os.getpgrp() == os.getpid(), "a process group of its own, for it is killed whole"
-    sys.exit(main())
+    threading.Thread(target=watch, daemon=True).start()
+    runpy.run_module("etude", run_name="__main__", alter_sys=True)

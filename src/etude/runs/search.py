@@ -1,4 +1,4 @@
-"""What `etude tune` searches over, and the record of its trials: both without Ray.
+"""What `etude tune` searches over, and the record of its trials: both without Optuna.
 
 The language: ``NAME=VALUE,VALUE,...`` a choice; ``NAME=log:LOW:HIGH`` and ``NAME=float:LOW:HIGH`` a number, drawn
 evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW:HIGH`` a whole number, ends included.
@@ -6,18 +6,18 @@ evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW
 
 import contextlib
 import dataclasses
-import fcntl
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from etude.core.config import as_flags, to_dict
 from etude.core.errors import UserError, refuse_newer
-from etude.core.files import one_line_faults, read_json, write_json
+from etude.core.files import locked, read_json, write_json
 from etude.core.study import Study
 from etude.runs.flags import parse
+from etude.runs.grid import Item
 
 Kind = Literal["choice", "float", "log", "int", "logint"]
 State = Literal["begun", "done", "stopped", "failed"]
@@ -36,6 +36,21 @@ class Range:
     """The choices, or both ends."""
     word: str
     """As it was given."""
+
+    @property
+    def all(self) -> Sequence[Any]:
+        """The values that there are; both ends where a number is continuous."""
+        return range(self.values[0], self.values[1] + 1) if self.kind in ("int", "logint") else self.values
+
+    def value(self, drawn: Any) -> Any:
+        """Returns the value of a drawn number: the choice that it counts, or itself.
+
+        Continuous ones have four digits, so that a command line can be read, within the range.
+        """
+        if self.kind in ("float", "log"):
+            low, high = self.values
+            return min(max(float(f"{drawn:.4g}"), low), high)
+        return self.values[drawn] if self.kind == "choice" else drawn
 
 
 def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[str, Any]) -> list[Range]:
@@ -111,23 +126,9 @@ def value_of(study: Study, preset: str, name: str, text: str, fixed: Mapping[str
     return place
 
 
-def rounded(value: float, range_: Range) -> float:
-    """Four digits, so that a command line can be read, within the range."""
-    low, high = range_.values
-    return min(max(float(f"{value:.4g}"), low), high)
-
-
 def size_of(ranges: Sequence[Range]) -> float:
     """How many different trials there are; infinity where a number is continuous."""
-    size = 1.0
-    for range_ in ranges:
-        if range_.kind == "choice":
-            size *= len(range_.values)
-        elif range_.kind in ("int", "logint"):
-            size *= range_.values[1] - range_.values[0] + 1
-        else:
-            return math.inf
-    return size
+    return math.prod((math.inf if range_.kind in ("float", "log") else len(range_.all) for range_ in ranges), start=1.0)
 
 
 @dataclass
@@ -176,25 +177,26 @@ class Ledger:
         monitor = list(self.monitor) if self.monitor else None
         write_json(self.path, {"format": FORMAT, "about": self.about, "monitor": monitor, "trials": trials})
 
-    def run(self, trial: Trial) -> str:
-        """The name of a trial's run."""
-        return f"{self.path.name.removesuffix('.tune.json')}-{trial.number:03d}"
+    @property
+    def ended(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state != "begun"]
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def command(self, settings: Mapping[str, Any], *more: str) -> list[str]:
+        """The words of ``etude`` that run the study with these settings and those of every trial."""
+        about = self.about
+        flags = as_flags({**about["set"], "seed": about["seed"], **settings})
+        return ["run", about["study"], about["preset"], *more, *flags]
+
+    def item(self, trial: Trial) -> Item:
+        """A trial's run."""
+        path = self.path.with_name(f"{self.path.name.removesuffix('.tune.json')}-{trial.number:03d}")
+        where = ("--name", path.name, "--runs", str(path.parents[1]))
+        return Item(path.name, path, lambda: self.command(trial.settings, *where))
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """Hold the record for this process."""
-        lock = self.path.with_name(f".{self.path.name}.lock")
-        with one_line_faults(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
-                ) from error
-            yield
+        refusal = f"{self.path} is in use by another `etude tune`: wait for it, or give another --name"
+        return locked(self.path.with_name(f".{self.path.name}.lock"), refusal)
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Score:
     step: int
 
 
-def best_so_far(rows: Sequence[Mapping[str, Any]], monitor: tuple[str, str]) -> Iterator[tuple[int, Score | None]]:
+def best_so_far(rows: Iterable[Mapping[str, Any]], monitor: tuple[str, str]) -> Iterator[tuple[int, Score | None]]:
     """For each evaluation in the lines of metrics.jsonl: its step, and the best score up to there.
 
     None where no score was a finite number yet.
