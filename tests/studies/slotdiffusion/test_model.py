@@ -363,7 +363,7 @@ def test_the_kept_context_and_guidance_by_hand(weight: float) -> None:
     changes: dict[str, Any] = {"sample__sampler": "ddim", "sample__guidance": weight, "optim__drop": 0.1}
     brush, slots_BKS = painter(network(), **changes), draw(3, K, S)
     found = brush.latents(slots_BKS, slice(0, 3), "here")
-    torch.testing.assert_close(found, by_hand(brush, slots_BKS, weight), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, by_hand(brush, slots_BKS, weight), rtol=1e-4, atol=1e-4)
     plain = painter(network(), sample__sampler="ddim").latents(slots_BKS, slice(0, 3), "here")
     assert torch.allclose(found, plain, atol=1e-5) == (weight == 1)
     if weight == 0:
