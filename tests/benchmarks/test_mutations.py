@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from benchmarks.mutations import MUTATIONS, Mutation
+from benchmarks.mutations import Mutation
 
 from benchmarks import mutations
 
@@ -24,11 +24,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_every_mistake_has_one_place_and_tests(root: Path):
-    for mutation in MUTATIONS:
+    every = mutations.read()
+    for mutation in every:
         path, text = mutations.place_of(mutation, root / "src")
         assert text != path.read_text(), mutation.name
         assert mutations.tests_of(mutation, root / "tests"), mutation.name
-    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) == 60
+    assert len({mutation.name for mutation in every}) == len(every) == 60
 
 
 def test_a_second_spelling_is_taken_where_the_first_is_gone(checkout: Path):

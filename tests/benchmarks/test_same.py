@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import same
-from etude import studies
+from etude import registry
 from etude.cli import VERBS
 
 TREE = """
@@ -76,8 +76,8 @@ def test_pictures_are_compared_by_their_pixels_and_drawn_ones_are_not(tmp_path: 
 
 def test_all_verbs_and_studies_are_asked():
     assert set(same.VERBS.split()) <= set(VERBS)
-    assert set(same.PREDICTED) == set(studies.NAMES)
-    presets = {name: list(studies.load(name).presets) for name in studies.NAMES}
+    assert set(same.PREDICTED) == set(registry.NAMES)
+    presets = {name: list(registry.load(name).presets) for name in registry.NAMES}
     for study, preset in same.TRAINED:
         assert preset in presets[study]
     for group in same.GROUPS:
