@@ -42,11 +42,11 @@ SHOTS = "--support samples/omniglot/support samples/omniglot/queries"
 PREDICTED = {
     "resnet": ("samples/cifar10 --output {}.txt --cam {}-maps", "samples/cifar10/cat.png"),
     "text2math": ("samples/mathqa/test.json --output {}.json", "'a car runs 120 km in 3 hours. What is its speed?'"),
-    "slots": (f"{SCENE} --output {{}}", f"{SCENE} --edit --output {{}}-edit", "--compose 8 --output {}-new"),
-    "slotdiffusion": (f"{SCENE} --output {{}}", "--compose 4 --output {}-new"),
+    "slots": (SCENE + " --output {}", SCENE + " --edit --output {}-edit", "--compose 8 --output {}-new"),
+    "slotdiffusion": (SCENE + " --output {}", "--compose 4 --output {}-new"),
     "dcgan": ("--count 20 --output {}.npy", "--count 30 --output {}.png"),
-    "protonet": (SHOTS, f"{SHOTS} samples/omniglot/strangers --unknown --save-prototypes {{}}.safetensors"),
-    "pix2pix": (f"{SCENE} samples/cifar10 --output {{}}",),
+    "protonet": (SHOTS, SHOTS + " samples/omniglot/strangers --unknown --save-prototypes {}.safetensors"),
+    "pix2pix": (SCENE + " samples/cifar10 --output {}",),
     "darts": ("samples/cifar10",),
 }
 """What `predict` is given; {} is a name for the output."""
@@ -83,7 +83,7 @@ def commands(group: str, studies: dict[str, list[str]]) -> list[str]:
         lines += [f"{verb} {study} --help" for study in studies for verb in ("run", "predict")]
         lines += [f"show {study}{end}" for study in studies for end in ("", " --json")]
         lines += [f"show {study} {preset}" for study, presets in studies.items() for preset in presets]
-        lines += ["show protonet smoke --json", "show darts darts-v1 --out cell.png", "show darts pc-darts"]
+        lines += ["show protonet smoke --json", "show darts darts-v1 --out cell.png"]
         return lines + [f"run dcgan smoke --print-launch {form}" for form in ("torchrun", "slurm")]
     if group == "refusals":
         return re.split(r"[|\n]", REFUSED.strip())
@@ -96,11 +96,11 @@ def commands(group: str, studies: dict[str, list[str]]) -> list[str]:
         lines = [f"eval {run}{end}" for run in trained for end in (" --json", "")]
         return [*lines, "eval runs/text2math/smoke samples/mathqa/test.json --json"]
     if group == "predict":
-        lines = [f"predict {study} {call.format(study)}" for study, calls in PREDICTED.items() for call in calls]
+        lines = [f"predict {study} {call.replace('{}', study)}" for study, calls in PREDICTED.items() for call in calls]
         lines = [f"{line}{end}" for line in lines for end in (" --json", " --force" if "--output" in line else "")]
         for study, calls in PREDICTED.items():
             run = f"runs/{study}/{TRAINED.get((study, 'retrain-smoke'), 'smoke')}"
-            lines += [f"predict {run} {call.format(f'{study}-run')} --json" for call in calls]
+            lines += [f"predict {run} {call.replace('{}', f'{study}-run')} --json" for call in calls]
         return [*lines, "eval text2math text2math.json --json", "eval text2math text2math-run.json"]
     if group == "export":
         lines = [f"export {study} --out {study}{end}" for study in studies for end in (".safetensors", "")]
