@@ -273,7 +273,9 @@ def compared(group: str, lines: Sequence[str], old: Given, new: Given) -> Iterat
         read = flags if "--help" in line.split() and not status else told
         for name, text, text_now in zip(("out", "err"), before, now, strict=True):
             yield from differences(f"etude {line} | {name}", read(text), read(text_now))
-    files = [{str(p.relative_to(side.files)): p for p in side.files.rglob("*") if p.is_file()} for side in (old, new)]
+    # But for locks.
+    found = [[p for p in side.files.rglob("*") if p.is_file() and p.name[0] != "."] for side in (old, new)]
+    files = [{str(p.relative_to(side.files)): p for p in part} for side, part in zip((old, new), found, strict=True)]
     yield from differences(f"{group} | files", *map(sorted, files))
     for name in sorted(files[0].keys() & files[1].keys()):
         yield from differences(f"{group} | {name}", *(content(side[name]) for side in files))
