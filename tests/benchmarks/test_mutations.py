@@ -50,24 +50,36 @@ def test_tests_that_have_moved_are_found(checkout: Path):
     assert found("nn/test_gone.py") == []
 
 
-def test_verdicts(checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_first_test_that_fails_is_named(checkout: Path):
+    (checkout / "src" / "it.py").write_text(SOURCE.replace("2 * x", "3 * x"))
+    assert mutations.run_tests(checkout, ["tests"], 60) == ("failed", "tests/core/test_it.py::test_double")
+
+
+def test_verdicts(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     some = (
         Mutation("seen", "2 * x", "3 * x", ("core/test_it.py",)),
         Mutation("unseen", "x / 2", "x / 3", ("core/test_it.py",)),
         Mutation("gone", "x - 2", "x - 3", ("core/test_it.py",)),
     )
+    runs, wanted = [], "2 * x"
+
+    def run_tests(copy: Path, words: list[str], seconds: int) -> tuple[str, str]:
+        runs.append(words)
+        holds = wanted in (copy / "src" / "it.py").read_text()
+        return ("passed", "") if holds else ("failed", "tests/core/test_it.py::test_double")
+
+    monkeypatch.setattr(mutations, "run_tests", run_tests)
     report = tmp_path / "found.json"
     for _ in range(2):
-        # The second time nothing but what does not apply is tried again.
         assert mutations.main([str(checkout), "--json", str(report)], some) == 1
         assert "1 killed, 1 survived, 1 not applicable" in capsys.readouterr().out
-        written = json.loads(report.read_text())
-        report.write_text(json.dumps(written))
-    assert written["seen"]["about"] == "tests/core/test_it.py::test_double"
-    assert (checkout / "src" / "it.py").read_text() == SOURCE
+    # The second time all is read.
+    assert runs == [["tests/core/test_it.py"], ["tests/core/test_it.py::test_double"], ["tests/core/test_it.py"]]
+    assert json.loads(report.read_text())["seen"]["about"] == "tests/core/test_it.py::test_double"
     assert mutations.main([str(checkout), "--json", str(report), "--only", "1"], some) == 0
-    # A test that fails without the mistake tells nothing of it.
-    (checkout / "tests" / "core" / "test_it.py").write_text(TESTS.replace("6", "7"))
+    assert (checkout / "src" / "it.py").read_text() == SOURCE
+    # A test that fails without the mistake too tells nothing of it.
+    wanted = "no such text"
     assert mutations.main([str(checkout), "--only", "1..1"], some) == 1
     assert "1 untested" in capsys.readouterr().out
 
