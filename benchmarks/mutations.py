@@ -3,9 +3,9 @@
     uv run python benchmarks/mutations.py CHECKOUT [--only N..M] [--json FILE] [--list]
 
 Each mistake of mutations.toml names its place by content, a string that the source has once, so that it is found
-wherever the file has moved. Its tests run in one process; a test that fails is run again without the mistake, and
-counts only if it then passes. `--json` is written after each one and read at the start: what is done there is left.
-The data mirror that ETUDE_MIRROR names is used as in any test run.
+wherever the file has moved. Its tests run in one process until one fails. In the end those that did are run without
+the mistakes, and count only if they then pass. `--json` is written after each one and read at the start: what is done
+there is left. The data mirror that ETUDE_MIRROR names is used as in any test run.
 
 The exit status is 1 where a mistake survives or does not apply.
 """
@@ -85,11 +85,11 @@ def tests_of(mutation: Mutation, tests: Path) -> list[str]:
     return [str(path.relative_to(tests.parent)) for path in dict.fromkeys(found) if path.exists()]
 
 
-def run_tests(copy: Path, words: Sequence[str], seconds: int) -> tuple[str, str]:
-    """``passed``, ``failed``, ``timeout`` or ``broken``, and the first test or file that failed."""
+def run_tests(copy: Path, words: Sequence[str], seconds: int, *stop: str) -> tuple[str, list[str]]:
+    """``passed``, ``failed``, ``timeout`` or ``broken``, and what failed; ``-x`` stops at the first."""
     own = {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "CI": "1"}
-    bounded = ["sh", "-c", f'ulimit -t {seconds}; exec "$@"', "sh", sys.executable, "-m", "pytest"]
-    command = [*bounded, "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *words]
+    bounded = ["sh", "-c", f'ulimit -t {seconds}; exec "$@"', "sh", sys.executable, "-m", "pytest", *stop]
+    command = [*bounded, "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *words]
     child = subprocess.Popen(
         command, cwd=copy, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -100,21 +100,21 @@ def run_tests(copy: Path, words: Sequence[str], seconds: int) -> tuple[str, str]
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
-        return "timeout", ""
+        return "timeout", []
     if child.returncode in (-signal.SIGKILL, -signal.SIGXCPU):
-        return "timeout", ""
+        return "timeout", []
     if child.returncode == 0:
-        return "passed", ""
-    first = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
-    return ("failed", first[1]) if first and child.returncode in (1, 2) else ("broken", said[-500:])
+        return "passed", []
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
+    return ("failed", failed) if failed and child.returncode in (1, 2) else ("broken", [said[-500:]])
 
 
 def judge(mutation: Mutation, copy: Path, seconds: int) -> dict[str, Any]:
     """What the tests make of a mistake; the copy is as before afterwards.
 
     Returns:
-        ``state``: killed, survived, not applicable, timeout, or untested: no test ran, or one fails without the
-        mistake too. With the file, the test that saw it, and the processor's seconds.
+        ``state``: killed, survived, not applicable, timeout, or untested, where no test ran. With the file, the test
+        that saw it, and the processor's seconds.
     """
     before = _processor()
     try:
@@ -124,14 +124,25 @@ def judge(mutation: Mutation, copy: Path, seconds: int) -> dict[str, Any]:
     whole, words = path.read_bytes(), tests_of(mutation, copy / "tests")
     path.write_text(text, encoding="utf-8")
     try:
-        state, first = run_tests(copy, words, seconds) if words else ("broken", "its tests are nowhere")
+        state, failed = run_tests(copy, words, seconds, "-x") if words else ("broken", ["its tests are nowhere"])
     finally:
         path.write_bytes(whole)
-    found = {"file": str(path.relative_to(copy)), "tests": words, "about": first}
-    if state == "failed" and run_tests(copy, [first], seconds)[0] != "passed":
-        state = "broken"
     named = {"passed": "survived", "failed": "killed", "timeout": "timeout", "broken": "untested"}
+    found = {"file": str(path.relative_to(copy)), "tests": words, "about": "".join(failed[:1])}
     return {"state": named[state], "seconds": round(_processor() - before, 1), **found}
+
+
+def hold(found: Mapping[str, dict[str, Any]], copy: Path, seconds: int) -> None:
+    """Run the tests that saw mistakes without them, all at once: one that fails all the same has seen nothing."""
+    rows = [row for row in found.values() if row["state"] == "killed" and not row.get("held")]
+    tests = sorted({row["about"] for row in rows})
+    state, failed = run_tests(copy, tests, seconds * len(tests)) if tests else ("passed", [])
+    if state not in ("passed", "failed"):
+        # One that cannot be run, or does not end.
+        failed = [test for test in tests if run_tests(copy, [test], seconds)[0] != "passed"]
+    for row in rows:
+        row["held"] = row["about"] not in failed
+        row["state"] = "killed" if row["held"] else "untested"
 
 
 def _processor() -> float:
@@ -174,7 +185,7 @@ def main(argv: Sequence[str] | None = None, mutations: Sequence[Mutation] | None
     kept: dict[str, Any] = {}
     if options.json is not None and options.json.exists():
         kept = json.loads(options.json.read_text())
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         copy = options.checkout if options.list else copied(options.checkout, Path(folder))
         for number in options.only:
@@ -196,6 +207,10 @@ def main(argv: Sequence[str] | None = None, mutations: Sequence[Mutation] | None
             print(f"{number + 1} {mutation.name}: {row['state']}{seconds} {row.get('about', '')}", flush=True)
             if options.json is not None and not options.list:
                 options.json.write_text(json.dumps(kept | found, indent=1) + "\n")
+        if not options.list:
+            hold(found, copy, options.seconds)
+    if options.json is not None and not options.list:
+        options.json.write_text(json.dumps(kept | found, indent=1) + "\n")
     counts = Counter(row["state"] for row in found.values())
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
     return int(bool(counts.keys() - {"killed", "applies"}))

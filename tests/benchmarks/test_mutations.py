@@ -52,7 +52,7 @@ def test_tests_that_have_moved_are_found(checkout: Path):
 
 def test_the_first_test_that_fails_is_named(checkout: Path):
     (checkout / "src" / "it.py").write_text(SOURCE.replace("2 * x", "3 * x"))
-    assert mutations.run_tests(checkout, ["tests"], 60) == ("failed", "tests/core/test_it.py::test_double")
+    assert mutations.run_tests(checkout, ["tests"], 60, "-x") == ("failed", ["tests/core/test_it.py::test_double"])
 
 
 def test_verdicts(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -63,10 +63,10 @@ def test_verdicts(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     runs, wanted = [], "2 * x"
 
-    def run_tests(copy: Path, words: list[str], seconds: int) -> tuple[str, str]:
+    def run_tests(copy: Path, words: list[str], seconds: int, *stop: str) -> tuple[str, list[str]]:
         runs.append(words)
         holds = wanted in (copy / "src" / "it.py").read_text()
-        return ("passed", "") if holds else ("failed", "tests/core/test_it.py::test_double")
+        return ("passed", []) if holds else ("failed", ["tests/core/test_it.py::test_double"])
 
     monkeypatch.setattr(mutations, "run_tests", run_tests)
     report = tmp_path / "found.json"
@@ -74,7 +74,7 @@ def test_verdicts(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert mutations.main([str(checkout), "--json", str(report)], some) == 1
         assert "1 killed, 1 survived, 1 not applicable" in capsys.readouterr().out
     # The second time all is read.
-    assert runs == [["tests/core/test_it.py"], ["tests/core/test_it.py::test_double"], ["tests/core/test_it.py"]]
+    assert runs == [["tests/core/test_it.py"], ["tests/core/test_it.py"], ["tests/core/test_it.py::test_double"]]
     assert json.loads(report.read_text())["seen"]["about"] == "tests/core/test_it.py::test_double"
     assert mutations.main([str(checkout), "--json", str(report), "--only", "1"], some) == 0
     assert (checkout / "src" / "it.py").read_text() == SOURCE
