@@ -114,19 +114,23 @@ def commands(group: str, studies: dict[str, list[str]]) -> list[str]:
     return lines + [f"report {run} --out {run.replace('/', '-')}.html" for run in trained]
 
 
-# A fork a command: PyTorch is imported once, the package itself anew each time.
+# A fork a command, of a process that has imported PyTorch and listed the studies.
 ASK = """
-import importlib, json, os, runpy, shlex, sys
+import contextlib, importlib, io, json, os, runpy, shlex, sys
 lines, said, outside = json.load(sys.stdin)
+def etude(line):
+    sys.argv = ["etude", *shlex.split(line)]
+    runpy.run_module("etude", run_name="__main__", alter_sys=True)
 for name in outside:
     importlib.import_module(name)
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    etude("list")
 for number, line in enumerate(lines):
     child = os.fork()
     if not child:
         for stream in (1, 2):
             os.dup2(os.open(f"{said}/{number}.{stream}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = ["etude", *shlex.split(line)]
-        runpy.run_module("etude", run_name="__main__", alter_sys=True)
+        etude(line)
         sys.exit()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
