@@ -1,6 +1,7 @@
 """Bounds of tar archives that are read as a stream."""
 
 import tarfile
+from collections.abc import Callable, Iterator
 
 LARGEST_MEMBER = 1 << 29
 """Bytes of one file: a picture of 64 million pixels of 8 bytes."""
@@ -30,3 +31,22 @@ class Bounded(tarfile.TarInfo):
         if not 0 <= made.size <= (_LARGEST_HEADER if made.type in _HEADERS else LARGEST_MEMBER):
             raise tarfile.ReadError(f"a member of {made.size:,} bytes")
         return made
+
+
+def members(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names and readers of the files of an archive that is read as a stream, in its order.
+
+    Raises:
+        tarfile.ReadError: by a reader, of a sparse file, which has another size than its header says.
+    """
+    for member in archive:
+        if member.isfile():
+
+            def body(member: tarfile.TarInfo = member) -> bytes:
+                if member.size > LARGEST_MEMBER:
+                    raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+                file = archive.extractfile(member)
+                assert file is not None, "a file has contents"
+                return file.read()
+
+            yield member.name, body

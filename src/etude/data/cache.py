@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import io
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,25 +80,15 @@ def decoded(
     return made
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """What an .npy file of such an array begins with."""
-    header = io.BytesIO()
-    npy.write_array_header_1_0(header, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
-    return header.getvalue()
-
-
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
     """The array in a file, or None where the file is missing, cut short or another array's."""
-    header = _header(shape, dtype)
     try:
-        # Compared, not parsed: NumPy's reader answers garbled bytes with many kinds of exception.
-        with path.open("rb") as file:
-            whole = file.read(len(header)) == header
-        if not whole or path.stat().st_size != len(header) + math.prod(shape) * dtype.itemsize:
-            return None
-        return np.memmap(path, dtype, "r", len(header), shape)
-    except OSError:
+        found = npy.open_memmap(path, "r")
+    # NumPy answers garbled bytes with many kinds of exception.
+    except Exception:
         return None
+    fits = (found.shape, found.dtype) == (shape, dtype) and found.flags.c_contiguous
+    return found if fits else None
 
 
 def _reserved(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
@@ -108,13 +96,12 @@ def _reserved(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
 
     A full disk would otherwise kill the process (SIGBUS) at the first write to a page that finds no room.
     """
-    header, left = _header(shape, dtype), math.prod(shape) * dtype.itemsize
-    with path.open("wb") as file:
-        file.write(header)
+    array = npy.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
         if hasattr(os, "posix_fallocate"):
-            file.flush()
-            os.posix_fallocate(file.fileno(), 0, len(header) + left)
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
         else:
-            while left > 0:
-                left -= file.write(bytes(min(left, _ZEROS_BYTES)))
-    return np.memmap(path, dtype, "r+", len(header), shape)
+            file.seek(array.offset)
+            for start in range(0, array.nbytes, _ZEROS_BYTES):
+                file.write(bytes(min(_ZEROS_BYTES, array.nbytes - start)))
+    return array

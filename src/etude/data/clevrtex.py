@@ -20,7 +20,7 @@ import re
 import tarfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,7 @@ from torch import Tensor
 from etude.core.errors import UserError
 from etude.core.files import read_json, write_json
 from etude.data import Dataset
-from etude.data.archives import LARGEST_MEMBER, Bounded
+from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
@@ -245,25 +245,24 @@ def _unpack(to: np.ndarray, numbers: Sequence[int], key: str, size: int) -> None
     def decode() -> None:
         def one(row: int) -> None:
             number, flat, name, body = waiting[row]
-            if flat:
-                to[rows[number], ..., 3] = _mask((name, body), Path(name), None, size)
-            else:
-                to[rows[number], ..., :3] = _image((name, body), Path(name), None, size)
+            part, make = (3, _mask) if flat else (slice(3), _image)
+            to[rows[number], ..., part] = make((name, body), Path(name), None, size)
 
         in_threads(one, len(waiting), f"decoding scenes, {len(missing) // 2:,} left")
         waiting.clear()
 
-    for name, body in _members(used):
-        found = _NAME.fullmatch(PurePosixPath(name).name)
-        place = (int(found[2]), bool(found[3])) if found else None
-        if place is None or place not in missing:
-            continue
-        missing.remove(place)
-        waiting.append((*place, name, body()))
-        if len(waiting) == _BATCH or not missing:
-            decode()
-        if not missing:
-            break
+    with _opened(used) as archive:
+        for name, body in members(archive):
+            found = _NAME.fullmatch(PurePosixPath(name).name)
+            place = (int(found[2]), bool(found[3])) if found else None
+            if place is None or place not in missing:
+                continue
+            missing.remove(place)
+            waiting.append((*place, name, body()))
+            if len(waiting) == _BATCH or not missing:
+                decode()
+            if not missing:
+                break
     decode()
     if missing:
         lost = sorted({f"{number:06d}" for number, _ in missing})
@@ -273,37 +272,16 @@ def _unpack(to: np.ndarray, numbers: Sequence[int], key: str, size: int) -> None
         write_json(_digests(key), {source.name: noted_digest(source) for source in used})
 
 
-def _members(used: list[Source]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Names and readers of the archives' files, in their order; each archive is fetched when its turn comes."""
-    stream = _Joined(used)
+@contextlib.contextmanager
+def _opened(used: list[Source]) -> Iterator[tarfile.TarFile]:
+    """The archives as one; each is fetched when its turn comes."""
     try:
         with (
-            _damaged(used),
+            contextlib.closing(_Joined(used)) as stream,
             gzip.GzipFile(fileobj=stream) as unpacked,  # pyright: ignore[reportArgumentType]
             tarfile.open(fileobj=unpacked, mode="r|", ignore_zeros=True, tarinfo=Bounded) as archive,
         ):
-            for member in archive:
-                if member.isfile():
-
-                    def body(member: tarfile.TarInfo = member) -> bytes:
-                        # Whoever asks for it is not within the block above.
-                        with _damaged(used):
-                            # A sparse file has another size than its header says.
-                            if member.size > LARGEST_MEMBER:
-                                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
-                            file = archive.extractfile(member)
-                            assert file is not None, "a file has contents"
-                            return file.read()
-
-                    yield member.name, body
-    finally:
-        stream.close()
-
-
-@contextlib.contextmanager
-def _damaged(used: list[Source]) -> Iterator[None]:
-    try:
-        yield
+            yield archive
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         names, reason = ", ".join(source.filename for source in used), " ".join(str(error).split())
         fix = "`etude data get clevrtex --force` fetches them again"

@@ -41,7 +41,7 @@ from etude.core.errors import UserError
 from etude.core.files import read_json, sha256, write_json
 from etude.core.randomness import generator
 from etude.data import Dataset
-from etude.data.archives import LARGEST_MEMBER, Bounded
+from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, fetch
 from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
@@ -131,11 +131,11 @@ def archive(name: Published, train_size: int, size: int) -> PairSet:
         UserError: the archive is neither cached nor within reach, or is damaged.
     """
     source = ARCHIVES[name]
-    members = _members(source)
-    rows = _published_splits(members)
+    names = _names(source)
+    rows = _published_splits(names)
     splits: dict[Split, Pairs] = {}
     for split in SPLITS:
-        at = [members[row] for row in rows[split]]
+        at = [names[row] for row in rows[split]]
         side = train_size if split == "train" else size
         key = digest(source.sha256, split, str(side))
 
@@ -146,8 +146,7 @@ def archive(name: Published, train_size: int, size: int) -> PairSet:
 
         array = decoded("pairs", key, _VERSION, (len(at), 2, side, side, 3), build)
         splits[split] = Pairs(mapped(array), tuple(at))
-    counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
-    return PairSet(splits, f"{name}, {counts} pairs", {source.filename: source.sha256}, float(SIDES[name]))
+    return _set(name, splits, {source.filename: source.sha256}, float(SIDES[name]))
 
 
 def subset(name: str, train_size: int, size: int) -> PairSet:
@@ -169,8 +168,7 @@ def subset(name: str, train_size: int, size: int) -> PairSet:
         splits = _splits([(tree, files)], rows, train_size, size, halves)
         height, width = _first(tree, files, rows)
         side = math.sqrt(height * width / 2)
-    counts = " / ".join(str(SUBSET_SPLIT[split]) for split in SPLITS)
-    return PairSet(splits, f"50-pair subset of {name}, {counts} pairs", {file: sha256(path)}, side)
+    return _set(f"50-pair subset of {name}", splits, {file: sha256(path)}, side)
 
 
 def folder(
@@ -213,7 +211,7 @@ def folder(
                 "side? Two folders go with --data.folder-b, single photos with --data.source grey",
                 first, width // 2, height,
             )  # fmt: skip
-    return _told(splits, printable(path.name), "pixels", side)
+    return _pixels_known(printable(path.name), splits, side)
 
 
 def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
@@ -229,7 +227,7 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
         splits = _splits([(tree, files)], rows, train_size, size, greyed)
         side = float(min(_first(tree, files, rows)))
-    return _told(splits, f"grey photos of {printable(path.name)}", "pixels", side)
+    return _pixels_known(f"grey photos of {printable(path.name)}", splits, side)
 
 
 def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:
@@ -239,9 +237,7 @@ def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSe
         both = tiles(counts[split], train_size if split == "train" else size, seed)
         names = tuple(f"{split}/{number:05d}" for number in range(counts[split]))
         splits[split] = Pairs(torch.stack(both, 1), names)
-    return PairSet(
-        splits, "generated towns, " + " / ".join(f"{counts[split]}" for split in SPLITS) + " pairs", {}, float(size)
-    )
+    return _set("generated towns", splits, {}, float(size))
 
 
 # --- from pictures to pairs ---
@@ -328,13 +324,18 @@ def _first(tree: Tree, files: Sequence[Picture], rows: Mapping[Split, Sequence[i
     return image.shape[0], image.shape[1]
 
 
-def _told(splits: Mapping[Split, Pairs], what: str, kind: str, side: float) -> PairSet:
+def _set(what: str, splits: Mapping[Split, Pairs], checksums: Mapping[str, str], side: float) -> PairSet:
+    counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
+    return PairSet(splits, f"{what}, {counts} pairs", checksums, side)
+
+
+def _pixels_known(what: str, splits: Mapping[Split, Pairs], side: float) -> PairSet:
+    """A set that is known by the digest of its names and pixels."""
     whole = hashlib.sha256()
     for split in SPLITS:
         for name, pair in zip(splits[split].names, splits[split].pairs_N2HWC, strict=True):
             whole.update(f"{split} {len(name)}:{name}".encode() + pair.numpy().tobytes())
-    counts = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
-    return PairSet(splits, f"{what}, {counts} pairs", {f"{what} ({kind})": whole.hexdigest()}, side)
+    return _set(what, splits, {f"{what} (pixels)": whole.hexdigest()}, side)
 
 
 # --- which pictures, of which split ---
@@ -400,7 +401,7 @@ def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, 
 # --- the published archives ---
 
 
-def _members(source: Source) -> list[str]:
+def _names(source: Source) -> list[str]:
     """The names of an archive's pictures, sorted; listed once."""
     listing = cache_folder() / "pairs" / f"{source.filename}-{digest(source.sha256)[:16]}.json"
     if listing.is_file():
@@ -420,21 +421,12 @@ def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, by
     path = fetch(source)
     try:
         with tarfile.open(path, "r|gz", tarinfo=Bounded) as packed:
-            for member in packed:
-                parts = PurePosixPath(member.name).parts
-                if not (member.isfile() and member.name.isprintable() and is_picture(parts[-1])):
-                    continue
-                if is_hidden(parts[-1]) or len(parts) < 2 or parts[-2] not in SPLITS:
-                    continue
-                name = "/".join(parts[-2:])
-                if wanted is None:
-                    yield name, b""
-                elif name in wanted:
-                    if member.size > LARGEST_MEMBER:
-                        raise ImageError(Path(name), f"has {member.size:,} bytes", "fetch the archive again")
-                    file = packed.extractfile(member)
-                    assert file is not None, "it is a plain file"
-                    yield name, file.read()
+            for at, body in members(packed):
+                *_, split, file = ("", *PurePosixPath(at).parts)
+                name = f"{split}/{file}"
+                is_one = split in SPLITS and at.isprintable() and is_picture(file) and not is_hidden(file)
+                if is_one and (wanted is None or name in wanted):
+                    yield name, b"" if wanted is None else body()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and fetch it again") from error
 

@@ -31,6 +31,7 @@ from etude.core.errors import Interrupted, UserError, nearest
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import EXTENSIONS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
+from etude.data.tree import Tree
 
 FORMAT = 1
 """Raised by any change that makes other scenes of the same settings."""
@@ -335,12 +336,7 @@ def _textures(folder: Path) -> tuple[tuple[str, ...], str]:
         raise UserError(f"no textures folder {printable(folder)}: check the path")
     if not folder.is_dir():
         raise UserError(f"--textures {printable(folder)} is a file: give the folder of pictures")
-    with one_line_faults(folder):
-        found = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.suffix[1:].lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
-        )
+    found = sorted(Tree(folder).anywhere())
     if not found:
         raise UserError(f"{printable(folder)} holds no picture ({', '.join(EXTENSIONS)}): give a folder of textures")
     digests = [""] * len(found)
