@@ -199,6 +199,8 @@ def small(monkeypatch: pytest.MonkeyPatch, here: Path) -> type[Here]:
 
 # Without a norm a rate of 1e30 does what one expects of it.
 CALL = ["--json", "--set", "model.norm=none", "data.size=8", "loop.max_steps=3", "loop.eval_every=3", "curve_images=8"]
+PREFIX = "{}-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-data.size-8-curve_images-8"
+"""What the names of an experiment's runs begin with."""
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, str], str]:
@@ -207,7 +209,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert all(Path(row["folder"]).name == row["run"] for row in rows)
-    prefix = f"{words[0]}-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-data.size-8-curve_images-8-"
+    prefix = f"{PREFIX.format(words[0])}-"
     assert all(row["run"].startswith(prefix) for row in rows)
     return status, {row["run"].removeprefix(prefix): row["state"] for row in rows}, printed.err
 
@@ -236,7 +238,7 @@ def test_a_rate_that_fails_is_no_failure_where_another_was_chosen(
         assert (config["optim"]["lr"], config["seed"], config["table"]) == (RATES[best], seed, "norms")
     # One picture, beside the runs.
     (picture,) = folder.glob("*.png")
-    assert picture.name == "tuned-smoke-max_steps=3-eval_every=3-norm=none-size=8-curve_images=8.png"
+    assert picture.name == f"{PREFIX.format('tuned')}.png"
     assert f"picture: {picture}" in said
     (log,) = folder.glob("*wild-seed100.log")
     assert "not finite" in log.read_text()
@@ -261,7 +263,7 @@ def test_a_choice_among_failures_waits_and_the_grid_has_failed(
     }  # fmt: skip
     assert status == 1
     assert "3 of 4 runs have not ended well" in said
-    assert "waits: hopeless-smoke-loop.max_steps-3-loop.eval_every-3-model.norm-none-batch.size-8-curve" in said
+    assert f"waits: {PREFIX.format('hopeless')}-chosen-seed0" in said
 
 
 def test_the_picture_is_of_the_runs_that_are_asked_for(
