@@ -46,7 +46,6 @@ READERS = {
     "cli/export.py": "own companions, copied as bytes",
     "cli/load.py": "fuzz: exported config; bytes are copied",
     "runs/memory.py": "what its own process of etude prints",
-    "runs/environment.py": "/proc/cpuinfo",
     "runs/training.py": "/proc/self/status",
     "cli/tune.py": "no file: it opens its list of trials as runs/search.py does",
     "cluster/engine.py": "no file: it opens logs to write, and run folders as core does",
