@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 from torch import Tensor
 
@@ -280,21 +281,16 @@ def _from_file(path: Path, folder_images: FolderImages, pool: Tensor, names: tup
 def _read_split(path: Path, names: tuple[str, ...]) -> dict[str, list[str]]:
     fix = "delete it to draw a new split, or name another with --data.split-file"
     try:
-        value: Any = read_json(path)
-    # Deeply nested brackets.
-    except (UserError, RecursionError) as error:
-        raise ImageError(path, "is no split file (it cannot be read as JSON)", fix) from error
-    if not isinstance(value, dict) or not isinstance(value.get("splits"), dict):
-        raise ImageError(path, "is no split file", fix)
-    if value.get("format") != _SPLIT_FORMAT:
+        body: Any = read_json(path)
+        number, splits = body["format"], body["splits"]
+        listed = pydantic.TypeAdapter(dict[str, list[str]]).validate_python(splits, strict=True)
+    except (UserError, LookupError, TypeError, ValueError) as error:
+        raise ImageError(path, "is no split file", fix) from error
+    if number != _SPLIT_FORMAT:
         raise ImageError(path, f"has another format than {_SPLIT_FORMAT}", fix)
-    listed = value["splits"]
     if set(listed) != set(names):
         has = printable(", ".join(sorted(listed))) or "none"
         raise ImageError(path, f"has the splits {has}, where {', '.join(names)} are drawn", fix)
-    for members in listed.values():
-        if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
-            raise ImageError(path, "is no split file", fix)
     return {name: listed[name] for name in names}
 
 

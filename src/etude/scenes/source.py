@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from etude.core.config import require
-from etude.core.errors import UserError
 from etude.data import SAMPLES
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def load_scenes(config: SceneConfig, size: int, *, batch: int = 0, device: "torc
         UserError: fewer training scenes than a batch has, or what `etude.data.clevrtex` raises.
     """
     from etude.data import clevrtex
+    from etude.data.epochs import refuse_larger_batch
 
     if config.source == "generated":
         count = config.most or GENERATED
@@ -59,9 +59,7 @@ def load_scenes(config: SceneConfig, size: int, *, batch: int = 0, device: "torc
         read = clevrtex.released(size, config.most)
     else:
         read = clevrtex.scenes(config.folder, size, config.most)
-    train = len(read.splits["train"])
-    if train < batch:
-        raise UserError(f"a batch of {batch} is larger than the {train} training scenes: give a smaller --batch.size")
+    refuse_larger_batch(batch, len(read.splits["train"]), "scenes")
     splits = {
         split: replace(part, images_NHWC=part.images_NHWC.to(device), masks_NHW=part.masks_NHW.to(device))
         for split, part in read.splits.items()
