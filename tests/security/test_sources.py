@@ -29,14 +29,14 @@ ONLY_IN = {
     "subprocess.run": {"runs/memory.py", "runs/monitor.py", "runs/environment.py"},
     "subprocess.Popen": {"runs/grid.py"},
     "socket.create_connection": {"cluster/connect.py"},
+    "pooch.retrieve": {"data/fetch.py"},
 }  # fmt: skip
 """What may fetch, run a user's file, or start a program."""
 
 READS = {
     "read_text", "read_bytes", "json.load", "json.loads", "read_json", "read_yaml", "yaml.safe_load", "tomllib.loads",
-    "np.load", "np.memmap", "npy.open_memmap", "torch.load", "_safe_open", "safe_open", "load_file", "Image.open",
-    "zipfile.ZipFile", "tarfile.open", "gzip.open", "gzip.GzipFile", "from_pretrained", "raw_decode", "InceptionV3W",
-    "open",
+    "np.load", "np.memmap", "torch.load", "_safe_open", "safe_open", "load_file", "Image.open", "zipfile.ZipFile",
+    "tarfile.open", "gzip.open", "gzip.GzipFile", "from_pretrained", "raw_decode", "InceptionV3W", "open",
 }  # fmt: skip
 READERS = {
     "cli/new.py": "the package's own template and registry",

@@ -62,13 +62,31 @@ def inputs(paths: Sequence[Path]) -> list[Path]:
 
 
 def classified(
-    network: Network[Any, Any], paths: Sequence[Path], max_pixels: int
-) -> Iterator[tuple[Tensor, list[Prediction]]]:
-    """Some pictures at a time, bytes ``[N, H, W, 3]``, and what they are taken for; see `batches`."""
+    network: Network[Any, Any],
+    paths: Sequence[Path],
+    max_pixels: int,
+    also: Callable[[list[Path], Tensor, list[Prediction]], None] | None = None,
+) -> list[Prediction]:
+    """What pictures are taken for, in their order.
+
+    Args:
+        network: that takes them.
+        paths: of the pictures.
+        max_pixels: larger pictures are refused.
+        also: is called with each batch: its paths, bytes ``[N, H, W, 3]`` and predictions.
+
+    Raises:
+        UserError: a picture that is missing, broken, too large or too small.
+    """
+    answers: list[Prediction] = []
     for batch, images_NHWC in batches(paths, network.config.data, max_pixels):
         with torch.no_grad():
             logits_NR, _ = network.model(network.model.prepare(images_NHWC))
-        yield images_NHWC, predictions(batch, logits_NR, network.classes)
+        found = predictions(batch, logits_NR, network.classes)
+        answers += found
+        if also is not None:
+            also(batch, images_NHWC, found)
+    return answers
 
 
 def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -20,19 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-import platformdirs
+import pooch
 import requests
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from etude.core.errors import UserError
 from etude.core.files import sha256 as file_sha256
@@ -85,7 +78,7 @@ class Source:
 def cache_place() -> Path:
     """Where the cache is, whether it has been made or not; enough for reading from it."""
     chosen = os.environ.get("ETUDE_CACHE")
-    return (Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("etude")).absolute()
+    return (Path(chosen).expanduser() if chosen else pooch.os_cache("etude")).absolute()
 
 
 def cache_folder() -> Path:
@@ -281,7 +274,7 @@ def _is_accepted(path: Path, source: Source, *, rehash: bool = False) -> bool:
             accepted = (noted["sha256"],) if noted is not None else ()
         if not rehash and noted is not None and (noted["size"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
             return noted["sha256"] in accepted
-        sha256 = _digest(path, source.sha256)
+        sha256 = _digest(path, source)
     except OSError:
         return False
     if not source.sha256 and noted is not None:
@@ -297,9 +290,9 @@ def _kind(sha256: str) -> tuple[str, str]:
     return kind or "sha256", value
 
 
-def _digest(path: Path, like: str) -> str:
-    """A file's digest, of the kind of another."""
-    if _kind(like)[0] == "sha256":
+def _digest(path: Path, source: Source) -> str:
+    """A file's digest, of the kind that the source names."""
+    if _kind(source.sha256)[0] == "sha256":
         return file_sha256(path)
     with path.open("rb") as file:
         return f"md5:{hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()}"
@@ -335,90 +328,133 @@ class _RouteError(Exception):
 
 def _download(url: str, accepted: tuple[str, ...], target: Path, source: Source, progress: bool | None) -> str:
     """Download into ``target``; its digest."""
+    pooch.get_logger().setLevel(logging.WARNING)
     part = target.with_name(f"{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     shown = sys.stderr.isatty() if progress is None else progress
     host = urlsplit(url).netloc
     # A continued file may be pieced together from two versions: then once more from its start.
     for _ in range(2):
-        resumed = _size(part) > 0
+        transfer = _Transfer(part, source, shown)
         try:
-            _gather(url, part, source, shown)
+            sha256 = _retrieve(url, accepted, target, transfer)
         except requests.HTTPError as error:
             raise _RouteError(f"{host} answered {error}") from error
         except requests.Timeout as error:
             raise _RouteError(f"{host} did not answer in time") from error
         except requests.ConnectionError as error:
-            kept = _size(part)
+            kept = part.stat().st_size if part.exists() else 0
             broke = f"the connection to {host} broke, {kept:,} bytes are kept" if kept else f"no connection to {host}"
             raise _RouteError(broke) from error
         except requests.RequestException as error:
             raise _RouteError(f"{host}: {type(error).__name__}") from error
-        found = next((digest for digest in accepted if _digest(part, digest) == digest or not digest), None)
-        if found is not None:
-            found = found or file_sha256(part)
-            sync(part)
-            part.replace(target)
+        part.unlink(missing_ok=True)
+        if sha256 is not None:
             for other in target.parent.glob(f"{_glob_literal(target.name)}.*.part"):
                 other.unlink(missing_ok=True)
-            return found
-        part.unlink()
-        if not resumed:
+            return sha256
+        if not transfer.resumed:
             break
     _log.warning("%s does not send the published %s", url, source.name)
     raise _RouteError(f"{host} does not send the published file")
+
+
+def _retrieve(url: str, accepted: tuple[str, ...], target: Path, transfer: "_Transfer") -> str | None:
+    """Let pooch download, verify and move into place; the digest that fits, or None."""
+    # Pooch's own type for a downloader names its arguments otherwise than pooch calls them.
+    downloader: Any = transfer
+    for sha256 in accepted:
+        if not sha256:
+            # Without a digest pooch would take whatever is there.
+            target.unlink(missing_ok=True)
+        try:
+            known = ":".join(_kind(sha256)) if sha256 else None
+            pooch.retrieve(url, known, target.name, target.parent, downloader=downloader)
+        except requests.RequestException:
+            raise
+        except ValueError:
+            # Pooch's word for another digest.
+            continue
+        return sha256 or file_sha256(target)
+    return None
 
 
 def _glob_literal(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)
 
 
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+class _Transfer:
+    """A downloader for pooch that continues an interrupted file.
 
+    Args:
+        part: where the bytes gather; kept when the transfer breaks off.
+        source: names the file in the progress bar.
+        shown: whether to draw the bar.
+    """
 
-def _gather(url: str, part: Path, source: Source, shown: bool) -> None:
-    """Fill ``part`` up; what is in it stays when the transfer breaks off."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(source.name, total=source.size)
-        for attempt in range(_ATTEMPTS):
-            before = _size(part)
-            try:
-                return _continue(url, part, bar, task)
-            except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout) as error:
-                # A server that gives nothing more is not asked again.
-                if attempt == _ATTEMPTS - 1 or _size(part) <= before:
-                    raise requests.ConnectionError(str(error)) from error
-            time.sleep(_PAUSE_S)
+    def __init__(self, part: Path, source: Source, shown: bool) -> None:
+        self.part = part
+        self.resumed = False
+        self._source = source
+        self._shown = shown
+        self._whole = False
 
+    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
+        if not self._whole:
+            self._gather(url)
+            sync(self.part)
+            self._whole = True
+        # A link, not a move: pooch deletes what does not fit, and the next accepted digest needs the bytes again.
+        Path(output_file).unlink()
+        try:
+            os.link(self.part, output_file)
+        except OSError:
+            shutil.copyfile(self.part, output_file)
 
-def _continue(url: str, part: Path, bar: Progress, task: TaskID) -> None:
-    have = _size(part)
-    # Unpacked on the way, a file could not be continued at a byte.
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
-        if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
-            if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                return
-            part.unlink()
-            return _continue(url, part, bar, task)
-        if not answer.ok:
-            raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
-        follows = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if not (answer.status_code == requests.codes.partial_content and follows):
-            have = 0
-        length = answer.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() else None
-        bar.update(task, completed=have, total=total)
-        with part.open("ab" if have else "wb") as file:
-            for piece in answer.iter_content(_CHUNK_BYTES):
-                file.write(piece)
-                bar.advance(task, len(piece))
+    def _gather(self, url: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.resumed = self._size() > 0
+        with Progress(*columns, console=Console(stderr=True), disable=not self._shown) as bar:
+            task = bar.add_task(self._source.name, total=self._source.size)
+            for attempt in range(_ATTEMPTS):
+                before = self._size()
+                try:
+                    return self._continue(url, bar, task)
+                except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout) as error:
+                    # A server that gives nothing more is not asked again.
+                    if attempt == _ATTEMPTS - 1 or self._size() <= before:
+                        raise requests.ConnectionError(str(error)) from error
+                time.sleep(_PAUSE_S)
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _continue(self, url: str, bar: Progress, task: Any) -> None:
+        have = self._size()
+        # Unpacked on the way, a file could not be continued at a byte.
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
+            if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
+                if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+                    return
+                self.part.unlink()
+                return self._continue(url, bar, task)
+            if not answer.ok:
+                raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
+            follows = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            if not (answer.status_code == requests.codes.partial_content and follows):
+                have = 0
+            length = answer.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdecimal() else None
+            bar.update(task, completed=have, total=total)
+            with self.part.open("ab" if have else "wb") as file:
+                for piece in answer.iter_content(_CHUNK_BYTES):
+                    file.write(piece)
+                    bar.advance(task, len(piece))

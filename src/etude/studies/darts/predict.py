@@ -43,7 +43,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     paths = classify.inputs(options.inputs)
     network = read_network(weights, extra)
-    answers = [row for _, found in classify.classified(network, paths, options.max_pixels) for row in found]
+    answers = classify.classified(network, paths, options.max_pixels)
     classify.write(options.output, answers, indices=options.indices)
     return answers
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from etude.data import classify
 from etude.data.classify import Network, Prediction
@@ -44,17 +45,20 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     paths = classify.inputs(options.inputs)
     network = read_network(weights, extra)
-    files = result_files(paths, options.cam, ("-cam.png",), force=True) if options.cam else []
-    answers: list[Prediction] = []
     maps: list[np.ndarray] = []
-    for images_NHWC, found in classify.classified(network, paths, options.max_pixels):
-        answers += found
-        if files:
-            taken_N = torch.tensor([answer.index for answer in found])
-            cams_NHW = package_cam(network.model, network.model.prepare(images_NHWC), taken_N)
-            maps += [overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True)]
-    for (file,), image in zip(files, maps, strict=True):
-        save_png(file, image)
+
+    def look(_: list[Path], images_NHWC: Tensor, found: list[Prediction]) -> None:
+        taken_N = torch.tensor([answer.index for answer in found])
+        cams_NHW = package_cam(network.model, network.model.prepare(images_NHWC), taken_N)
+        maps.extend(overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
+
+    if options.cam is None:
+        answers = classify.classified(network, paths, options.max_pixels)
+    else:
+        files = result_files(paths, options.cam, ("-cam.png",), force=True)
+        answers = classify.classified(network, paths, options.max_pixels, look)
+        for (file,), image in zip(files, maps, strict=True):
+            save_png(file, image)
     classify.write(options.output, answers, indices=options.indices)
     return answers
 
