@@ -8,13 +8,11 @@ which is quicker. Features of pictures that do not change are kept in the cache.
 Shape suffixes: N images, H height, W width, C channels, F features (2,048).
 """
 
-import contextlib
 import hashlib
 import math
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from etude.core import randomness
 from etude.core.errors import UserError
+from etude.core.loop import progress_bar
 from etude.core.runtime import Runtime
 from etude.data.cache import decoded, digest
 from etude.data.fetch import fetch
@@ -104,8 +101,9 @@ class Inception:
         """
         _check(images)
         rows = np.zeros((len(images), NUM_FEATURES), np.float32)
-        with _bar(title, len(images)) as show:
-            self._fill(rows, images, show)
+        with progress_bar(enabled=len(images) > 1) as bar:
+            task = bar.add_task(title, total=len(images), note="")
+            self._fill(rows, images, lambda done: bar.update(task, completed=done))
         return rows
 
     def cached_features(self, images: np.ndarray | Tensor, *, title: str = "features of real pictures") -> np.ndarray:
@@ -115,17 +113,18 @@ class Inception:
         """
         _check(images)
         rows = np.zeros((len(images), NUM_FEATURES), np.float32)
-        with _bar(title, len(images)) as show:
+        with progress_bar(enabled=len(images) > 1) as bar:
+            task = bar.add_task(title, total=len(images), note="")
             for start in range(0, len(images), _CHUNK):
                 part = _numpy(images, slice(start, start + _CHUNK))
                 key = digest(self.key, str(part.shape), hashlib.sha256(part.tobytes()).hexdigest())
 
                 def build(to: np.ndarray, part: np.ndarray = part, start: int = start) -> None:
-                    self._fill(to, part, lambda done: show(start + done))
+                    self._fill(to, part, lambda done: bar.update(task, completed=start + done))
 
                 shape = (len(part), rows.shape[1])
                 rows[start : start + len(part)] = decoded("inception", key, _VERSION, shape, build, np.float32)
-                show(start + len(part))
+                bar.update(task, completed=start + len(part))
         return rows
 
     @torch.inference_mode()
@@ -374,13 +373,3 @@ def _check_features(real_NF: np.ndarray, fake_NF: np.ndarray) -> None:
 def _numpy(images: np.ndarray | Tensor, rows: slice) -> np.ndarray:
     part: Any = images[rows]
     return part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
-
-
-@contextlib.contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, told how many are done; silent where that is no terminal."""
-    shown = sys.stderr.isatty() and total > 1
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
