@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 LONG = {
     "benchmarks/": "benchmark", "cluster/test_cluster.py": "cluster", "test_distributed.py": "cluster",
     "docs/": "site", "fuzz/": "fuzz", "notebooks/": "notebook", "cli/test_export.py": "export",
-    "cli/test_tune.py::test_a_search_is_stopped": "cluster", "test_kill.py": "kill", "runs/test_memory.py": "memory", "readme/test_commands.py::test_commands[": "readme",
+    "cli/test_tune.py::test_a_search_is_stopped": "cluster",
+    "test_kill.py": "kill", "runs/test_memory.py": "memory", "readme/test_commands.py::test_commands[": "readme",
 }  # fmt: skip
 
 
