@@ -9,6 +9,7 @@ import pytest
 from tests.core import toy
 
 from etude.cli import VERBS, main
+from etude.studies.protonet import figures
 from etude.studies.protonet.task import ProtonetTask
 
 TINY = ("--loop.max-steps", "4", "--loop.eval-every", "2", "--loop.log-every", "1", "--loop.save-every", "2")
@@ -126,7 +127,7 @@ def test_a_finished_run_is_left_alone(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("moment", "saved"), [("data_checksums", ""), ("results", "4"), ("figures", "4")])
+@pytest.mark.parametrize(("moment", "saved"), [("data_checksums", ""), ("results", "4"), ("draw", "4")])
 def test_a_stop_outside_training_says_how_to_go_on(
     finished: Path,
     tmp_path: Path,
@@ -147,7 +148,7 @@ def test_a_stop_outside_training_says_how_to_go_on(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ProtonetTask, moment, stop)
+        patched.setattr(figures if moment == "draw" else ProtonetTask, moment, stop)
         assert main(["run", "protonet", "smoke", "--name", "tiny", "--runs", str(tmp_path), *SMALL]) == 130
     step = f"step {saved} is saved" if saved else "no step is saved yet"
     assert capsys.readouterr().err == f"etude: stopped, {step}: `etude resume {path}` goes on\n"
