@@ -8,7 +8,7 @@ from etude.core.errors import UserError
 from etude.studies.darts.choice import random_cell
 from etude.studies.darts.genotype import OPERATIONS, Genotype, read
 from etude.studies.darts.mixed import MixedOperation
-from etude.studies.darts.network import CellNetwork, reductions
+from etude.studies.darts.model import CellNetwork, reductions
 from etude.studies.darts.operations import MAKERS, FactorizedReduce, drop_path
 from etude.studies.darts.supernet import SuperNetwork
 

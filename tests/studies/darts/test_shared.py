@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from etude.studies.darts.genotype import INPUTS, KINDS, OPERATIONS, Edge, edges, parse
 from etude.studies.darts.mixed import MixedCell, MixedOperation
-from etude.studies.darts.network import FoundCell
+from etude.studies.darts.model import FoundCell
 from etude.studies.darts.shared import SharedCell, SharedEdges
 from etude.studies.darts.supernet import SuperNetwork, edge_shares
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from etude.core.errors import UserError
 from etude.nn.graph import Graph, classifier
-from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.model import CellNetwork
 from etude.studies.darts.retrain_task import build_network
 from etude.studies.darts.search_task import build_supernet
 from etude.studies.darts.study import DartsConfig

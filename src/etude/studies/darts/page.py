@@ -92,7 +92,7 @@ def known_cell(name: str) -> tuple[np.ndarray, str]:
     from etude.studies.darts.figures import cells
     from etude.studies.darts.genotype import OPERATIONS, known_cells
     from etude.studies.darts.genotype import read as read_cell
-    from etude.studies.darts.network import CellNetwork
+    from etude.studies.darts.model import CellNetwork
 
     if name not in known_cells():
         raise UserError(f"no known cell '{name}': choose one of the menu")

@@ -10,7 +10,7 @@ from typing import Any
 from etude.core.errors import UserError
 from etude.data import classify
 from etude.data.classify import Network, Options, Prediction
-from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.model import CellNetwork
 from etude.studies.darts.retrain_task import build_network
 from etude.studies.darts.study import DartsConfig
 

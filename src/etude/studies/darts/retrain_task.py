@@ -15,7 +15,7 @@ from etude.core.study import Result
 from etude.studies.darts.cell_task import CellTask, entropy_loss
 from etude.studies.darts.choice import chosen
 from etude.studies.darts.genotype import Genotype, is_random
-from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.model import CellNetwork
 from etude.studies.darts.study import DartsConfig
 
 

@@ -7,7 +7,7 @@ from etude.core.errors import UserError, nearest
 from etude.draw.figures import save_figure
 from etude.studies.darts.figures import cells, node_name
 from etude.studies.darts.genotype import KINDS, OPERATIONS, known_cells, read
-from etude.studies.darts.network import CellNetwork
+from etude.studies.darts.model import CellNetwork
 from etude.studies.darts.study import STUDY
 
 

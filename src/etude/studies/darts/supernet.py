@@ -20,7 +20,7 @@ from etude.nn.pixels import StandardizedColours
 from etude.studies.darts.choice import derive
 from etude.studies.darts.genotype import INPUTS, KINDS, OPERATIONS, Genotype, edges
 from etude.studies.darts.mixed import MixedCell
-from etude.studies.darts.network import STEM, reductions
+from etude.studies.darts.model import STEM, reductions
 from etude.studies.darts.shared import SharedCell
 
 SPREAD = 1e-3
