@@ -7,6 +7,10 @@ _default:
 test:
     bash .ci/run
 
+# What the default suite leaves out: browser, clusters, kills, notebooks, site, exports, fuzz, benchmarks.
+long:
+    uv run pytest -m "long and not slow"
+
 # The tests that take longer than a minute.
 slow:
     uv run pytest -m slow
