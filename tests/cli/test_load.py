@@ -79,8 +79,8 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 def example(name: str, folder: Path) -> list[str]:
     study = registry.load(name)
-    if study.example is not None:
-        return list(study.example(folder))
+    if hasattr(study.module("predict"), "example"):
+        return list(study.module("predict").example(folder))
     # One small picture for the study that has no example of its own.
     image = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
     Image.fromarray(image).save(folder / "picture.png")

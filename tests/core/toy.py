@@ -22,6 +22,7 @@ from etude.core.loop import Loop
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
+from etude.runs.tracking import open_sinks
 
 ROOT = Path(__file__).parents[2]
 
@@ -172,8 +173,8 @@ def train(path: Path, settings: ToyConfig, before: Mapping[int, Callable[[], obj
     """Train a run from wherever it stands to its end."""
     task, loop = build(path, settings)
     task.before |= before or {}
-    loop.resume()
-    loop.train()
+    resumed_at = loop.resume()
+    loop.train(open_sinks(settings.loop.trackers, path, resumed_at))
     return loop
 
 

@@ -228,12 +228,12 @@ def test_what_runs_here_is_asked_to_save(tmp_path: Path, monkeypatch: pytest.Mon
             time.sleep(0.05)
         engine.stop(logs["one"])
         assert first.result() == STOPPED
-        assert "saved: `etude resume" in logs["one"].read_text()
+        assert "`etude resume" in logs["one"].read_text()
         assert not second.done()
         engine.stop(tmp_path / "nowhere.log")
     finally:
         engine.close()
-    assert "saved: `etude resume" in logs["two"].read_text()
+    assert "`etude resume" in logs["two"].read_text()
     assert second.result() == STOPPED
 
 

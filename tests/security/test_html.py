@@ -18,6 +18,7 @@ from etude.core.checkpoint import read_weights
 from etude.core.config import to_yaml
 from etude.core.run_folder import RunFolder
 from etude.runs.card import write_card
+from etude.serve.kit import markup
 
 pytest.importorskip("gradio", reason="the page is an extra: `uv sync --extra web`")
 
@@ -89,7 +90,7 @@ def test_the_page_shows_it_as_text(hostile: Path) -> None:
 
     [run] = runs.find(hostile.parents[1])
     shown = [
-        show.table("Runs", ("run", "preset"), runs.overview([run])), runs.panels(run), runs.numbers_of(run),
+        markup.table("Runs", ("run", "preset"), runs.overview([run])), runs.panels(run), runs.numbers_of(run),
         runs.pictures_of(run, hostile.parents[1]), *(runs.beside([run], name) for name in runs.metric_names([run])),
     ]  # fmt: skip
     texts = "".join(text for part in shown for text in harmless(part).texts)

@@ -357,8 +357,8 @@ def test_pictures(tmp_path: Path) -> None:
         "curves.png", "errors.png", "translations-1.png", "translations-2.png"
     ]  # fmt: skip
     experiment = STUDY.experiment("losses")
-    assert experiment.picture is not None
-    experiment.picture(tmp_path / "losses.png", "losses", {"l1": rows, "gan": rows})
+    assert experiment.compared
+    STUDY.module("figures").compared(tmp_path / "losses.png", "losses", {"l1": rows, "gan": rows})
     assert (tmp_path / "losses.png").stat().st_size > 1000
 
 
