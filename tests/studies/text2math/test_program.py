@@ -1,10 +1,11 @@
-"""MathQA's language: every formula by hand, every refusal by its kind, bounds, fuzz, and broken gold programs."""
+"""MathQA's language: every formula by hand, every refusal by its fault, bounds, fuzz, and broken gold programs."""
 
 import ast
 import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +23,9 @@ from etude.studies.text2math.program import (
     MAX_FACTORIAL,
     MAX_STEPS,
     OPERATORS,
-    ForwardReference,
-    MalformedStep,
-    MissingNumber,
+    NoValue,
     ProgramError,
     Step,
-    TooFewArguments,
-    TooLarge,
-    UndefinedValue,
-    UnknownArgument,
-    UnknownOperator,
     Value,
     argument_value,
     execute,
@@ -42,6 +36,16 @@ from etude.studies.text2math.program import (
 )
 
 MIRROR = Path(os.environ.get("ETUDE_MIRROR") or Path(__file__).parents[4] / "shared" / "data")
+
+# The faults of programs, as their messages name them.
+MALFORMED = "has no parenthesis|an empty program"
+UNKNOWN_OPERATOR = "there is no operator"
+TOO_FEW = r"argument\(s\) in place of"
+UNKNOWN_ARGUMENT = "is no number n0|is no constant|has no index"
+MISSING = "of a problem with . number"
+FORWARD = "is not computed yet"
+UNDEFINED = r"a division by zero|no value \(|the complex number"
+TOO_LARGE = "too large for a float|bits|the factorial of"
 
 PI = math.pi
 FORMULAS: dict[str, tuple[tuple[float, ...], float]] = {
@@ -218,7 +222,6 @@ def test_the_last_step_is_the_value() -> None:
     assert execute("add(n0,n1)|multiply(n0,n1)", [3.0, 4.0]) == 12.0
     assert execute("add(n0,n1", [3.0, 4.0]) == 7.0
     assert execute("||add(n0,n1)||multiply(#0,#0)||", [3.0, 4.0]) == 49.0
-    assert execute([Step("add", ("n0", "n1"))], [3.0, 4.0]) == 7.0
 
 
 @pytest.mark.parametrize(
@@ -249,45 +252,45 @@ def test_what_an_argument_stands_for(argument: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("argument", "kind"),
     [
-        ("", UnknownArgument),
-        ("3", UnknownArgument),
-        ("x", UnknownArgument),
-        ("const3", UnknownArgument),
-        ("const_", UnknownArgument),
-        ("const_deg_to_rad", UnknownArgument),
-        ("const_n0", UnknownArgument),
-        ("const_1_2_3", UnknownArgument),
-        ("const_1e5", UnknownArgument),
-        ("const_inf", UnknownArgument),
-        ("const_nan", UnknownArgument),
-        ("const_-1", UnknownArgument),
-        ("const_1\n", UnknownArgument),
-        ("const_.", UnknownArgument),
-        ("const_\N{ARABIC-INDIC DIGIT THREE}", UnknownArgument),
-        pytest.param("const_" + "9" * 400, UnknownArgument, id="a long constant"),
-        ("n", UnknownArgument),
-        ("n-1", UnknownArgument),
-        ("n 1", UnknownArgument),
-        ("n0n1", UnknownArgument),
-        ("n1_0", UnknownArgument),
-        ("n\N{SUPERSCRIPT TWO}", UnknownArgument),
-        ("n\N{ARABIC-INDIC DIGIT THREE}", UnknownArgument),
-        ("#", UnknownArgument),
-        ("#n0", UnknownArgument),
-        ("##0", UnknownArgument),
-        ("#-1", UnknownArgument),
-        ("n2", MissingNumber),
-        ("n1000000", MissingNumber),
-        pytest.param("n" + "9" * 5000, MissingNumber, id="a long number"),
-        ("#2", ForwardReference),
-        ("#1000000", ForwardReference),
-        pytest.param("#" + "9" * 5000, ForwardReference, id="a long reference"),
+        ("", UNKNOWN_ARGUMENT),
+        ("3", UNKNOWN_ARGUMENT),
+        ("x", UNKNOWN_ARGUMENT),
+        ("const3", UNKNOWN_ARGUMENT),
+        ("const_", UNKNOWN_ARGUMENT),
+        ("const_deg_to_rad", UNKNOWN_ARGUMENT),
+        ("const_n0", UNKNOWN_ARGUMENT),
+        ("const_1_2_3", UNKNOWN_ARGUMENT),
+        ("const_1e5", UNKNOWN_ARGUMENT),
+        ("const_inf", UNKNOWN_ARGUMENT),
+        ("const_nan", UNKNOWN_ARGUMENT),
+        ("const_-1", UNKNOWN_ARGUMENT),
+        ("const_1\n", UNKNOWN_ARGUMENT),
+        ("const_.", UNKNOWN_ARGUMENT),
+        ("const_\N{ARABIC-INDIC DIGIT THREE}", UNKNOWN_ARGUMENT),
+        pytest.param("const_" + "9" * 400, UNKNOWN_ARGUMENT, id="a long constant"),
+        ("n", UNKNOWN_ARGUMENT),
+        ("n-1", UNKNOWN_ARGUMENT),
+        ("n 1", UNKNOWN_ARGUMENT),
+        ("n0n1", UNKNOWN_ARGUMENT),
+        ("n1_0", UNKNOWN_ARGUMENT),
+        ("n\N{SUPERSCRIPT TWO}", UNKNOWN_ARGUMENT),
+        ("n\N{ARABIC-INDIC DIGIT THREE}", UNKNOWN_ARGUMENT),
+        ("#", UNKNOWN_ARGUMENT),
+        ("#n0", UNKNOWN_ARGUMENT),
+        ("##0", UNKNOWN_ARGUMENT),
+        ("#-1", UNKNOWN_ARGUMENT),
+        ("n2", MISSING),
+        ("n1000000", MISSING),
+        pytest.param("n" + "9" * 5000, MISSING, id="a long number"),
+        ("#2", FORWARD),
+        ("#1000000", FORWARD),
+        pytest.param("#" + "9" * 5000, FORWARD, id="a long reference"),
     ],
 )
-def test_arguments_that_stand_for_nothing(argument: str, kind: type[ProgramError]) -> None:
+def test_arguments_that_stand_for_nothing(argument: str, kind: str) -> None:
     with pytest.raises(ProgramError) as caught:
         argument_value(argument, [3.0, 4.0], [30.0, 40.0])
-    assert type(caught.value) is kind
+    assert re.search(kind, str(caught.value))
     assert str(caught.value).isprintable()
     assert argument[:50].strip() in str(caught.value)
     assert len(str(caught.value)) < 200
@@ -296,75 +299,64 @@ def test_arguments_that_stand_for_nothing(argument: str, kind: type[ProgramError
 def test_surplus_arguments_are_ignored_but_must_be_known() -> None:
     assert execute("add(n0,n1,n0,const_9)", [3.0, 4.0]) == 7.0
     assert trace("sqrt(n1,n0)", [3.0, 4.0])[0].inputs == (4.0,)
-    for surplus, kind in (("n2", MissingNumber), ("#0", ForwardReference), ("", UnknownArgument)):
-        with pytest.raises(kind):
+    for surplus, kind in (("n2", MISSING), ("#0", FORWARD), ("", UNKNOWN_ARGUMENT)):
+        with pytest.raises(ProgramError, match=kind):
             execute(f"add(n0,n1,{surplus})", [3.0, 4.0])
 
 
-FAULTS: list[tuple[str, type[ProgramError], str]] = [
-    ("", MalformedStep, "an empty program has no value"),
-    ("|||", MalformedStep, "an empty program has no value"),
-    ("add", MalformedStep, "the step 'add' has no parenthesis"),
-    ("add(n0,n1)| |", MalformedStep, "the step ' ' has no parenthesis"),
-    ("add(n0,n1)|add n0,n1)", MalformedStep, "the step 'add n0,n1)' has no parenthesis"),
-    ("addd(n0,n1)", UnknownOperator, "step 0 (addd(n0,n1)): there is no operator 'addd'"),
-    ("Add(n0,n1)", UnknownOperator, "there is no operator 'Add'"),
-    ("add(n0,n1)| add(n0,n1)", UnknownOperator, "step 1 ( add(n0,n1)): there is no operator ' add'"),
-    ("add (n0,n1)", UnknownOperator, "there is no operator 'add '"),
-    ("(n0,n1)", UnknownOperator, "there is no operator ''"),
-    ("add(n0)", TooFewArguments, "step 0 (add(n0)): 1 argument(s) in place of 2"),
-    ("triangle_perimeter(n0,n1)", TooFewArguments, "2 argument(s) in place of 3"),
-    ("add(n0;n1)", UnknownArgument, "'n0;n1' has no index"),
-    ("sqrt()", UnknownArgument, "step 0 (sqrt()): '' is no number n0, no result #0 and no constant const_1"),
-    ("add()", UnknownArgument, "'' is no number"),
-    ("sqrt(n0)|sqrt(const_tau)", UnknownArgument, "step 1 (sqrt(const_tau)): 'const_tau' is no constant: const_pi, or"),
-    ("add(n0,n2)", MissingNumber, "step 0 (add(n0,n2)): 'n2' of a problem with 2 number(s)"),
-    ("add(n0,#0)", ForwardReference, "step 0 (add(n0,#0)): '#0' is not computed yet"),
-    ("add(n0,n1)|add(#0,#2)|add(n0,n1)", ForwardReference, "step 1 (add(#0,#2)): '#2' is not computed yet"),
-    ("divide(n0,const_0)", UndefinedValue, "step 0 (divide(n0,const_0)): a division by zero"),
-    ("inverse(const_0)", UndefinedValue, "a division by zero"),
-    ("reminder(n0,const_0_9)", UndefinedValue, "a division by zero"),
-    ("negate(n0)|power(const_0,#0)", UndefinedValue, "step 1 (power(const_0,#0)): a division by zero"),
-    ("log(const_0)", UndefinedValue, "no value ("),
-    ("negate(n0)|log(#0)", UndefinedValue, "step 1 (log(#0)): no value ("),
-    ("power(const_10,const_308)|power(#0,const_2)", TooLarge, "step 1 (power(#0,const_2)): a number too large"),
-    ("factorial(const_1001)", TooLarge, "the factorial of 1001: at most that of 1000"),
+FAULTS: list[tuple[str, str]] = [
+    ("", "an empty program has no value"),
+    ("|||", "an empty program has no value"),
+    ("add", "the step 'add' has no parenthesis"),
+    ("add(n0,n1)| |", "the step ' ' has no parenthesis"),
+    ("add(n0,n1)|add n0,n1)", "the step 'add n0,n1)' has no parenthesis"),
+    ("addd(n0,n1)", "step 0 (addd(n0,n1)): there is no operator 'addd'"),
+    ("Add(n0,n1)", "there is no operator 'Add'"),
+    ("add(n0,n1)| add(n0,n1)", "step 1 ( add(n0,n1)): there is no operator ' add'"),
+    ("add (n0,n1)", "there is no operator 'add '"),
+    ("(n0,n1)", "there is no operator ''"),
+    ("add(n0)", "step 0 (add(n0)): 1 argument(s) in place of 2"),
+    ("triangle_perimeter(n0,n1)", "2 argument(s) in place of 3"),
+    ("add(n0;n1)", "'n0;n1' has no index"),
+    ("sqrt()", "step 0 (sqrt()): '' is no number n0, no result #0 and no constant const_1"),
+    ("add()", "'' is no number"),
+    ("sqrt(n0)|sqrt(const_tau)", "step 1 (sqrt(const_tau)): 'const_tau' is no constant: const_pi, or"),
+    ("add(n0,n2)", "step 0 (add(n0,n2)): 'n2' of a problem with 2 number(s)"),
+    ("add(n0,#0)", "step 0 (add(n0,#0)): '#0' is not computed yet"),
+    ("add(n0,n1)|add(#0,#2)|add(n0,n1)", "step 1 (add(#0,#2)): '#2' is not computed yet"),
+    ("divide(n0,const_0)", "step 0 (divide(n0,const_0)): a division by zero"),
+    ("inverse(const_0)", "a division by zero"),
+    ("reminder(n0,const_0_9)", "a division by zero"),
+    ("negate(n0)|power(const_0,#0)", "step 1 (power(const_0,#0)): a division by zero"),
+    ("log(const_0)", "no value ("),
+    ("negate(n0)|log(#0)", "step 1 (log(#0)): no value ("),
+    ("power(const_10,const_308)|power(#0,const_2)", "step 1 (power(#0,const_2)): a number too large"),
+    ("factorial(const_1001)", "the factorial of 1001: at most that of 1000"),
     (
         "factorial(n0)|factorial(const_1000)|factorial(#1)",
-        TooLarge,
         "step 2 (factorial(#1)): the factorial of about 2^",
     ),
-    ("factorial(const_1000)|sqrt(#0)", TooLarge, "step 1 (sqrt(#0)): a number too large for a float"),
-    ("permutation(const_1000,const_1)", TooLarge, "a number too large for a float"),
+    ("factorial(const_1000)|sqrt(#0)", "step 1 (sqrt(#0)): a number too large for a float"),
+    ("permutation(const_1000,const_1)", "a number too large for a float"),
 ]
 
 
-@pytest.mark.parametrize(("program", "kind", "fault"), FAULTS)
-def test_faults_name_step_and_text(program: str, kind: type[ProgramError], fault: str) -> None:
+@pytest.mark.parametrize(("program", "fault"), FAULTS)
+def test_faults_name_step_and_text(program: str, fault: str) -> None:
     for run in (execute, trace):
         with pytest.raises(ProgramError) as caught:
             run(program, [4.0, 9.0])
-        assert type(caught.value) is kind
         assert fault in str(caught.value)
+        sound = re.search(f"{UNDEFINED}|{TOO_LARGE}", str(caught.value)) is not None
+        assert isinstance(caught.value, NoValue) is sound
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 300
 
 
-def test_the_kinds_are_program_errors_and_value_errors() -> None:
-    assert {kind for _, kind, _ in FAULTS} == set(ProgramError.__subclasses__())
-    assert issubclass(ProgramError, ValueError)
-
-
 def test_an_operator_is_looked_up_before_its_arguments_and_those_before_their_number() -> None:
-    for program, kind in (("nothing(n9)", UnknownOperator), ("add(n9)", MissingNumber), ("add(n0)", TooFewArguments)):
-        with pytest.raises(kind):
+    for program, kind in (("nothing(n9)", UNKNOWN_OPERATOR), ("add(n9)", MISSING), ("add(n0)", TOO_FEW)):
+        with pytest.raises(ProgramError, match=kind):
             execute(program, [1.0])
-
-
-def test_no_steps_at_all() -> None:
-    for run in (execute, trace):
-        with pytest.raises(MalformedStep, match="an empty program"):
-            run([], [1.0])
 
 
 def test_messages_stay_short_and_on_one_line() -> None:
@@ -389,7 +381,7 @@ def test_even_roots_of_negative_numbers_are_complex() -> None:
 
 @pytest.mark.parametrize("step", ["floor(#1)", "max(#1,n0)", "min(n0,#1)", "gcd(#1,n0)", "log(#1)", "factorial(#1)"])
 def test_complex_numbers_have_no_order_and_no_whole_part(step: str) -> None:
-    with pytest.raises(UndefinedValue, match="the complex number"):
+    with pytest.raises(NoValue, match="the complex number"):
         execute(f"negate(n0)|sqrt(#0)|{step}", [4.0])
 
 
@@ -398,9 +390,9 @@ def test_infinities_and_nan_go_through_floats_alone() -> None:
     assert math.isnan(abs(execute("subtract(n0,n0)", [math.inf])))
     assert math.isnan(abs(execute("sqrt(n0)", [math.nan])))
     for step in ("floor", "factorial"):
-        with pytest.raises(TooLarge, match="no whole part of an infinite one"):
+        with pytest.raises(NoValue, match="no whole part of an infinite one"):
             execute(f"{step}(n0)", [math.inf])
-        with pytest.raises(UndefinedValue, match="no value"):
+        with pytest.raises(NoValue, match="no value"):
             execute(f"{step}(n0)", [math.nan])
 
 
@@ -428,7 +420,7 @@ def test_infinities_and_nan_go_through_floats_alone() -> None:
     ],
 )
 def test_numbers_that_grow_are_refused_in_time(program: str) -> None:
-    with quick(), pytest.raises(TooLarge) as caught:
+    with quick(), pytest.raises(NoValue) as caught:
         execute(program, [7.0, 12.0, 1e308])
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
@@ -440,7 +432,7 @@ def test_powers_below_the_bound_are_whole_and_exact() -> None:
     assert execute("floor(const_1)|floor(n0)|power(#0,#1)", [1e300]) == 1
     assert execute("floor(const_0)|floor(n0)|power(#0,#1)", [1e300]) == 0
     assert execute("floor(const_2)|floor(n0)|power(#0,#1)", [-3e4]) == 0.0
-    with pytest.raises(TooLarge):
+    with pytest.raises(NoValue):
         execute("floor(const_2)|floor(n0)|power(#0,#1)", [float(MAX_BITS)])
 
 
@@ -448,9 +440,9 @@ def test_ten_to_the_sixth_bars() -> None:
     bars = "|" * 10**6
     with quick():
         assert execute(f"{bars}add(n0,n1){bars}sqrt(#0){bars}", [9.0, 7.0]) == 4.0
-        with pytest.raises(MalformedStep, match="an empty program"):
+        with pytest.raises(ProgramError, match="an empty program"):
             parse(bars)
-        with pytest.raises(TooLarge, match="more than 100 steps"):
+        with pytest.raises(ProgramError, match="more than 100 steps"):
             parse("a|" * 10**6)
 
 
@@ -458,18 +450,16 @@ def test_a_hundred_steps_and_no_more() -> None:
     steps = ["add(n0,const_1)"] + [f"add(#{k},const_1)" for k in range(MAX_STEPS)]
     with quick():
         assert execute("|".join(steps[:MAX_STEPS]), [0.0]) == MAX_STEPS
-        with pytest.raises(TooLarge, match="more than 100 steps"):
+        with pytest.raises(ProgramError, match="more than 100 steps"):
             execute("|".join(steps), [0.0])
-        with pytest.raises(TooLarge, match="101 steps: at most 100"):
-            execute([Step("add", ("n0", "n0"))] * (MAX_STEPS + 1), [0.0])
 
 
 def test_a_hundred_arguments_and_no_more() -> None:
     with quick():
         assert execute(f"add({','.join(['n0'] * MAX_ARGUMENTS)})", [2.0]) == 4.0
-        with pytest.raises(TooLarge, match="has more than 100 arguments"):
+        with pytest.raises(ProgramError, match="has more than 100 arguments"):
             execute(f"add({','.join(['n0'] * (MAX_ARGUMENTS + 1))})", [2.0])
-        with pytest.raises(TooLarge, match="has more than 100 arguments"):
+        with pytest.raises(ProgramError, match="has more than 100 arguments"):
             execute("add(" + "n0," * 10**6, [2.0])
 
 
@@ -560,7 +550,6 @@ def outcome(run: Callable[[], object]) -> str:
             return repr(run())
         except ProgramError as error:
             refusal = error
-    assert type(refusal) is not ProgramError
     assert str(refusal).isprintable()
     assert len(str(refusal)) < 400
     return f"{type(refusal).__name__}: {refusal}"
@@ -573,7 +562,6 @@ def test_any_text_has_a_value_or_a_program_error(text: str, numbers: list[float]
     value = outcome(lambda: execute(text, numbers))
     assert value == outcome(lambda: trace(text, numbers)[-1].value)
     if parsed.startswith("("):
-        assert value == outcome(lambda: execute(parse(text), numbers))
         assert parse("|".join(map(str, parse(text)))) == parse(text)
     else:
         assert value == parsed
@@ -590,10 +578,10 @@ def test_any_argument_has_a_value_or_a_program_error(argument: str) -> None:
 def test_any_numbers_have_a_value_or_a_program_error(case: tuple[str, list[float]], operators: dict) -> None:
     program, numbers = case
     value = outcome(lambda: execute(program, numbers, operators))
-    assert not value.startswith(("Malformed", "Unknown", "Missing", "Forward", "TooFew"))
+    assert not value.startswith("ProgramError")
     try:
         traced = trace(program, numbers, operators)
-    except (TooLarge, UndefinedValue):
+    except NoValue:
         return
     assert repr(traced[-1].value) == value
     assert len(traced) == len(parse(program))
@@ -647,37 +635,37 @@ def with_step(steps: list[str], place: int, step: str) -> str:
     return "|".join([*steps[:place], step, *steps[place + 1 :]])
 
 
-def broken_steps(text: str, place: int, num_numbers: int) -> Iterator[tuple[str, type[ProgramError]]]:
+def broken_steps(text: str, place: int, num_numbers: int) -> Iterator[tuple[str, str]]:
     """A step in all the ways that the rules name, with the error that each must give."""
     operator, _, rest = text.partition("(")
     arguments = rest.partition(")")[0].split(",")
-    yield f"{operator}{rest}", MalformedStep
-    yield operator, MalformedStep
-    yield " ", MalformedStep
+    yield f"{operator}{rest}", MALFORMED
+    yield operator, MALFORMED
+    yield " ", MALFORMED
     for name in (f"{operator}x", f" {operator}", f"{operator} ", operator.upper(), operator[:-1], ""):
-        yield f"{name}({rest}", UnknownOperator
-    replacements: list[tuple[str, type[ProgramError]]] = [
-        (f"#{place}", ForwardReference),
-        (f"#{place + 7}", ForwardReference),
-        (f"n{num_numbers}", MissingNumber),
-        (f"n{num_numbers + 20}", MissingNumber),
-        ("const_deg_to_rad", UnknownArgument),
-        ("const_", UnknownArgument),
-        ("const_1_0_0", UnknownArgument),
-        ("const_x", UnknownArgument),
-        ("x", UnknownArgument),
-        ("100", UnknownArgument),
-        ("", UnknownArgument),
-        ("n", UnknownArgument),
-        ("#", UnknownArgument),
+        yield f"{name}({rest}", UNKNOWN_OPERATOR
+    replacements: list[tuple[str, str]] = [
+        (f"#{place}", FORWARD),
+        (f"#{place + 7}", FORWARD),
+        (f"n{num_numbers}", MISSING),
+        (f"n{num_numbers + 20}", MISSING),
+        ("const_deg_to_rad", UNKNOWN_ARGUMENT),
+        ("const_", UNKNOWN_ARGUMENT),
+        ("const_1_0_0", UNKNOWN_ARGUMENT),
+        ("const_x", UNKNOWN_ARGUMENT),
+        ("x", UNKNOWN_ARGUMENT),
+        ("100", UNKNOWN_ARGUMENT),
+        ("", UNKNOWN_ARGUMENT),
+        ("n", UNKNOWN_ARGUMENT),
+        ("#", UNKNOWN_ARGUMENT),
     ]
     for slot in range(len(arguments)):
         for argument, kind in replacements:
             yield f"{operator}({','.join([*arguments[:slot], argument, *arguments[slot + 1 :]])})", kind
         fewer = [*arguments[:slot], *arguments[slot + 1 :]]
-        yield f"{operator}({','.join(fewer)})", TooFewArguments if fewer else UnknownArgument
-    yield f"{operator}()", UnknownArgument
-    yield f"{operator}({','.join(arguments)},x)", UnknownArgument
+        yield f"{operator}({','.join(fewer)})", TOO_FEW if fewer else UNKNOWN_ARGUMENT
+    yield f"{operator}()", UNKNOWN_ARGUMENT
+    yield f"{operator}({','.join(arguments)},x)", UNKNOWN_ARGUMENT
 
 
 def test_broken_gold_programs_are_refused_by_the_kind_of_their_fault(gold: list[tuple[str, list[float]]]) -> None:
@@ -690,22 +678,22 @@ def test_broken_gold_programs_are_refused_by_the_kind_of_their_fault(gold: list[
             for broken, kind in broken_steps(steps[place], place, len(numbers))
         ]
         last = len(steps)
-        cases += [(text, MalformedStep, 0) for text in ("", "|", "|||")]
+        cases += [(text, MALFORMED, 0) for text in ("", "|", "|||")]
         cases += [
-            ("|".join([*steps, "divide(const_1,const_0)"]), UndefinedValue, last),
+            ("|".join([*steps, "divide(const_1,const_0)"]), UNDEFINED, last),
             (
                 "|".join([*steps, f"subtract(#{last - 1},#{last - 1})|divide(const_1,#{last})"]),
-                UndefinedValue,
+                UNDEFINED,
                 last + 1,
             ),
-            ("|".join([*steps, f"factorial(const_{MAX_FACTORIAL + 1})"]), TooLarge, last),
-            ("|".join([*steps, *["add(const_1,const_1)"] * MAX_STEPS]), TooLarge, -1),
+            ("|".join([*steps, f"factorial(const_{MAX_FACTORIAL + 1})"]), TOO_LARGE, last),
+            ("|".join([*steps, *["add(const_1,const_1)"] * MAX_STEPS]), "more than 100 steps", -1),
         ]
         for text, kind, place in cases:
             with pytest.raises(ProgramError) as caught:
                 execute(text, numbers)
-            assert type(caught.value) is kind, text
-            if kind is not MalformedStep and place >= 0:
+            assert re.search(kind, str(caught.value)), text
+            if kind is not MALFORMED and place >= 0:
                 assert str(caught.value).startswith(f"step {place} ("), text
             assert str(caught.value).isprintable()
         count += len(cases)
@@ -721,7 +709,6 @@ def test_gold_programs_bear_what_the_rules_allow(gold: list[tuple[str, list[floa
         assert execute("|".join(step.rstrip(")") for step in steps), numbers) == value
         assert execute("|".join(step.replace(",", " ,\t") for step in steps), numbers) == value
         assert execute("|".join(step.replace(")", ",const_1)") for step in steps), numbers) == value
-        assert execute(parse(program), numbers) == value
         traced = trace(program, numbers)
         assert traced[-1].value == value
         assert [str(step.step) for step in traced] == [step.replace(" ", "") for step in steps]

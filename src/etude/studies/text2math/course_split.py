@@ -1,6 +1,7 @@
 """The course's split of MathQA: those problems whose program gives the number in their correct option."""
 
 import ast
+import contextlib
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,9 @@ def admitted(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
     found: list[Problem] = []
     for row in rows:
         answer = answer_of(row["options"], row["correct"])
-        if answer is None:
-            continue
-        try:
-            value = execute(row["linear_formula"], numbers_of(row["Problem"]))
-        except ProgramError:
-            continue
-        if is_right(value, answer):
-            found.append(Problem(row["Problem"], row["linear_formula"], answer))
+        with contextlib.suppress(ProgramError):
+            if answer is not None and is_right(execute(row["linear_formula"], numbers_of(row["Problem"])), answer):
+                found.append(Problem(row["Problem"], row["linear_formula"], answer))
     return found
 
 
@@ -39,19 +35,16 @@ def answer_of(options: str, correct: str) -> float | None:
     """
     if "\N{MINUS SIGN}" in options:
         return None
-    letter = re.escape(correct)
-    for part in options.split(","):
-        found = re.match(rf"[\s\['\"]*{letter}\s*\)(.*)", part)
-        if found is not None:
-            # Some options carry their letter twice.
-            text = re.sub(rf"^\s*{letter}\s*\)", "", found[1])
-            kept = [sign for sign in text if not (sign.isspace() or sign.isalpha() or sign in _DROPPED)]
-            plain = "".join(kept).replace(":", "/").strip(".")
-            value = arithmetic(plain)
-            if plain.startswith("-") and not plain[1:].isdigit():
-                return None
-            return value
-    return None
+    # Some options carry their letter twice.
+    letter = rf"\s*{re.escape(correct)}\s*\)"
+    found = [
+        match[1] for part in options.split(",") if (match := re.match(rf"[\s\['\"]*{letter}(?:{letter})?(.*)", part))
+    ]
+    if not found:
+        return None
+    kept = [sign for sign in found[0] if not (sign.isspace() or sign.isalpha() or sign in _DROPPED)]
+    plain = "".join(kept).replace(":", "/").strip(".")
+    return None if plain.startswith("-") and not plain[1:].isdigit() else arithmetic(plain)
 
 
 _OPERATIONS: Mapping[type[ast.AST], Any] = {
@@ -66,7 +59,7 @@ def arithmetic(text: str) -> float | None:
     if len(tokens) > 100 or "".join(tokens) != text:
         return None
     # As floats without leading zeros, and apart, so that no two signs make one.
-    plain = " ".join(token if token in "-+*/()" else repr(float(token)).replace("inf", "1e999") for token in tokens)
+    plain = " ".join(token if token in "-+*/()" else repr(float(token)) for token in tokens)
 
     def value(node: ast.AST) -> float:
         match node:
@@ -77,7 +70,7 @@ def arithmetic(text: str) -> float | None:
             case ast.BinOp(left, sign, right):
                 return _OPERATIONS[type(sign)](value(left), value(right))
             case _:
-                raise ValueError("a call or a tuple")
+                raise ValueError("a call, a tuple or a number that no float holds")
 
     try:
         return value(ast.parse(plain, mode="eval").body)
@@ -95,10 +88,10 @@ _LEFT_OUT: Mapping[str, frozenset[int]] = {
 
 
 def course_split(split: Split) -> list[Problem]:
-    """The course's filtered split: 19,791, 2,961 and 1,925 problems.
+    """Return the course's filtered split: 19,791, 2,961 and 1,925 problems.
 
-    From its own files where they are at hand, else from the official archive: dev and test then are the same problems,
-    in the same order, with the same answers; of train the rule may admit some more.
+    They are those of its own files where these are at hand, else of the official archive: dev and test then are the
+    same problems, in the same order, with the same answers; of train the rule may admit some more.
     """
     copies = mathqa.filtered_copies()
     if copies is not None:

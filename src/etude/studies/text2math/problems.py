@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.data import mathqa
-from etude.studies.text2math.program import ProgramError, TooLarge, UndefinedValue, Value, execute, numbers_of, parse
+from etude.studies.text2math.program import NoValue, ProgramError, Value, execute, numbers_of, parse
 from etude.studies.text2math.tokens import MAX_NUMBERS
 
 TOLERANCE = 0.02
@@ -55,9 +55,6 @@ def is_right(value: Value, answer: float, *, course: bool = False) -> bool:
     return not off > TOLERANCE if course else off <= TOLERANCE
 
 
-# The course's JSON
-
-
 def read_json(path: Path) -> list[Problem]:
     """Return the problems of a file in the course's form, see `read_rows`."""
     return [problem for _, problem, _ in read_rows(path)]
@@ -78,65 +75,67 @@ def read_rows(
     Raises:
         UserError: the file cannot be read or is not of that form; the line is named.
     """
-    found: list[tuple[dict[str, Any], Problem, str]] = []
-    for line, row in rows_of(path):
-        where = f"{path}, line {line}"
-        found.append((row, problem_of(row, needs, where), where))
-    return found
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write objects in the course's form to a file."""
-    write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-
-
-def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON list with the line that each begins on."""
+    wanted = "a list of problems is wanted: [ {...}, {...} ]"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or type(error).__name__})") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: this is no text in UTF-8 ({error.reason})") from error
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-
-    def fault(at: int, wanted: str) -> UserError:
-        return UserError(f"{path}, line {text.count(chr(10), 0, at) + 1}: {wanted}")
-
-    opened = _OPENED.match(text)
-    assert opened is not None, "all of it may be empty"
-    if not opened[1]:
-        raise fault(opened.end(), "a list of problems is wanted: [ {...}, {...} ]")
-    place, closed = opened.end(), opened[2]
-    while not closed:
-        line += text.count("\n", counted, place)
-        counted = place
-        try:
-            row, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError) as error:
-            at = error.pos if isinstance(error, json.JSONDecodeError) else place
-            raise fault(at, "this is no JSON here" if at < len(text) else "the file ends within the list") from None
-        except ValueError:
-            raise fault(place, "this object has a number of too many digits") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: this is no JSON ({error.msg}); {wanted}") from None
+    except (RecursionError, ValueError):
+        raise UserError(f"{path} has an object nested too deeply, or a number of too many digits; {wanted}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}, line 1: {wanted}")
+    found: list[tuple[dict[str, Any], Problem, str]] = []
+    # Read once more for the line that each object begins on.
+    decoder, end, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    for row in rows:
+        begin = _BETWEEN.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess]
+        _, end = decoder.raw_decode(text, begin)
+        line, counted = line + text.count("\n", counted, begin), begin
+        where = f"{path}, line {line}"
         if not isinstance(row, dict):
-            raise fault(counted, f"an object {{...}} is wanted, not {_kind(row)}")
-        if _SURROGATE.search(text, counted, place) and not is_text(json.dumps(row, ensure_ascii=False)):
-            raise fault(counted, "this object has half a sign (a lone \\ud800 or the like), which no text holds")
-        yield line, row
-        after = _AFTER.match(text, place)
-        assert after is not None, "all of it may be empty"
-        place, closed = after.end(), after[1] == "]"
-        if not after[1]:
-            raise fault(place, "a comma or ] is wanted after an object")
-    if place < len(text):
-        raise fault(place, "the list has ended, and more follows")
+            raise UserError(f"{where}: an object {{...}} is wanted, not {_said(row)}")
+        if not is_text(json.dumps(row, ensure_ascii=False)):
+            raise UserError(f"{where}: this object has half a sign (a lone \\ud800 or the like), which no text holds")
+        missing = [name for name in needs if name not in row]
+        if missing:
+            raise UserError(f"{where}: the object has no field '{missing[0]}'")
+        known = {"Problem": "", "linear_formula": "", "answer": math.nan} | row
+        problem = Problem(
+            text_of(known, "Problem", where), text_of(known, "linear_formula", where), number_of(known, "answer", where)
+        )
+        found.append((row, problem, where))
+    return found
 
 
-_OPENED = re.compile(r"\ufeff?\s*(?:(\[)\s*(?:(\])\s*)?)?")
-_AFTER = re.compile(r"\s*(?:([,\]])\s*)?")
-# How JSON spells either half of a sign above U+FFFF.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
+    """Return a field that must be a text; `UserError`, which begins with ``where``, for another."""
+    if not isinstance(row[name], str):
+        raise UserError(f"{where}: '{name}' must be a text, not {_said(row[name])}")
+    return row[name]
+
+
+def number_of(row: Mapping[str, Any], name: str, where: str) -> float:
+    """Return a field that must be a number; `UserError`, which begins with ``where``, for another."""
+    if isinstance(row[name], bool) or not isinstance(row[name], int | float):
+        raise UserError(f"{where}: '{name}' must be a number, not {_said(row[name])}")
+    try:
+        return float(row[name])
+    except OverflowError:
+        raise UserError(f"{where}: '{name}' is too large for a number") from None
+
+
+def _said(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def is_text(text: str) -> bool:
@@ -148,26 +147,9 @@ def is_text(text: str) -> bool:
     return True
 
 
-def problem_of(row: Mapping[str, Any], needs: Sequence[str], where: str) -> Problem:
-    """Return the problem of an object; `UserError`, which begins with ``where``, for one not of the form."""
-    for name in needs:
-        if name not in row:
-            raise UserError(f"{where}: the object has no field '{name}'")
-    text, program, answer = row.get("Problem", ""), row.get("linear_formula", ""), row.get("answer", math.nan)
-    for name, value in (("Problem", text), ("linear_formula", program)):
-        if not isinstance(value, str):
-            raise UserError(f"{where}: '{name}' must be a text, not {_kind(value)}")
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise UserError(f"{where}: 'answer' must be a number, not {_kind(answer)}")
-    try:
-        return Problem(text, program, float(answer))
-    except OverflowError:
-        raise UserError(f"{where}: 'answer' is too large for a number") from None
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write objects in the course's form to a file."""
+    write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 # An argument that a network can learn to write.
@@ -181,31 +163,21 @@ def read_learnable(path: Path) -> list[Problem]:
         UserError: a program that the language does not know, or with a number past those that have an index; the line
             is named.
     """
-    found: list[Problem] = []
-    for _, problem, where in read_rows(path):
-        fault = _fault_of(problem)
-        if fault:
-            raise UserError(f"{where}: 'linear_formula' cannot be learned: {fault}")
-        found.append(problem)
-    return found
-
-
-def _fault_of(problem: Problem) -> str:
-    """The reason why a network cannot learn a problem's program; empty where it can."""
-    try:
-        steps = parse(problem.program)
-        with contextlib.suppress(UndefinedValue, TooLarge):
-            execute(steps, numbers_of(problem.text))
-    except ProgramError as error:
-        return str(error)
-    for argument in (argument for step in steps for argument in step.arguments):
-        if not _ARGUMENT.fullmatch(argument):
-            return f"write '{argument}' as n0, #0 or const_1"
-        if argument[0] == "n" and int(argument[1:]) >= MAX_NUMBERS:
-            return f"n{MAX_NUMBERS - 1} is the last number"
-    return ""
+    rows = read_rows(path)
+    for _, problem, where in rows:
+        try:
+            with contextlib.suppress(NoValue):
+                execute(problem.program, numbers_of(problem.text))
+            for argument in (argument for step in parse(problem.program) for argument in step.arguments):
+                if not _ARGUMENT.fullmatch(argument):
+                    raise ProgramError(f"write '{argument}' as n0, #0 or const_1")
+                if argument[0] == "n" and int(argument[1:]) >= MAX_NUMBERS:
+                    raise ProgramError(f"n{MAX_NUMBERS - 1} is the last number")
+        except ProgramError as error:
+            raise UserError(f"{where}: 'linear_formula' cannot be learned: {error}") from None
+    return [problem for _, problem, _ in rows]
 
 
 def sample() -> dict[Split, list[Problem]]:
-    """200 of MathQA's problems that come with etude: 140 to train on, 30 and 30."""
+    """Return 200 of MathQA's problems that come with etude: 140 to train on, 30 and 30."""
     return {split: read_json(mathqa.sample_folder() / f"{split}.json") for split in ("train", "dev", "test")}

@@ -10,7 +10,6 @@ set was made, and some are wrong as geometry (a cube's volume is ``6a^2``). `GEO
 
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,51 +32,20 @@ _THOUSANDS = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
 
 
 class ProgramError(ValueError):
-    """A program that has no value; the message names the step, the fault and the text at fault."""
+    """A program that cannot be run; the message names the step, the fault and the text at fault."""
 
 
-class MalformedStep(ProgramError):  # noqa: N818 - the base says that it is an error
-    """A step without an operator and parenthesis, or no step at all."""
-
-
-class UnknownOperator(ProgramError):  # noqa: N818
-    """An operator that the language does not have."""
-
-
-class TooFewArguments(ProgramError):  # noqa: N818
-    """A step with fewer arguments than its operator takes."""
-
-
-class UnknownArgument(ProgramError):  # noqa: N818
-    """An argument that is no number of the problem, no earlier result and no constant."""
-
-
-class MissingNumber(ProgramError):  # noqa: N818
-    """``n7`` where the problem has fewer numbers."""
-
-
-class ForwardReference(ProgramError):  # noqa: N818
-    """``#3`` where step 3 has not been computed."""
-
-
-class UndefinedValue(ProgramError):  # noqa: N818
-    """A division by zero, a logarithm of a negative number, a comparison of complex numbers and the like."""
-
-
-class TooLarge(ProgramError):  # noqa: N818
-    """More steps, or larger numbers, than the bounds of this module."""
+class NoValue(ProgramError):  # noqa: N818 - the base says that it is an error
+    """A sound program without a value: a division by zero, an order of complex numbers, a number beyond the bounds."""
 
 
 def without_commas(problem: str) -> str:
-    """A problem without the commas between thousands."""
+    """Return a problem without the commas between thousands."""
     return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), problem)
 
 
 def numbers_of(problem: str) -> list[float]:
-    """The numbers of a problem, left to right: the i-th is ``n_i``.
-
-    A number too large for a float is infinite.
-    """
+    """Return the numbers of a problem, left to right: the i-th is ``n_i``, infinite where no float can hold it."""
     return [float(found) for found in _NUMBER.findall(without_commas(problem))]
 
 
@@ -92,26 +60,26 @@ class Operator:
 def _factorial(a: Value) -> int:
     number = _whole(a)
     if number > MAX_FACTORIAL:
-        raise TooLarge(f"the factorial of {written(number)}: at most that of {MAX_FACTORIAL} is computed")
+        raise NoValue(f"the factorial of {written(number)}: at most that of {MAX_FACTORIAL} is computed")
     return math.factorial(max(number, 0))
 
 
 def _whole(a: Value) -> int:
     if isinstance(a, complex):
-        raise UndefinedValue(f"the whole part of the complex number {a:.6g}")
+        raise NoValue(f"the whole part of the complex number {a:.6g}")
     return int(a)
 
 
 def _real(a: Value) -> float | int:
     if isinstance(a, complex):
-        raise UndefinedValue(f"the complex number {a:.6g} where a real one is wanted")
+        raise NoValue(f"the complex number {a:.6g} where a real one is wanted")
     return a
 
 
 def _power(a: Value, b: Value) -> Value:
     # So many bits at the least; twice as many at the most are computed, and refused afterwards.
     if isinstance(a, int) and isinstance(b, int) and b > 0 and (a.bit_length() - 1) * b > MAX_BITS:
-        raise TooLarge(f"a power of more than {MAX_BITS} bits")
+        raise NoValue(f"a power of more than {MAX_BITS} bits")
     return a**b
 
 
@@ -213,20 +181,19 @@ class Traced:
 
 
 def parse(program: str) -> tuple[Step, ...]:
-    """A program's steps.
+    """Return a program's steps.
 
     Steps are divided by ``|``, and empty ones skipped. An operator is all before the first ``(``, spaces included; the
     arguments end at the first ``)``, or with the step.
 
     Raises:
-        MalformedStep: a step without a parenthesis, or no step.
-        TooLarge: more than `MAX_STEPS` steps, or `MAX_ARGUMENTS` arguments.
+        ProgramError: a step without a parenthesis, no step, more than `MAX_STEPS` steps or `MAX_ARGUMENTS` arguments.
     """
     texts = [found[0] for found in islice(re.finditer(r"[^|]+", program), MAX_STEPS + 1)]
     if not texts:
-        raise MalformedStep("an empty program has no value")
+        raise ProgramError("an empty program has no value")
     if len(texts) > MAX_STEPS:
-        raise TooLarge(f"a program of more than {MAX_STEPS} steps")
+        raise ProgramError(f"a program of more than {MAX_STEPS} steps")
     return tuple(_parsed(text) for text in texts)
 
 
@@ -234,43 +201,32 @@ def parse(program: str) -> tuple[Step, ...]:
 def _parsed(text: str) -> Step:
     operator, parenthesis, rest = text.partition("(")
     if not parenthesis:
-        raise MalformedStep(f"the step '{_short(text)}' has no parenthesis: steps are written operator(argument,...)")
+        raise ProgramError(f"the step '{_short(text)}' has no parenthesis: steps are written operator(argument,...)")
     arguments = rest.partition(")")[0].split(",", MAX_ARGUMENTS)
     if len(arguments) > MAX_ARGUMENTS:
-        raise TooLarge(f"the step '{_short(text)}' has more than {MAX_ARGUMENTS} arguments")
+        raise ProgramError(f"the step '{_short(text)}' has more than {MAX_ARGUMENTS} arguments")
     return Step(operator, tuple(argument.strip() for argument in arguments))
 
 
-def execute(
-    program: str | Sequence[Step], numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS
-) -> Value:
-    """The value of a program.
+def execute(program: str, numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS) -> Value:
+    """Return the value of a program's last step, which may be infinite, no number, or complex.
 
     Args:
-        program: its text or its steps.
+        program: its text.
         numbers: of the problem; see `numbers_of`.
         operators: `OPERATORS`, or `GEOMETRY` for the right formulas.
 
-    Returns:
-        The last step's value; not always finite, and complex after an even root of a negative number.
-
     Raises:
-        ProgramError: one of its kinds.
+        ProgramError: it cannot be run.
+        NoValue: a step of it has no value.
     """
     return trace(program, numbers, operators)[-1].value
 
 
-def trace(
-    program: str | Sequence[Step], numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS
-) -> list[Traced]:
-    """As `execute`, with every step's value."""
-    steps = parse(program) if isinstance(program, str) else program
-    if not steps:
-        raise MalformedStep("an empty program has no value")
-    if len(steps) > MAX_STEPS:
-        raise TooLarge(f"a program of {len(steps)} steps: at most {MAX_STEPS} are run")
+def trace(program: str, numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS) -> list[Traced]:
+    """Return every step's value; see `execute`."""
     done: list[Traced] = []
-    for place, step in enumerate(steps):
+    for place, step in enumerate(parse(program)):
         try:
             done.append(_run(step, numbers, [earlier.value for earlier in done], operators))
         except ProgramError as error:
@@ -281,60 +237,58 @@ def trace(
 def _run(step: Step, numbers: Sequence[float], results: Sequence[Value], operators: Mapping[str, Operator]) -> Traced:
     operator = operators.get(step.operator)
     if operator is None:
-        raise UnknownOperator(f"there is no operator '{_short(step.operator)}'")
+        raise ProgramError(f"there is no operator '{_short(step.operator)}'")
     inputs = tuple(argument_value(argument, numbers, results) for argument in step.arguments)
     if len(inputs) < operator.arity:
-        raise TooFewArguments(f"{len(inputs)} argument(s) in place of {operator.arity}")
+        raise ProgramError(f"{len(inputs)} argument(s) in place of {operator.arity}")
     inputs = inputs[: operator.arity]
     try:
         value = operator.compute(*inputs)
-    except ProgramError:
+    except NoValue:
         raise
     except ZeroDivisionError:
-        raise UndefinedValue("a division by zero") from None
+        raise NoValue("a division by zero") from None
     except OverflowError:
-        raise TooLarge("a number too large for a float, or no whole part of an infinite one") from None
+        raise NoValue("a number too large for a float, or no whole part of an infinite one") from None
     except (ValueError, TypeError) as error:
-        raise UndefinedValue(f"no value ({error})") from None
+        raise NoValue(f"no value ({error})") from None
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise TooLarge(f"a whole number of {value.bit_length()} bits: at most {MAX_BITS}")
+        raise NoValue(f"a whole number of {value.bit_length()} bits: at most {MAX_BITS}")
     return Traced(step, inputs, value)
 
 
 def argument_value(argument: str, numbers: Sequence[float], results: Sequence[Value]) -> Value:
     """Return the value of an argument, which is of the first of the three kinds whose mark it contains."""
     if "#" in argument:
-        index = _index(argument.partition("#")[2], argument)
-        if index >= len(results):
-            raise ForwardReference(f"'{_short(argument)}' is not computed yet")
-        return results[index]
+        return _nth(results, argument, "#", "is not computed yet")
     if "const_" in argument:
-        return _constant(argument.partition("const_")[2], argument)
+        return _constant(argument)
     if "n" in argument:
-        index = _index(argument.partition("n")[2], argument)
-        if index >= len(numbers):
-            raise MissingNumber(f"'{_short(argument)}' of a problem with {len(numbers)} number(s)")
-        return numbers[index]
-    raise UnknownArgument(f"'{_short(argument)}' is no number n0, no result #0 and no constant const_1")
+        return _nth(numbers, argument, "n", f"of a problem with {len(numbers)} number(s)")
+    raise ProgramError(f"'{_short(argument)}' is no number n0, no result #0 and no constant const_1")
 
 
-def _index(digits: str, argument: str) -> int:
+def _nth(values: Sequence[Value], argument: str, mark: str, missing: str) -> Value:
+    digits = argument.partition(mark)[2]
     if not (digits.isascii() and digits.isdigit()):
-        raise UnknownArgument(f"'{_short(argument)}' has no index")
-    return int(digits) if len(digits) <= 300 else sys.maxsize
+        raise ProgramError(f"'{_short(argument)}' has no index")
+    # Python reads no number of thousands of digits.
+    if len(digits) > 300 or int(digits) >= len(values):
+        raise ProgramError(f"'{_short(argument)}' {missing}")
+    return values[int(digits)]
 
 
-def _constant(text: str, argument: str) -> float:
-    if text == "pi":
+def _constant(argument: str) -> float:
+    digits = argument.partition("const_")[2].replace("_", ".", 1)
+    if digits == "pi":
         return math.pi
-    digits = text.replace("_", ".", 1)
     if not re.fullmatch(r"[0-9]{1,300}(\.[0-9]{0,300})?|\.[0-9]{1,300}", digits):
-        raise UnknownArgument(f"'{_short(argument)}' is no constant: const_pi, or digits with _ for the point")
+        raise ProgramError(f"'{_short(argument)}' is no constant: const_pi, or digits with _ for the point")
     return float(digits)
 
 
 def real(value: Value | None) -> float | None:
-    """A value as a finite number; None where it is none."""
+    """Return a value as a finite number, or None where it is none."""
     try:
         number = math.nan if value is None or isinstance(value, complex) else float(value)
     except OverflowError:
@@ -343,9 +297,7 @@ def real(value: Value | None) -> float | None:
 
 
 def written(value: Value) -> str:
-    """A value for people: at most ten digits, no needless zeros."""
-    if isinstance(value, complex):
-        return f"{value:.10g}"
+    """Return a value for people: at most ten digits, no needless zeros."""
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"about {'-' if value < 0 else ''}2^{value.bit_length() - 1}"
     return f"{value:.10g}"
