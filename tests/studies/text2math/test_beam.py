@@ -12,7 +12,7 @@ from tests.studies.text2math.greedy import greedy
 from torch import Tensor
 
 from etude.studies.text2math.batches import Batch
-from etude.studies.text2math.beam import Hypothesis, beam_search, network_step
+from etude.studies.text2math.beam import Hypothesis, beam_search
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Memory, State, Text2Math
 from etude.studies.text2math.program import execute
 from etude.studies.text2math.study import ModelConfig
@@ -116,7 +116,9 @@ def test_a_beam_wide_enough_is_exhaustive(rule: Any) -> None:
     every = [(*body, END) for length in range(3) for body in itertools.product(others, repeat=length)]
     for alpha in (0.0, 0.7, 1.0):
         wanted = sorted(((log_p(s) / len(s) ** alpha, s[:-1]) for s in every), reverse=True)
-        found = beam_search(network(0), problems(3), width=64, max_tokens=3, alpha=alpha, rule=rule, step=step)
+        model = network(0)
+        model.step = step
+        found = beam_search(model, problems(3), width=64, max_tokens=3, alpha=alpha, rule=rule)
         for part in found:
             ended = [h for h in part if h.ended]
             assert len(ended) == len(every)
@@ -180,10 +182,10 @@ def test_a_step_sees_every_hypothesis() -> None:
     memory, state = model.encode(batch)
     repeated = tuple(part.repeat_interleave(4, 1) for part in state)
     tokens = torch.randint(3, len(TOKENS), (3, 4))
-    log_p, _ = network_step(model)(tokens, memory, (repeated[0], repeated[1]))
+    log_p, _ = model.step(tokens, memory, (repeated[0], repeated[1]))
     assert log_p.shape == (3, 4, len(TOKENS))
     for place in range(4):
-        alone, _ = network_step(model)(tokens[:, place : place + 1], memory, state)
+        alone, _ = model.step(tokens[:, place : place + 1], memory, state)
         assert torch.allclose(alone[:, 0], log_p[:, place], atol=1e-5)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from etude.core.errors import UserError
 from etude.studies.text2math.problems import sample
-from etude.studies.text2math.program import ProgramError, numbers_of, parse
+from etude.studies.text2math.program import OPERATORS, ProgramError, numbers_of, parse
 from etude.studies.text2math.tokens import (
     END,
     NUMBER,
@@ -59,10 +59,8 @@ def test_tokens_are_operators_then_constants_then_numbers_then_results() -> None
     assert found.tokens == (
         "<pad>", "<start>", "<end>", "add", "divide", "const_0_25", "const_100", "n0", "n1", "n2", "#0",
     )  # fmt: skip
-    assert found.arity.tolist() == [0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]
-    assert found.number.tolist() == [-1] * 7 + [0, 1, 2, -1]
-    assert found.result.tolist() == [-1] * 10 + [0]
-    assert found.constant.nonzero().flatten().tolist() == [5, 6]
+    assert found.indices("n") == [-1] * 7 + [0, 1, 2, -1]
+    assert found.indices("#") == [-1] * 10 + [0]
     assert found.encode("sqrt(n0)|") is None
 
 
@@ -90,12 +88,12 @@ def walk(program: str, numbers: int) -> list[set[str]]:
     """What the grammar allows before each token of a program."""
     ids = TOKENS.encode(program)
     assert ids is not None
-    grammar, allowed = Grammar.start(TOKENS, torch.tensor([numbers])), []
+    grammar, allowed = Grammar(TOKENS, torch.tensor([numbers])), []
     for number in ids:
         mask = grammar.allowed()[0, 0]
         allowed.append({TOKENS.tokens[place] for place in mask.nonzero().flatten().tolist()})
         assert TOKENS.tokens[number] in allowed[-1]
-        grammar = grammar.after(torch.tensor([0]), torch.tensor([[0]]), torch.tensor([[number]]))
+        grammar.advance(torch.tensor([0]), torch.tensor([[0]]), torch.tensor([[number]]))
     return allowed
 
 
@@ -106,7 +104,7 @@ def test_the_grammar_allows_every_known_program(problem: object) -> None:
 
 def test_the_grammar_step_by_step() -> None:
     before = walk("divide(n1,n0)|multiply(#0,const_100)|", 2)
-    operators = {token for token, arity in zip(TOKENS.tokens, TOKENS.arity.tolist(), strict=True) if arity}
+    operators = set(TOKENS.tokens) & set(OPERATORS)
     constants = {token for token in TOKENS.tokens if token.startswith("const_")}
     assert before[0] == operators
     assert before[1] == before[2] == constants | {"n0", "n1"}
@@ -116,8 +114,8 @@ def test_the_grammar_step_by_step() -> None:
 
 
 def test_a_problem_without_numbers_has_constants_only() -> None:
-    grammar = Grammar.start(TOKENS, torch.tensor([0]))
+    grammar = Grammar(TOKENS, torch.tensor([0]))
     add = TOKENS.tokens.index("add")
-    grammar = grammar.after(torch.tensor([0]), torch.tensor([[0]]), torch.tensor([[add]]))
+    grammar.advance(torch.tensor([0]), torch.tensor([[0]]), torch.tensor([[add]]))
     allowed = {TOKENS.tokens[place] for place in grammar.allowed()[0, 0].nonzero().flatten().tolist()}
     assert allowed == {token for token in TOKENS.tokens if token.startswith("const_")}

@@ -61,7 +61,7 @@ class Batch:
 
     @property
     def counts(self) -> Tensor:
-        """How many numbers each problem has: int64 ``[N]``."""
+        """The count of each problem's numbers: int64 ``[N]``."""
         return self.indices_NT.amax(1) + 1
 
     def features(self) -> Tensor | None:
@@ -73,9 +73,14 @@ class Batch:
         place_NT = self.starts_N[:, None] + place_T.minimum(self.lengths_N[:, None] - 1)
         return self.features_PD[place_NT].float()
 
+    @property
+    def mask(self) -> Tensor:
+        """True where there is a word: bool ``[N, T]``."""
+        return torch.arange(self.words_NT.shape[1], device=self.words_NT.device) < self.lengths_N[:, None]
+
     @cached_property
     def host_lengths(self) -> tuple[Tensor, Tensor]:
-        """How many words and tokens each has, on the CPU: to ask a device in every step would be to wait for it."""
+        """The numbers of words and tokens of each, on the CPU: to ask a device in every step is to wait for it."""
         return self.lengths_N.cpu(), (self.targets_NS != PAD).sum(1).cpu()
 
     def longest(self, rows_N: Tensor) -> tuple[int, int]:

@@ -21,15 +21,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from etude.studies.text2math.batches import Batch
-from etude.studies.text2math.model import Memory, State, Text2Math
+from etude.studies.text2math.model import State, Text2Math
 from etude.studies.text2math.tokens import END, MAX_TOKENS, START, Grammar, Tokens
 
 Rule = Literal["standard", "nested"]
-Step = Callable[[Tensor, Memory, State], tuple[Tensor, State]]
-"""A step maps the last tokens ``[N, K]``, the memory of the N problems and the state ``[layers, N * K, H]`` to
-log-probabilities ``[N, K, V]`` of the next token and the state after it."""
 Listener = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """A listener is called after each step with the problems in the batch ``[N]`` and, for each place of the beam, the
 place before that it continues, the token written and the log-probability so far, -inf where it is empty, each
@@ -53,18 +51,6 @@ class Hypothesis:
     ended: bool
 
 
-def network_step(model: Text2Math) -> Step:
-    """Return one step of a network's decoder, which reads the memory in place: no copy of it for every hypothesis."""
-
-    def step(tokens_NK: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        num, width = tokens_NK.shape
-        s_B1H, state = model.decoder.run(tokens_NK.reshape(-1, 1), state)
-        u_NKH, _ = model.decoder.attend(s_B1H.view(num, width, -1), memory)
-        return model.decoder.project(u_NKH, memory).log_softmax(-1), state
-
-    return step
-
-
 @torch.inference_mode()
 def beam_search(
     model: Text2Math,
@@ -75,7 +61,6 @@ def beam_search(
     alpha: float = 1.0,
     rule: Rule = "nested",
     grammar: Tokens | None = None,
-    step: Step | None = None,
     on_step: Listener | None = None,
 ) -> list[list[Hypothesis]]:
     """Return the likeliest programs of each problem.
@@ -89,7 +74,6 @@ def beam_search(
         rule: which extensions are kept; see the top of this file.
         grammar: the vocabulary, where only programs may be written that are well formed and use numbers that the
             problem has; the probabilities are not scaled up for what is left out.
-        step: a step in place of the network's own.
         on_step: a listener.
 
     Returns:
@@ -100,7 +84,6 @@ def beam_search(
     """
     if width < 1 or max_tokens < 1:
         raise ValueError(f"a beam of width {width} and length {max_tokens}: both must be at least 1")
-    step = step or network_step(model)
     memory, state = model.encode(batch)
     device, num = batch.words_NT.device, len(batch)
     problems_N = torch.arange(num, device=device)
@@ -109,7 +92,7 @@ def beam_search(
     written_NKS = torch.zeros(num, 1, 0, dtype=torch.int64, device=device)
     # Places of the beam whose hypothesis has ended; they stay empty.
     closed_NK = torch.zeros(num, width, dtype=torch.bool, device=device)
-    rules = None if grammar is None else Grammar.start(grammar, batch.counts)
+    rules = None if grammar is None else Grammar(grammar, batch.counts)
     found: list[list[Hypothesis]] = [[] for _ in range(num)]
 
     def collect(which_NK: Tensor, tokens_NKS: Tensor, *, ended: bool) -> None:
@@ -123,7 +106,7 @@ def beam_search(
             found[problem].append(Hypothesis(tuple(tokens), log_p, log_p / length**alpha, ended))
 
     for length in range(1, max_tokens + 1):
-        log_p_NKV, state = step(last_NK, memory, state)
+        log_p_NKV, state = model.step(last_NK, memory, state)
         if rules is not None:
             log_p_NKV = log_p_NKV.masked_fill(~rules.allowed(), float("-inf"))
         total_NKV = scores_NK[..., None] + log_p_NKV
@@ -146,7 +129,7 @@ def beam_search(
             break
         state = _take(state, rows_N, from_NK, len(problems_N))
         if rules is not None:
-            rules = rules.after(rows_N, from_NK[rows_N], last_NK[rows_N])
+            rules.advance(rows_N, from_NK[rows_N], last_NK[rows_N])
         if len(rows_N) < len(problems_N):
             memory, problems_N = memory.take(rows_N), problems_N[rows_N]
             scores_NK, last_NK, written_NKS = scores_NK[rows_N], last_NK[rows_N], written_NKS[rows_N]
@@ -155,42 +138,37 @@ def beam_search(
 
 
 def _keep(total_NKV: Tensor, closed_NK: Tensor, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
-    """The extensions that stay: their scores, the hypotheses that they extend and their tokens, ``[N, K]`` each.
+    """Return the extensions that stay: their scores, the hypotheses they extend and their tokens, ``[N, K]`` each.
 
     A place that is closed, or that none is left for, has the score -inf.
     """
     size, width = total_NKV.shape[-1], closed_NK.shape[1]
     if rule == "standard":
-        scores_NK, index_NK = _top(total_NKV.flatten(1), width)
+        total_NR = total_NKV.flatten(1)
+        # A first step may have fewer extensions than the beam has places.
+        total_NR = functional.pad(total_NR, (0, max(0, width - total_NR.shape[1])), value=float("-inf"))
+        scores_NK, index_NK = total_NR.topk(width, -1)
+        index_NK = index_NK.clamp_max(total_NKV[0].numel() - 1)
         return scores_NK.masked_fill(closed_NK, float("-inf")), index_NK // size, index_NK % size
     # The k-th place needs no more than the k best extensions of a hypothesis.
-    best_NKW, token_NKW = _top(total_NKV, width)
+    best_NKW, token_NKW = total_NKV.topk(min(width, size), -1)
     best_NKW = best_NKW.clone()
+    count = best_NKW.shape[-1]
     scores, origins, tokens = [], [], []
     for place in range(width):
         pool_NR = best_NKW[:, : place + 1].flatten(1)
         score_N, index_N = pool_NR.max(1)
         score_N = score_N.masked_fill(closed_NK[:, place], float("-inf"))
         taken = torch.zeros_like(pool_NR, dtype=torch.bool).scatter_(1, index_N[:, None], score_N.isfinite()[:, None])
-        best_NKW[:, : place + 1] = pool_NR.masked_fill(taken, float("-inf")).unflatten(1, (-1, width))
+        best_NKW[:, : place + 1] = pool_NR.masked_fill(taken, float("-inf")).unflatten(1, (-1, count))
         scores.append(score_N)
-        origins.append(index_N // width)
+        origins.append(index_N // count)
         tokens.append(token_NKW[:, : place + 1].flatten(1).gather(1, index_N[:, None])[:, 0])
     return torch.stack(scores, 1), torch.stack(origins, 1), torch.stack(tokens, 1)
 
 
-def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values and their places; of a vocabulary smaller than the beam, filled up with -inf."""
-    found, places = values.topk(min(count, values.shape[-1]), -1)
-    missing = count - found.shape[-1]
-    if missing:
-        found = torch.nn.functional.pad(found, (0, missing), value=float("-inf"))
-        places = torch.nn.functional.pad(places, (0, missing))
-    return found, places
-
-
 def _take(state: State, rows_N: Tensor, from_NK: Tensor, num: int) -> State:
-    """The state of the hypotheses that go on, in their new order."""
+    """Return the state of the hypotheses that go on, in their new order."""
     width = state[0].shape[1] // num
     index = (rows_N[:, None] * width + from_NK[rows_N]).flatten()
     return state[0].index_select(1, index), state[1].index_select(1, index)

@@ -11,7 +11,6 @@ import hashlib
 import pickle
 import warnings
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,18 +27,13 @@ _VERSION = 1
 _MAX_PIECES = 512
 
 
-def _transformers() -> Any:
+def _loaded(kind: str, name: str) -> Any:
     try:
         import transformers
     except ImportError as error:
         raise UserError(
             "a BERT needs transformers: install etude with its extra `bert` (`uv sync --extra bert`)"
         ) from error
-    return transformers
-
-
-def _loaded(kind: str, name: str) -> Any:
-    transformers = _transformers()
     transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -47,12 +41,11 @@ def _loaded(kind: str, name: str) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             # Else a folder that names code of its own would be asked about on the terminal.
             return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False)
-    except pickle.UnpicklingError as error:
-        fault = "its weights hold more than tensors, which could run code when read"
-        raise UserError(f"no BERT '{name}' ({fault}): give a folder or a hub name with --model.bert") from error
     # A garbled folder fails in many ways.
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "its weights hold more than tensors, which could run code when read"
         raise UserError(f"no BERT '{name}' ({reason}): give a folder or a hub name with --model.bert") from error
 
 
@@ -82,7 +75,7 @@ class Pieces:
         return self._known[word]
 
     def read(self, text: str) -> tuple[list[int], list[int]]:
-        """The pieces of a problem, and of each piece the index of the number that it begins, or -1.
+        """Return the pieces of a problem, and of each piece the index of the number that it begins, or -1.
 
         ``[CLS]`` comes first and ``[SEP]`` last; what is longer than 512 pieces, or than the BERT reads, is cut.
         """
@@ -94,7 +87,7 @@ class Pieces:
         return [*ids[: self._most - 1], self._last], [*marks[: self._most - 1], -1]
 
     def spell(self, text: str) -> list[str]:
-        """The pieces as the tokenizer writes them."""
+        """Return the pieces as the tokenizer writes them."""
         return list(self._tokenizer.convert_ids_to_tokens(self.read(text)[0]))
 
 
@@ -123,8 +116,9 @@ class BertEncoder(nn.Module):
         self.name = name
         if not tuned:
             # A checkpoint without the weights says which they were.
-            digest = torch.frombuffer(bytearray.fromhex(self.fingerprint), dtype=torch.uint8)
-            self.register_buffer("weights_sha256", digest)
+            self.register_buffer(
+                "weights_sha256", torch.tensor(list(bytes.fromhex(self.fingerprint)), dtype=torch.uint8)
+            )
             self.register_load_state_dict_post_hook(_refuse_other_bert)
         # BERTs differ in the size of their states, and the index of a number must not drown what surrounds it.
         self.norm = nn.LayerNorm(self.width)
@@ -134,11 +128,9 @@ class BertEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def read(self, batch: Batch) -> Tensor:
-        """The BERT's own states ``[N, T, D]``."""
-        device = batch.words_NT.device
-        bert = self.bert if self.bert is not None else self._frozen[0].to(device)
-        mask_NT = torch.arange(batch.words_NT.shape[1], device=device) < batch.lengths_N.to(device)[:, None]
-        return bert(input_ids=batch.words_NT, attention_mask=mask_NT.long()).last_hidden_state
+        """Return the BERT's own states ``[N, T, D]``."""
+        bert = self.bert if self.bert is not None else self._frozen[0].to(batch.words_NT.device)
+        return bert(input_ids=batch.words_NT, attention_mask=batch.mask.long()).last_hidden_state
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         features_NTD = batch.features()
@@ -146,14 +138,12 @@ class BertEncoder(nn.Module):
         if self.indices is not None:
             states_NTD = states_NTD + self.indices((batch.indices_NT + 1).clamp(0, MAX_NUMBERS))
         states_NTD = self.dropout(states_NTD)
-        words = torch.arange(states_NTD.shape[1], device=states_NTD.device)
-        lengths_N1 = batch.lengths_N.to(states_NTD.device)[:, None]
-        weights_NT = (words < lengths_N1).to(states_NTD.dtype) / lengths_N1
+        weights_NT = batch.mask.to(states_NTD.dtype) / batch.lengths_N[:, None]
         return states_NTD, torch.einsum("ntd,nt->nd", states_NTD, weights_NT)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the frozen weights."""
+        """The sha256 of the frozen weights."""
         whole = hashlib.sha256()
         for name, tensor in sorted(self._frozen[0].state_dict().items()):
             whole.update(name.encode())
@@ -162,7 +152,7 @@ class BertEncoder(nn.Module):
 
 
 def _refuse_other_bert(encoder: nn.Module, _: Any) -> None:
-    """After loading: the buffer then holds what the checkpoint was trained on."""
+    # The buffer now holds what the checkpoint was trained on.
     assert isinstance(encoder, BertEncoder)
     was = bytes(encoder.get_buffer("weights_sha256").tolist()).hex()
     if was != encoder.fingerprint:
@@ -173,7 +163,7 @@ def _refuse_other_bert(encoder: nn.Module, _: Any) -> None:
 
 
 def features(encoder: BertEncoder, problems: Batch, size: int) -> Tensor:
-    """The states of every piece of many problems, computed once for all runs and kept in the cache in half precision.
+    """Return the states of every piece of many problems, computed once for all runs and cached in half precision.
 
     Args:
         encoder: one whose BERT does not learn.
@@ -190,9 +180,8 @@ def features(encoder: BertEncoder, problems: Batch, size: int) -> Tensor:
         for rows_N, batch in parts:
             with torch.inference_mode():
                 states_NTD = encoder.read(batch).half().cpu()
-            words = torch.arange(states_NTD.shape[1])
-            places_NT = starts_N[rows_N][:, None] + words
-            known_NT = words < batch.host_lengths[0][:, None]
+            known_NT = batch.mask.cpu()
+            places_NT = starts_N[rows_N][:, None] + torch.arange(known_NT.shape[1])
             to[places_NT[known_NT].numpy()] = states_NTD[known_NT].numpy()
 
     texts = hashlib.sha256()
@@ -200,8 +189,3 @@ def features(encoder: BertEncoder, problems: Batch, size: int) -> Tensor:
         texts.update(rows_N.numpy().tobytes() + batch.words_NT.cpu().numpy().tobytes())
     key = digest(encoder.fingerprint, texts.hexdigest())
     return torch.from_numpy(np.array(decoded("mathqa", key, _VERSION, (total, encoder.width), build, dtype=np.float16)))
-
-
-def about(name: str) -> str:
-    """How a protocol names a BERT: the last part of the hub's name or of a folder."""
-    return Path(name).name

@@ -19,7 +19,7 @@ M numbers of a problem.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Memory:
     number_mask_NM: Tensor
 
     def take(self, rows_N: Tensor) -> "Memory":
-        """The memory of some problems."""
+        """Return the memory of some problems."""
         keys = None if self.number_keys_NMH is None else self.number_keys_NMH[rows_N]
         return Memory(
             self.states_NTD[rows_N], self.keys_NTH[rows_N], self.mask_NT[rows_N], keys, self.number_mask_NM[rows_N]
@@ -58,16 +58,6 @@ class Memory:
 
 State = tuple[Tensor, Tensor]
 """The decoder's output and cell, each ``[layers, N, H]``, or ``[layers, N * K, H]`` in a beam."""
-
-
-class Encoder(Protocol):
-    """An encoder of problems; a user's own is a module with this forward and ``width``, which is D."""
-
-    width: int
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the states of the words ``[N, T, D]``, and one summary of the problem ``[N, D]``."""
-        ...
 
 
 class LSTMEncoder(nn.Module):
@@ -99,7 +89,7 @@ class LSTMEncoder(nn.Module):
         # Each problem turned round within its own length. Two plain passes are several times as fast on the CPU as one
         # over packed sequences, which PyTorch runs word by word.
         place_T = torch.arange(x_NTE.shape[1], device=x_NTE.device)
-        last_N1 = batch.lengths_N.to(x_NTE.device)[:, None] - 1
+        last_N1 = batch.lengths_N[:, None] - 1
         turned_NT1 = torch.where(place_T <= last_N1, last_N1 - place_T, place_T)[..., None]
         last_N11 = last_N1[..., None]
         summary_ND = x_NTE.new_zeros(0)
@@ -149,7 +139,6 @@ class Decoder(nn.Module):
     def remember(self, states_NTD: Tensor, batch: Batch) -> Memory:
         """Return what every step of the decoder reads of the problems."""
         num, words = batch.words_NT.shape
-        mask_NT = torch.arange(words, device=states_NTD.device) < batch.lengths_N.to(states_NTD.device)[:, None]
         keys_NTH = states_NTD.new_zeros(num, words, 0) if self.keys is None else self.keys(states_NTD)
         # The place of every number; a problem may have more than have an index.
         known_NT = (batch.indices_NT >= 0) & (batch.indices_NT < MAX_NUMBERS)
@@ -163,7 +152,7 @@ class Decoder(nn.Module):
         if self.number_keys is not None:
             gathered_NMD = states_NTD.gather(1, place_NM[..., None].expand(-1, -1, states_NTD.shape[-1]))
             number_keys = self.number_keys(gathered_NMD)
-        return Memory(states_NTD, keys_NTH, mask_NT, number_keys, number_mask_NM)
+        return Memory(states_NTD, keys_NTH, batch.mask, number_keys, number_mask_NM)
 
     def begin(self, summary_ND: Tensor) -> State:
         r"""Return the state before the first token, $\tanh(W_0\, \text{summary})$."""
@@ -208,6 +197,24 @@ class Text2Math(nn.Module):
         """Return what the decoder reads of the problems, and its first state."""
         states_NTD, summary_ND = self.encoder(batch)
         return self.decoder.remember(states_NTD, batch), self.decoder.begin(summary_ND)
+
+    def step(self, tokens_NK: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        """Return the log-probabilities of the next token of K hypotheses of each problem, and the state after it.
+
+        The memory is read in place: there is no copy of it for every hypothesis.
+
+        Args:
+            tokens_NK: the last tokens.
+            memory: of the N problems.
+            state: ``[layers, N * K, H]``.
+
+        Returns:
+            ``[N, K, V]``, and the new state.
+        """
+        num, width = tokens_NK.shape
+        s_B1H, state = self.decoder.run(tokens_NK.reshape(-1, 1), state)
+        u_NKH, _ = self.decoder.attend(s_B1H.view(num, width, -1), memory)
+        return self.decoder.project(u_NKH, memory).log_softmax(-1), state
 
     def forward(self, batch: Batch, targets_NS: Tensor, coins_S: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits of every target under scheduled teacher forcing.

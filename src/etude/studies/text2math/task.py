@@ -24,7 +24,7 @@ from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.batches import Batch
 from etude.studies.text2math.beam import Hypothesis, Listener, beam_search
-from etude.studies.text2math.bert import BertEncoder, Pieces, about, features
+from etude.studies.text2math.bert import BertEncoder, Pieces, features
 from etude.studies.text2math.course_split import course_split
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
 from etude.studies.text2math.problems import Problem, Split, read_learnable, sample
@@ -155,7 +155,7 @@ class Text2MathTask(Task):
         self.model = build_model(config.model, self.words, self.tokens)
         if isinstance(self.model.encoder, BertEncoder):
             trained = "fine-tuned" if config.model.tuned else "frozen"
-            self.vectors = f"{about(config.model.bert)}, {trained}"
+            self.vectors = f"{Path(config.model.bert).name}, {trained}"
             if not config.model.tuned:
                 size, encoder = config.batch.evaluation, self.model.encoder
                 for split, problems in self.encoded.items():

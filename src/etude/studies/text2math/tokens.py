@@ -32,10 +32,7 @@ _WORD = re.compile(rf"({NUMBER_PATTERN})|[^\W\d_]+|[^\w\s]|_")
 
 
 def words_of(text: str) -> tuple[list[str], list[int]]:
-    """The words of a problem, and for each the index of the number that it is, or -1.
-
-    The numbers are those of `etude.studies.text2math.program.numbers_of`.
-    """
+    """Return the words of a problem, and for each the index (in `program.numbers_of`) of the number it is, or -1."""
     words: list[str] = []
     indices: list[int] = []
     count = 0
@@ -54,7 +51,7 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str], least: int, least_number: int | None = None) -> "Words":
-        """Every word, and every number, that occurs at least so often, the most frequent first."""
+        """Return every word, and every number, that occurs at least so often, the most frequent first."""
         bounds = (least, least if least_number is None else least_number)
         counts = Counter((word, index >= 0) for text in texts for word, index in zip(*words_of(text), strict=True))
         kept = [(-count, word) for (word, is_number), count in counts.items() if count >= bounds[is_number]]
@@ -68,14 +65,13 @@ class Words:
         return {word: number for number, word in enumerate(self.words)}
 
     def read(self, text: str) -> tuple[list[int], list[int]]:
-        """The integers of a problem's words, and of each word the index of the number that it is, or -1."""
+        """Return the integers of a problem's words, and of each word the index of the number that it is, or -1."""
         words, indices = words_of(text)
-        ids = self._ids
-        known = [ids.get(word, UNKNOWN if index < 0 else NUMBER) for word, index in zip(words, indices, strict=True)]
-        return known, indices
+        unknown = (UNKNOWN if index < 0 else NUMBER for index in indices)
+        return [self._ids.get(word, other) for word, other in zip(words, unknown, strict=True)], indices
 
     def spell(self, text: str) -> list[str]:
-        """Return what each of the integers stands for, for people."""
+        """Return the words that the integers stand for."""
         return words_of(text)[0]
 
 
@@ -87,20 +83,15 @@ class Tokens:
 
     @classmethod
     def of(cls, programs: Iterable[str]) -> "Tokens":
-        """The tokens of some programs. Numbers and results go up to the largest that occurs."""
-        operators: set[str] = set()
-        arguments: set[str] = set()
-        for program in programs:
-            for step in parse(program):
-                operators.add(step.operator)
-                arguments.update(step.arguments)
-        numbers, results = (
-            1 + max((int(name[1:]) for name in arguments if name.startswith(mark) and name[1:].isdigit()), default=-1)
-            for mark in ("n", "#")
-        )
+        """Return the tokens of some programs. Numbers and results go up to the largest that occurs."""
+        steps = [step for program in programs for step in parse(program)]
+        arguments = {argument for step in steps for argument in step.arguments}
         constants = sorted(name for name in arguments if name.startswith("const_"))
-        named = [*(f"n{index}" for index in range(numbers)), *(f"#{index}" for index in range(results))]
-        return cls(("<pad>", "<start>", "<end>", *sorted(operators), *constants, *named))
+        counted: list[str] = []
+        for mark in ("n", "#"):
+            indices = [int(name[1:]) for name in arguments if name.startswith(mark) and name[1:].isdigit()]
+            counted += [f"{mark}{index}" for index in range(1 + max(indices, default=-1))]
+        return cls(("<pad>", "<start>", "<end>", *sorted({step.operator for step in steps}), *constants, *counted))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -110,21 +101,20 @@ class Tokens:
         return {token: number for number, token in enumerate(self.tokens)}
 
     def encode(self, program: str) -> list[int] | None:
-        """A program's tokens, the end last; None where a token is unknown."""
+        """Return a program's tokens, the end last; None where a token is unknown."""
         words = [word for step in parse(program) for word in (step.operator, *step.arguments)]
-        ids = [self._ids.get(word) for word in words]
-        return None if None in ids else [*(number for number in ids if number is not None), END]
+        return [*(self._ids[word] for word in words), END] if set(words) <= self._ids.keys() else None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The program that tokens spell, up to the end; what is no program comes out as a text that cannot be run."""
+        """Return the program that tokens spell, up to the end; what is none comes out as a text that cannot be run."""
         steps: list[tuple[str, list[str]]] = []
         for number in ids:
             token = self.tokens[number]
             if number == END:
                 break
             if token in OPERATORS or not steps:
-                steps.append((token, []) if token in OPERATORS else ("", [token]))
-            else:
+                steps.append((token if token in OPERATORS else "", []))
+            if token not in OPERATORS:
                 steps[-1][1].append(token)
         return "".join(f"{operator}({','.join(arguments)})|" for operator, arguments in steps)
 
@@ -132,35 +122,15 @@ class Tokens:
         """Return each token's i of ``n_i`` or j of ``#j``, whichever the mark is; -1 for other tokens."""
         return [int(token[1:]) if re.fullmatch(rf"{mark}\d+", token) else -1 for token in self.tokens]
 
-    @cached_property
-    def arity(self) -> Tensor:
-        """The number of arguments that an operator takes; 0 for other tokens."""
-        return torch.tensor([OPERATORS[token].arity if token in OPERATORS else 0 for token in self.tokens])
-
-    @cached_property
-    def number(self) -> Tensor:
-        """The i of ``n_i``; -1 for other tokens."""
-        return torch.tensor(self.indices("n"))
-
-    @cached_property
-    def result(self) -> Tensor:
-        """The j of ``#j``; -1 for other tokens."""
-        return torch.tensor(self.indices("#"))
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """True for tokens that are constants."""
-        return torch.tensor([token.startswith("const_") for token in self.tokens])
-
 
 def vocabularies(words: Words, tokens: Tokens) -> Tensor:
-    """Both vocabularies as bytes, which lie beside the weights: uint8, one dimension."""
+    """Return both vocabularies as bytes, which lie beside the weights: uint8, one dimension."""
     text = "\n".join(words.words) + "\n\n" + "\n".join(tokens.tokens)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def read_vocabularies(tensors: Mapping[str, Tensor], where: str) -> tuple[Words, Tokens]:
-    """The vocabularies that `vocabularies` wrote among a network's weights.
+    """Return the vocabularies that `vocabularies` wrote among a network's weights.
 
     Raises:
         UserError: they are not among them, or garbled; the line begins with ``where``.
@@ -174,54 +144,47 @@ def read_vocabularies(tensors: Mapping[str, Tensor], where: str) -> tuple[Words,
     return Words(tuple(words.split("\n"))), Tokens(tuple(tokens.split("\n")))
 
 
-@dataclass
 class Grammar:
-    """The grammar's state in programs that are being written, for N problems with K hypotheses each.
+    """The grammar's state in programs that are being written, for N problems with some hypotheses each.
 
-    Attributes:
+    Args:
         tokens: the vocabulary.
         numbers_N: how many numbers each problem has.
-        left_NK: how many arguments the last operator still wants.
-        steps_NK: how many operators have been written.
     """
 
-    tokens: Tokens
-    numbers_N: Tensor
-    left_NK: Tensor
-    steps_NK: Tensor
-
-    @classmethod
-    def start(cls, tokens: Tokens, numbers_N: Tensor) -> "Grammar":
-        """Return the state of empty programs, one hypothesis each."""
-        zeros = torch.zeros(len(numbers_N), 1, dtype=torch.int64, device=numbers_N.device)
-        return cls(tokens, numbers_N, zeros, zeros)
+    def __init__(self, tokens: Tokens, numbers_N: Tensor) -> None:
+        device, arities = numbers_N.device, [OPERATORS[t].arity if t in OPERATORS else 0 for t in tokens.tokens]
+        self._arity_V = torch.tensor(arities, device=device)
+        self._number_V = torch.tensor(tokens.indices("n"), device=device)
+        self._result_V = torch.tensor(tokens.indices("#"), device=device)
+        self._constant_V = torch.tensor([token.startswith("const_") for token in tokens.tokens], device=device)
+        self._numbers_N = numbers_N
+        # How many arguments the last operator still wants, and how many operators have been written.
+        self._left_NK = torch.zeros(len(numbers_N), 1, dtype=torch.int64, device=device)
+        self._steps_NK = torch.zeros_like(self._left_NK)
 
     def allowed(self) -> Tensor:
-        """The tokens that may come next: an operator or the end, or an argument that exists."""
-        device = self.numbers_N.device
-        arity_V, number_V = self.tokens.arity.to(device), self.tokens.number.to(device)
-        result_V, constant_V = self.tokens.result.to(device), self.tokens.constant.to(device)
-        wants_NK1 = (self.left_NK > 0)[..., None]
+        """Return which tokens may come next, ``[N, K, V]``: an operator or the end, or an argument that exists."""
+        wants_NK1 = (self._left_NK > 0)[..., None]
         # An operator that is written already has no result yet.
-        done_NK1 = (self.steps_NK - wants_NK1[..., 0].long())[..., None]
-        number_NV = (number_V >= 0) & (number_V < self.numbers_N[:, None])
-        result_NKV = (result_V >= 0) & (result_V < done_NK1)
-        arguments_NKV = number_NV[:, None] | result_NKV | constant_V
-        between_NKV = (arity_V > 0).expand_as(result_NKV).clone()
-        between_NKV[..., END] = self.steps_NK > 0
+        done_NK1 = (self._steps_NK - wants_NK1[..., 0].long())[..., None]
+        number_NV = (self._number_V >= 0) & (self._number_V < self._numbers_N[:, None])
+        result_NKV = (self._result_V >= 0) & (self._result_V < done_NK1)
+        arguments_NKV = number_NV[:, None] | result_NKV | self._constant_V
+        between_NKV = (self._arity_V > 0).expand_as(result_NKV).clone()
+        between_NKV[..., END] = self._steps_NK > 0
         return torch.where(wants_NK1, arguments_NKV, between_NKV)
 
-    def after(self, rows_N: Tensor, hypotheses_NK: Tensor, tokens_NK: Tensor) -> "Grammar":
-        """The state after a token more.
+    def advance(self, rows_N: Tensor, hypotheses_NK: Tensor, tokens_NK: Tensor) -> None:
+        """Go on by a token.
 
         Args:
             rows_N: the problems that go on.
             hypotheses_NK: of each new hypothesis, the old one that it continues.
             tokens_NK: with which token.
         """
-        left_NK = self.left_NK[rows_N].gather(1, hypotheses_NK)
-        steps_NK = self.steps_NK[rows_N].gather(1, hypotheses_NK)
-        arity_NK = self.tokens.arity.to(tokens_NK.device)[tokens_NK]
-        is_operator = arity_NK > 0
-        left_NK = torch.where(is_operator, arity_NK, (left_NK - 1).clamp_min(0))
-        return Grammar(self.tokens, self.numbers_N[rows_N], left_NK, steps_NK + is_operator.long())
+        left_NK = self._left_NK[rows_N].gather(1, hypotheses_NK)
+        arity_NK = self._arity_V[tokens_NK]
+        self._left_NK = torch.where(arity_NK > 0, arity_NK, (left_NK - 1).clamp_min(0))
+        self._steps_NK = self._steps_NK[rows_N].gather(1, hypotheses_NK) + (arity_NK > 0).long()
+        self._numbers_N = self._numbers_N[rows_N]
