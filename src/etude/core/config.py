@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 import pydantic
 import yaml
 
+from etude.core.bounds import check_bounds, require
 from etude.core.errors import UserError, nearest
 
 C = TypeVar("C")
@@ -56,12 +57,6 @@ class LoopConfig:
                 raise ValueError(f"loop.{name} must be 0 or more, not {getattr(self, name)}")
 
 
-def require(holds: bool, name: str, wanted: str, value: object) -> None:
-    """Refuse a setting: a `ValueError` that names it, what it must be and what it is, unless ``holds``."""
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, not {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
     """How many items at a time; a study says what they are, and what is usual."""
@@ -87,6 +82,9 @@ class StudyConfig:
     """Length, logging, evaluation, checkpoints, device."""
     seed: int = 0
     """Every draw of the run is keyed by it."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The settings of labelled pictures and of their augmentation; loads no PyTorch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from etude.core.config import require
+from etude.core.bounds import Whole, at_least, require
 
 Source = Literal["cifar10", "cifar10-jpeg", "folder", "generated"]
 
@@ -18,7 +18,8 @@ class PictureConfig:
     folder: str = ""
     """The pictures of source folder: a folder or zip file with one sub-folder a class, or with train and val folders of
     those; looked for here and in ETUDE_MIRROR."""
-    size: int = 32
+    # The maps are halved twice, and some norms take a variance of each.
+    size: Annotated[int, at_least(5)] = 32
     """Height and width in pixels; CIFAR-10 has 32, and is averaged down to 16 or 8."""
     fit: Literal["crop", "squash"] = "crop"
     """The way that pictures of other shapes become square: their middle, or all of it with its proportions changed."""
@@ -34,8 +35,6 @@ class PictureConfig:
     """Leave unreadable pictures out instead of stopping."""
 
     def __post_init__(self) -> None:
-        # The maps are halved twice, and some norms take a variance of each.
-        require(self.size >= 5, "data.size", "at least 5", self.size)
         for name in ("val_share", "test_share"):
             share = getattr(self, name)
             require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
@@ -47,10 +46,7 @@ class PictureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    pad: int = 4
+    pad: Whole = 4
     """Pixels added on each side before a window of the old size is cut out at random; 0: none."""
     flip: bool = True
     """Mirror every second picture."""
-
-    def __post_init__(self) -> None:
-        require(self.pad >= 0, "augment.pad", "0 or more", self.pad)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.studies.darts import operations, search
-from etude.studies.darts.search import DIFFERENCE, WINDOW, eigenvalue_rises, largest_eigenvalue, make_rule, never
+from etude.studies.darts.search import DIFFERENCE, WINDOW, eigenvalue_rises, largest_eigenvalue, make_rule
 from etude.studies.darts.supernet import SuperNetwork
 
 Half = Literal["train", "val"]
@@ -300,7 +300,6 @@ def rows(name: str, values: Sequence[float]) -> list[dict[str, float]]:
 
 
 def test_never() -> None:
-    assert never(rows("skips", [8, 8, 8])) is None
     assert make_rule("none", 1)(rows("skips", [8, 8, 8])) is None
 
 

@@ -32,25 +32,25 @@ def cell_input(*, after_reduction: bool) -> tuple[Tensor, Tensor]:
 def pair(channels: int, **options: Any) -> tuple[MixedCell, SharedCell]:
     """A cell in both forms, with statistics that are no longer those of the start."""
     torch.manual_seed(0)
-    plain = MixedCell(NODES, BEFORE, channels, **options).double()
-    with torch.no_grad():
-        plain(*cell_input(after_reduction=options["after_reduction"]), draw(E, len(OPERATIONS)).softmax(1))
     shared = SharedCell(NODES, BEFORE, channels, **options).double()
-    shared.take(plain)
+    with torch.no_grad():
+        shared(*cell_input(after_reduction=options["after_reduction"]), draw(E, len(OPERATIONS)).softmax(1))
+    plain = MixedCell(NODES, BEFORE, channels, **options).double()
+    shared.give(plain)
     return plain, shared
 
 
-def taken(plain: MixedCell, like: SharedCell) -> dict[str, Tensor]:
-    """What a plain cell holds, laid out as the shared one has it."""
+def given(shared: SharedCell, like: MixedCell) -> MixedCell:
+    """What a shared cell holds, laid out as the plain one has it."""
     other = copy.deepcopy(like)
-    other.take(plain)
-    return other.state_dict()
+    shared.give(other)
+    return other
 
 
-def with_gradients(plain: MixedCell) -> MixedCell:
+def with_gradients(shared: SharedCell) -> SharedCell:
     """A copy in whose parameters the gradients stand."""
-    other = copy.deepcopy(plain)
-    for mine, theirs in zip(other.parameters(), plain.parameters(), strict=True):
+    other = copy.deepcopy(shared)
+    for mine, theirs in zip(other.parameters(), shared.parameters(), strict=True):
         assert theirs.grad is not None
         mine.data = theirs.grad
     return other
@@ -74,19 +74,19 @@ def test_a_shared_cell_is_the_plain_one(
     shares = edge_shares(draw(E, seed=4), NODES) if remedies else None
     found: list[tuple[Any, ...]] = []
     for cell in (plain, shared):
-        given = cell_input(after_reduction=after_reduction)
+        inputs = cell_input(after_reduction=after_reduction)
         alpha_EO = draw(E, len(OPERATIONS), seed=3).requires_grad_()
         own = None if shares is None else shares.clone().requires_grad_()
-        out = cell(*given, alpha_EO.softmax(1), own, 0.7 if remedies else 0.0)
+        out = cell(*inputs, alpha_EO.softmax(1), own, 0.7 if remedies else 0.0)
         (out * draw(*out.shape, seed=5)).sum().backward()
-        found.append((out.detach(), *(x.grad for x in given), alpha_EO.grad, None if own is None else own.grad))
+        found.append((out.detach(), *(x.grad for x in inputs), alpha_EO.grad, None if own is None else own.grad))
     assert found[0][0].shape == (B, NODES * 8, SIDE // (1 + reduction), SIDE // (1 + reduction))
     assert all(part is None or part.abs().max() > 1e-3 for part in found[0]), "nothing is equal for being zero"
     close(found[1], found[0])
 
-    close(shared.state_dict(), taken(plain, shared))
-    gradients = taken(with_gradients(plain), shared)
-    for name, parameter in shared.named_parameters():
+    close(plain.state_dict(), given(shared, plain).state_dict())
+    gradients = dict(given(with_gradients(shared), plain).named_parameters())
+    for name, parameter in plain.named_parameters():
         close(parameter.grad, gradients[name])
 
 
@@ -201,6 +201,8 @@ def test_a_mixture_of_one_cell_is_that_cell() -> None:
         )
         options = {"reduction": kind == "reduction", "after_reduction": True}
         plain, found = (MixedCell(NODES, BEFORE, 4, **options).double(), FoundCell(cell, BEFORE, 4, **options).double())
+        shared = SharedCell(NODES, BEFORE, 4, **options).double()
+        shared.give(plain)
         found.inputs.load_state_dict(plain.inputs.state_dict(), strict=False)
         weights = torch.zeros(E, len(OPERATIONS), dtype=torch.float64)
         weights[:, NONE] = 1
@@ -211,8 +213,6 @@ def test_a_mixture_of_one_cell_is_that_cell() -> None:
                 weights[row, OPERATIONS.index(edge.operation)] = 1
                 mine = plain.edges[row].operations[OPERATIONS.index(edge.operation)]  # pyright: ignore
                 found.operations[node][place].load_state_dict(mine.state_dict(), strict=False)  # pyright: ignore
-        shared = SharedCell(NODES, BEFORE, 4, **options).double()
-        shared.take(plain)
         x = cell_input(after_reduction=True)
         for mixture in (plain, shared):
             close(mixture.eval()(*x, weights), found.eval()(*x))

@@ -3,6 +3,9 @@
 Shape suffixes: N pictures, C channels, H W pixels, R classes.
 """
 
+from abc import abstractmethod
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,9 +57,9 @@ class CellTask(Task):
                         f"a batch of {batch} is larger than the {len(rows)} training pictures that --train-images "
                         "leaves: raise it, or give a smaller --batch.size"
                     )
-                about = f"{read.about}, {len(rows):,} of {len(train):,} training pictures"
                 fewer = dict(read.splits) | {"train": train.take(rows.to(self.runtime.device))}
-                read = pictures.Pictures(fewer, read.classes, about, read.checksums)
+                about = f"{read.about}, {len(rows):,} of {len(train):,} training pictures"
+                read = replace(read, splits=fewer, about=about)
             self._pictures = read
         return self._pictures
 
@@ -91,8 +94,19 @@ class CellTask(Task):
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pictures.checksums)
 
-    def _row(self, cell: str, name: str, split: str, value: float, count: int, protocol: str) -> Result:
+    @abstractmethod
+    def cell(self) -> str:
+        """The run's place in a table."""
+
+    def setting(self, num_train: int, size: str = "") -> str:
+        """The part of a protocol that both phases state: pictures, network, epochs of so many pictures."""
+        config, model = self.config, self.config.model
+        epochs = config.loop.max_steps * config.batch.size / num_train
+        network = f"{model.layers} cells of {model.channels} channels{size}"
+        return f"{self.pictures.about}; {network}, up to {epochs:.3g} epochs of {num_train:,}"
+
+    def result(self, name: str, split: str, value: float, count: int, protocol: str) -> Result:
+        """A row of results; a share of ``count`` pictures has an interval."""
         share = name.endswith(("accuracy", "error"))
-        width = half_width(value, count) if share else None
-        about = self.pictures.about
-        return Result(self.config.table, cell, name, split, value, protocol, width, "%" if share else "", about)
+        width, unit = (half_width(value, count), "%") if share else (None, "")
+        return Result(self.config.table, self.cell(), name, split, value, protocol, width, unit, self.pictures.about)

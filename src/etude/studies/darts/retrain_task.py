@@ -4,7 +4,7 @@ Shape suffixes: N pictures, C channels, H W pixels, R classes, E edges of a cell
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,19 +99,16 @@ class RetrainTask(CellTask):
         return self.config.cell or ("random" if is_random(text) else "found" if text.startswith("{") else text)
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        config, found = self.config, self.pictures
-        model, num = config.model, len(found.splits["train"])
-        epochs = config.loop.max_steps * config.batch.size / num
+        config, splits = self.config, self.pictures.splits
+        setting = self.setting(len(splits["train"]), f", {self.model.num_parameters:,} parameters")
         protocol = (
-            f"retrained from scratch; {found.about}; {model.layers} cells of {model.channels} channels, "
-            f"{self.model.num_parameters:,} parameters, up to {epochs:.3g} epochs of {num:,}, batch "
-            f"{config.batch.size}, cutout {config.augment.cutout}, chosen on validation"
+            f"retrained from scratch; {setting}, batch {config.batch.size}, cutout {config.augment.cutout}, "
+            "chosen on validation"
         )
         rows: list[Result] = []
-        measured: tuple[Literal["val", "test"], ...] = ("val", "test")
-        for split in measured:
-            scores = self.score(found.splits[split])
+        for split in ("val", "test"):
+            scores = self.score(splits[split])
             scores["error"] = 100 - scores["accuracy"]
-            count = len(found.splits[split])
-            rows += [self._row(self.cell(), name, split, value, count, protocol) for name, value in scores.items()]
+            count = len(splits[split])
+            rows += [self.result(name, split, value, count, protocol) for name, value in scores.items()]
         return rows

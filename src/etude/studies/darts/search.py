@@ -16,6 +16,7 @@ $$\frac{\nabla_\alpha \mathcal L_\text{train}(w^+, \alpha) - \nabla_\alpha \math
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -60,10 +61,8 @@ def second_order(
         gradient: the gradient of either half's loss.
         architecture: alpha, and beta where there is one.
         weights: all other parameters.
-        rate: xi, SGD's learning rate.
+        rate: xi, the learning rate of SGD, of which ``momentum`` and ``weight_decay`` are too.
         momenta: SGD's momentum buffer of each weight; None where there is none yet.
-        momentum: SGD's factor of momentum.
-        weight_decay: SGD's weight decay.
     """
     before = [weight.clone() for weight in weights]
     for weight, of_loss, kept in zip(weights, gradient("train", weights), momenta, strict=True):
@@ -130,8 +129,7 @@ def largest_eigenvalue(gradient: Callable[[], Sequence[Tensor]], parameters: Seq
 @contextmanager
 def by_these(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Gradients are by these parameters of the model alone: nothing is kept or computed for the others."""
-    asked = {id(parameter) for parameter in parameters}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in asked]
+    others = set(model.parameters()).difference(parameters)
     for parameter in others:
         parameter.requires_grad_(False)
     try:
@@ -144,29 +142,22 @@ def by_these(model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[None]:
 @contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
     """Running statistics are put back to what they were, whatever the forward passes within do to them."""
-    buffers = list(model.buffers())
-    before = [buffer.clone() for buffer in buffers]
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, kept in zip(buffers, before, strict=True):
-                buffer.copy_(kept)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
 
 
 def entropy(weights_EO: Tensor) -> float:
-    """The mean over edges of the entropy of their operations' weights, in nats: the logarithm of 8 where all are
-    alike, 0 where one has all."""
+    """The mean over edges of the entropy of their operations' weights, in nats: from 0 to the logarithm of 8."""
     weights_EO = weights_EO.detach().double()
     return float(-torch.special.xlogy(weights_EO, weights_EO).sum(1).mean())
 
 
 # --- when to stop ---
-
-
-def never(rows: Sequence[Row]) -> int | None:
-    """The search goes on to its last step."""
-    return None
 
 
 def eigenvalue_rises(rows: Sequence[Row]) -> int | None:
@@ -175,12 +166,7 @@ def eigenvalue_rises(rows: Sequence[Row]) -> int | None:
     values = [row["eigenvalue"] for row in rows]
     if len(values) <= WINDOW:
         return None
-
-    def mean(end: int) -> float:
-        part = values[max(0, end - WINDOW) : end]
-        return sum(part) / len(part)
-
-    now, then = mean(len(values)), mean(len(values) - WINDOW)
+    now, then = fmean(values[-WINDOW:]), fmean(values[:-WINDOW][-WINDOW:])
     return WINDOW if now > 0 and then / now < RISE else None
 
 
@@ -195,19 +181,19 @@ def make_rule(name: str, most_skips: int, *, eigenvalue: bool = False) -> Rule:
     """A rule by its name, or a user's own.
 
     Args:
-        name: none, skips, eigenvalue, or path/to/file.py:Name.
+        name: none; skips, which stops at so many in the normal cell (Liang et al. 2019, "DARTS+", criterion 1);
+            eigenvalue; or path/to/file.py:Name.
         most_skips: the skips at which the rule ``skips`` stops.
         eigenvalue: whether evaluations measure the largest eigenvalue, so that a user's own rule may ask for it.
 
     Raises:
         UserError: no such rule, or one that answers something else than None or a number when it is tried.
     """
-
-    def skips(rows: Sequence[Row]) -> int | None:
-        """Stop once the normal cell has so many skips (Liang et al. 2019, "DARTS+", criterion 1)."""
-        return 0 if rows[-1]["skips"] >= most_skips else None
-
-    builtin: dict[str, Rule] = {"none": never, "skips": skips, "eigenvalue": eigenvalue_rises}
+    builtin: dict[str, Rule] = {
+        "none": lambda rows: None,
+        "skips": lambda rows: 0 if rows[-1]["skips"] >= most_skips else None,
+        "eigenvalue": eigenvalue_rises,
+    }
     rule: Any = resolve(name, builtin, "rule to stop by")
     if name in builtin:
         return rule

@@ -21,6 +21,7 @@ from etude.studies.darts.genotype import KINDS, OPERATIONS, Genotype, as_text, f
 from etude.studies.darts.study import DartsConfig
 from etude.studies.darts.supernet import SuperNetwork
 
+Half = Literal["train", "val"]
 COLLAPSED = 0.5
 """The share of a normal cell's edges that are skips from which on the search is said to collapse."""
 
@@ -39,11 +40,7 @@ def build_supernet(config: DartsConfig) -> SuperNetwork:
 def _follow(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor], clip: float = 0.0
 ) -> Tensor:
-    """One step of an optimiser down given gradients, no longer than ``clip`` where that is above 0.
-
-    Returns:
-        The length of all gradients before that, a scalar.
-    """
+    """One optimiser step along gradients, cut to the length ``clip`` if above 0; returns the length before."""
     for parameter, found in zip(parameters, gradients, strict=True):
         parameter.grad = found
     norm = nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
@@ -57,12 +54,11 @@ class SearchTask(CellTask):
 
     def __init__(self, config: DartsConfig, runtime: Runtime) -> None:
         super().__init__(config, runtime)
-        options = config.search
+        optim, options = config.optim, config.search
         self.model: SuperNetwork = build_supernet(config)
         self.modules = {"model": self.model}
         # Its gradients are shared by `gradient`, for alpha and the weights take turns.
         runtime.prepare(self.model, channels_last=True)
-        optim = config.optim
         self.weights, self.architecture = self.model.weights, self.model.architecture
         self.sgd = torch.optim.SGD(
             self.weights, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True
@@ -85,20 +81,18 @@ class SearchTask(CellTask):
         """The training pictures that the weights learn from, ``train``, and those that alpha does, ``val``."""
         if self._halves is None:
             train, share, size = self.pictures.splits["train"], self.config.search.share, self.config.batch.size
-            parts = stratified(train.labels_N.cpu(), (1 - share, share), 0)
-            device = self.runtime.device
-            found = {name: train.take(rows.to(device)) for name, rows in zip(("train", "val"), parts, strict=True)}
-            for name, part in found.items():
-                if len(part) < size:
-                    whose = "for the weights" if name == "train" else "for alpha"
+            weights, alpha = stratified(train.labels_N.cpu(), (1 - share, share), 0)
+            for whose, rows in (("the weights", weights), ("alpha", alpha)):
+                if len(rows) < size:
                     raise UserError(
-                        f"a batch of {size} is larger than the {len(part)} training pictures {whose}: "
+                        f"a batch of {size} is larger than the {len(rows)} training pictures for {whose}: "
                         "give a smaller --batch.size, or another --search.share"
                     )
-            self._halves = found
+            device = self.runtime.device
+            self._halves = {"train": train.take(weights.to(device)), "val": train.take(alpha.to(device))}
         return self._halves
 
-    def batch(self, half: Literal["train", "val"], step: int, part: int) -> tuple[Tensor, Tensor]:
+    def batch(self, half: Half, step: int, part: int) -> tuple[Tensor, Tensor]:
         """Inputs ``[N, C, H, W]`` and classes ``[N]`` of one part of a step's batch of a half."""
         images, epochs = self.halves[half], self._epochs if half == "train" else self._alpha_epochs
         rows = epochs.rows(step, len(images), self.config.batch.size)[part :: self.config.batch.parts]
@@ -116,39 +110,38 @@ class SearchTask(CellTask):
         return self.model(x_NCHW, self.skip)[0]
 
     def gradient(
-        self, half: Literal["train", "val"], parameters: Sequence[Tensor], step: int
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        self, half: Half, parameters: Sequence[Tensor], step: int
+    ) -> tuple[list[Tensor], Mapping[str, Tensor]]:
         """The gradient of the loss of a step's batch of a half, over all parts and processes.
 
         Args:
             half: the half of the pictures.
-            parameters: the parameters of the gradient; nothing is computed for the others.
+            parameters: alpha, the weights or both; nothing is computed for the others.
             step: the step whose batch is taken.
 
         Returns:
-            The gradient by each parameter, and the mean ``loss`` and ``accuracy`` (a share) over this process's parts,
-            see `Runtime.accumulate`.
+            The gradient by each parameter, and the means of `Runtime.accumulate`: ``loss`` and ``accuracy``, a share.
         """
 
-        parts = self.config.batch.parts
-        totals = [torch.zeros_like(parameter) for parameter in parameters]
-        sums = torch.zeros(2, device=self.runtime.device)
-        for part in self.runtime.parts(parts):
+        def entropy(part: int) -> dict[str, Tensor]:
             x_NCHW, labels_N = self.batch(half, step, part)
-            with torch.enable_grad(), search.by_these(self.model, parameters):
-                logits_NR, _ = self.model(x_NCHW, self.skip)
-                loss = entropy_loss(logits_NR, labels_N)
-                found = torch.autograd.grad(loss / parts, parameters, materialize_grads=True)
-            # Added, not taken over: a fused optimiser takes a gradient to lie in memory as its parameter does.
-            for total, of_part in zip(totals, found, strict=True):
-                total += of_part
-            sums += torch.stack([loss.detach(), (logits_NR.detach().argmax(1) == labels_N).float().mean()])
+            logits_NR, _ = self.model(x_NCHW, self.skip)
+            accuracy = (logits_NR.argmax(1) == labels_N).float().mean()
+            return {"loss": entropy_loss(logits_NR, labels_N), "accuracy": accuracy}
+
+        # Added to, not taken over: a fused optimiser takes a gradient to lie in memory as its parameter does.
+        found = [torch.zeros_like(parameter) for parameter in parameters]
+        for parameter, total in zip(parameters, found, strict=True):
+            parameter.grad = total
+        with torch.enable_grad(), search.by_these(self.model, parameters):
+            means = self.runtime.accumulate(entropy, self.config.batch.parts)
+        for parameter in parameters:
+            parameter.grad = None
         if self.runtime.world > 1:
-            flat = self.runtime.sum(torch.cat([total.flatten() for total in totals]))
-            for total, whole in zip(totals, flat.split([total.numel() for total in totals]), strict=True):
-                total.copy_(whole.view_as(total))
-        mean_loss, accuracy = sums * self.runtime.world / parts
-        return totals, {"loss": mean_loss, "accuracy": accuracy}
+            flat = self.runtime.sum(torch.cat([total.flatten() for total in found])) / self.runtime.world
+            for total, mean in zip(found, flat.split([total.numel() for total in found]), strict=True):
+                total.copy_(mean.view_as(total))
+        return found, means
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, optim = self.config, self.config.optim
@@ -176,23 +169,21 @@ class SearchTask(CellTask):
 
     def alpha_gradient(self, step: int, rate: float) -> tuple[Sequence[Tensor], Tensor]:
         """The gradient that alpha follows, of first or second order, and the loss on alpha's half."""
-        options, optim = self.config.search, self.config.optim
-        losses: list[Tensor] = []
+        optim, losses = self.config.optim, dict[str, Tensor]()
 
-        def gradient(half: Literal["train", "val"], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        def gradient(half: Half, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
             found, means = self.gradient(half, parameters, step)
-            if half == "val":
-                losses.append(means["loss"])
+            losses[half] = means["loss"]
             return found
 
-        if options.order == 1:
-            return search.first_order(gradient, self.architecture), losses[0]
-        momenta = [self.sgd.state[weight].get("momentum_buffer") for weight in self.weights]
+        if self.config.search.order == 1:
+            return search.first_order(gradient, self.architecture), losses["val"]
         found = search.second_order(
-            gradient, self.architecture, self.weights, rate=rate, momenta=momenta, momentum=optim.momentum,
+            gradient, self.architecture, self.weights, rate=rate, momentum=optim.momentum,
+            momenta=[self.sgd.state[weight].get("momentum_buffer") for weight in self.weights],
             weight_decay=optim.weight_decay,
         )  # fmt: skip
-        return found, losses[0]
+        return found, losses["val"]
 
     # --- what is watched ---
 
@@ -208,18 +199,14 @@ class SearchTask(CellTask):
     def evaluate(self) -> dict[str, float]:
         rows = self.score(self._some(self.pictures.splits["val"]))
         rows |= {f"alpha/{name}": value for name, value in self.score(self._some(self.halves["val"])).items()}
-        cells = self.model.genotype
-        mixtures = {kind: self.model.mixture(kind)[0].detach() for kind in KINDS}
-        rows |= {
-            "skips": float(cells.count("skip_connect")),
-            "reduction_skips": float(cells.count("skip_connect", "reduction")),
-            "entropy": search.entropy(mixtures["normal"]),
-            "reduction_entropy": search.entropy(mixtures["reduction"]),
-        }
+        cells, mixtures = self.model.genotype, {kind: self.model.mixture(kind)[0].detach() for kind in KINDS}
+        for kind, prefix in zip(KINDS, ("", "reduction_"), strict=True):
+            rows[f"{prefix}skips"] = float(cells.count("skip_connect", kind))
+            rows[f"{prefix}entropy"] = search.entropy(mixtures[kind])
         if self.config.search.eigenvalue or self.config.search.stop == "eigenvalue":
             rows["eigenvalue"] = self.eigenvalue()
         self.history[self.step] = {"step": float(self.step)} | rows | {"genotype": as_text(cells)}
-        self._watch(rows["skips"], sum(len(node) for node in cells.normal))
+        self._watch(rows["skips"], sum(map(len, cells.normal)))
         for kind, weights_EO in mixtures.items():
             for edge, of_edge in enumerate(weights_EO.tolist()):
                 rows |= {f"mixture/{kind}/{edge}/{name}": w for name, w in zip(OPERATIONS, of_edge, strict=True)}
@@ -234,21 +221,24 @@ class SearchTask(CellTask):
         return images.take(chosen_N.to(self.runtime.device))
 
     def _watch(self, skips: float, edges: int) -> None:
-        kept = [{name: value for name, value in row.items() if name != "genotype"} for row in self.rows]
-        back = self.rule(kept)
+        """End the search where its rule says so, and warn where it begins to collapse."""
+        measured = [{name: value for name, value in row.items() if name != "genotype"} for row in self.rows]
+        back = self.rule(measured)
         if back is not None and not self.ended:
-            self.ended = True
-            found = self.rows[len(self.rows) - 1 - back]
-            self.history[self.step]["kept"] = found["genotype"]
-            if self.runtime.is_main:
-                _log.warning(
-                    "the search stops by the rule '%s' at step %d; the cell of step %d is kept",
-                    self.config.search.stop, self.step, found["step"],
-                )  # fmt: skip
+            self.ended, kept = True, self.rows[-1 - back]
+            self.history[self.step]["kept"] = kept["genotype"]
+            self._warn(
+                f"the search stops by the rule '{self.config.search.stop}' at step {self.step}; "
+                f"the cell of step {kept['step']:.0f} is kept"
+            )
         collapsed = skips >= COLLAPSED * edges
-        if collapsed and not self._warned and self.runtime.is_main:
-            _log.warning("the normal cell has %d skips of %d edges: the search collapses", skips, edges)
+        if collapsed and not self._warned:
+            self._warn(f"the normal cell has {skips:.0f} skips of {edges} edges: the search collapses")
         self._warned = collapsed
+
+    def _warn(self, line: str) -> None:
+        if self.runtime.is_main:
+            _log.warning("%s", line)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -259,9 +249,7 @@ class SearchTask(CellTask):
     def genotype(self) -> Genotype:
         """The found cells: those that the rule kept, or those that alpha chooses."""
         kept = next((row["kept"] for row in self.rows if "kept" in row), None)
-        if kept is None:
-            return self.model.genotype
-        return from_text(kept)
+        return self.model.genotype if kept is None else from_text(kept)
 
     def extra_state(self) -> dict[str, Any]:
         return {"history": self.history, "told": self._warned, "step": self.step}
@@ -288,29 +276,24 @@ class SearchTask(CellTask):
         return self.config.cell or "-".join(words)
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        config, halves = self.config, self.halves
+        halves = self.halves
         # Of which the auxiliary skips have their weight; weights alone do not say it.
         self.step = int(extra.get("step", self.step))
-        model, num = config.model, len(halves["train"])
-        epochs = config.loop.max_steps * config.batch.size / num
         protocol = (
-            f"the mixture as it is, not a found cell; {self.pictures.about}; {model.layers} cells of {model.channels} "
-            f"channels, up to {epochs:.3g} epochs of {num:,} pictures and {len(halves['val']):,} for alpha, batch "
-            f"{config.batch.size}, last weights"
+            f"the mixture as it is, not a found cell; {self.setting(len(halves['train']))} pictures and "
+            f"{len(halves['val']):,} for alpha, batch {self.config.batch.size}, last weights"
         )
         rows: list[Result] = []
-        learned = self.score(halves["val"])["accuracy"]
-        told = f"of the pictures that alpha learned from; {protocol}"
-        rows.append(self._row(self.cell(), "search_accuracy", "alpha", learned, len(halves["val"]), told))
-        measured: tuple[Literal["val", "test"], ...] = ("val", "test")
-        for split in measured:
-            images = self.pictures.splits[split]
+        for split, images, note in (
+            ("alpha", halves["val"], "of the pictures that alpha learned from; "),
+            ("val", self.pictures.splits["val"], ""),
+            ("test", self.pictures.splits["test"], ""),
+        ):
             value = self.score(images)["accuracy"]
-            rows.append(self._row(self.cell(), "search_accuracy", split, value, len(images), protocol))
-        found = extra.get("genotype")
-        cells = self.genotype if found is None else parse(found, "summary.json")
+            rows.append(self.result("search_accuracy", split, value, len(images), note + protocol))
+        cells = parse(extra["genotype"], "summary.json") if "genotype" in extra else self.genotype
         for kind in KINDS:
             skips = float(cells.count("skip_connect", kind))
-            told = f"of the found {kind} cell's edges; {protocol}"
-            rows.append(self._row(self.cell(), f"{kind}_skips", "train", skips, 0, told))
+            about = f"of the found {kind} cell's edges; {protocol}"
+            rows.append(self.result(f"{kind}_skips", "train", skips, 0, about))
         return rows

@@ -226,24 +226,13 @@ class SharedCell(nn.Module):
             total = functional.channel_shuffle(total, self.partial)
         return sum(skips, total)
 
-    def _beside(self, plain: MixedCell) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
-        yield self.inputs, [plain.inputs]
-        for source, leaving in enumerate(self.sources):
-            yield from leaving.beside([plain.edges[row] for row in self.rows(source)])  # pyright: ignore[reportCallIssue]
-
-    @torch.no_grad()
-    def take(self, plain: MixedCell) -> None:
-        """Take over the weights and statistics of a cell in its plain form."""
-        for mine, theirs in self._beside(plain):
-            states = [part.state_dict() for part in theirs]
-            for name, value in mine.state_dict().items():
-                alike = states[0][name].shape == value.shape
-                value.copy_(states[0][name] if alike else torch.cat([state[name] for state in states]))
-
     @torch.no_grad()
     def give(self, plain: MixedCell) -> None:
         """Give the weights and statistics to a cell in its plain form, so that both compute the same."""
-        for mine, theirs in self._beside(plain):
+        layers: list[tuple[nn.Module, Sequence[nn.Module]]] = [(self.inputs, [plain.inputs])]
+        for source, leaving in enumerate(self.sources):
+            layers += leaving.beside([plain.edges[row] for row in self.rows(source)])  # pyright: ignore[reportCallIssue]
+        for mine, theirs in layers:
             states = [part.state_dict() for part in theirs]
             for name, value in mine.state_dict().items():
                 alike = states[0][name].shape == value.shape

@@ -1,60 +1,62 @@
 """Differentiable architecture search: presets and experiments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.bounds import Bound, Count, Fraction, NotNegative, Positive, Whole, at_least, require
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, differences
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study, best_of
 from etude.data.picture_config import AugmentConfig, PictureConfig
 from etude.studies.darts.genotype import as_text, from_text, is_random, known_cells
 
+_EVEN = Bound("even and at least 2", lambda value: value >= 2 and value % 2 == 0)
+_SHARE = Bound("above 0 and below 1: both halves need pictures", lambda value: 0 < value < 1)
+_RULE = Bound(
+    "none, skips, eigenvalue or path/to/file.py:Name",
+    lambda value: value in ("none", "skips", "eigenvalue") or ".py:" in value,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    channels: int = 16
+    channels: Annotated[int, _EVEN] = 16
     """Channels of each node of the first cells; doubled at each of the two reductions."""
-    layers: int = 8
+    layers: Annotated[int, at_least(2, ", for there are two reductions")] = 8
     """Number of cells; the reductions stand at a third and two thirds of them."""
-    num_classes: int = 10
+    num_classes: Annotated[int, at_least(2)] = 10
     """Classes of the data."""
-    nodes: int = 4
+    nodes: Count = 4
     """Intermediate nodes of the cells that are searched."""
-
-    def __post_init__(self) -> None:
-        require(self.channels >= 2 and self.channels % 2 == 0, "model.channels", "even and at least 2", self.channels)
-        require(self.layers >= 2, "model.layers", "at least 2, for there are two reductions", self.layers)
-        require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
-        require(self.nodes >= 1, "model.nodes", "at least 1", self.nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     order: Literal[1, 2] = 1
     """1: alpha is judged at the weights as they are; 2: at the weights one step on."""
-    lr: float = 3e-4
+    lr: Positive = 3e-4
     """Adam's rate for alpha."""
-    weight_decay: float = 1e-3
+    weight_decay: NotNegative = 1e-3
     """Weight decay of alpha, added to its gradient by Adam."""
-    share: float = 0.5
+    share: Annotated[float, _SHARE] = 0.5
     """Share of the training pictures that alpha learns from; the weights learn from the others."""
-    wait: int = 0
+    wait: Whole = 0
     """Steps before alpha begins to learn."""
-    partial: int = 1
+    partial: Count = 1
     """K: one of K channels goes through the operations, the others round them (PC-DARTS); 1: all go through."""
     edge_norm: bool = False
     """Weigh the edges into a node against each other (PC-DARTS)."""
     auxiliary_skip: bool = False
     """A skip beside every mixture, whose weight falls from 1 to 0 over the search (DARTS-)."""
-    stop: str = "none"
+    stop: Annotated[str, _RULE] = "none"
     """none; skips: when the normal cell has `most_skips` of them (DARTS+); eigenvalue: when the largest eigenvalue of
     the Hessian by alpha has risen, and then the cell from before (Zela et al. 2020); or path/to/file.py:Name of a
     function of the evaluations so far, a list of dicts, that returns None, or how many evaluations to go back to the
     cell that is kept."""
-    most_skips: int = 2
+    most_skips: Count = 2
     """Skips in the normal cell at which the rule skips of `stop` ends the search."""
     mixture: Literal["shared", "plain"] = "shared"
     """shared: the edges that leave a node share their work; plain: equation 2 as it reads, edge by edge, whose losses
@@ -62,57 +64,32 @@ class SearchConfig:
     eigenvalue: bool = False
     """Measure that eigenvalue at each evaluation; `stop` eigenvalue does so in any case."""
 
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "search.lr", "above 0", self.lr)
-        require(self.weight_decay >= 0, "search.weight_decay", "0 or more", self.weight_decay)
-        require(0 < self.share < 1, "search.share", "above 0 and below 1: both halves need pictures", self.share)
-        require(self.wait >= 0, "search.wait", "0 or more", self.wait)
-        require(self.partial >= 1, "search.partial", "at least 1", self.partial)
-        require(self.most_skips >= 1, "search.most_skips", "at least 1", self.most_skips)
-        known = self.stop in ("none", "skips", "eigenvalue") or ".py:" in self.stop
-        require(known, "search.stop", "none, skips, eigenvalue or path/to/file.py:Name", self.stop)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainConfig:
-    auxiliary: float = 0.4
+    auxiliary: NotNegative = 0.4
     """The weight of the auxiliary head's loss; 0: there is no such head."""
-    drop_path: float = 0.2
+    drop_path: Fraction = 0.2
     """The share of the images that leave an edge out, at the end of training; it rises from zero."""
-
-    def __post_init__(self) -> None:
-        require(self.auxiliary >= 0, "retrain.auxiliary", "0 or more", self.auxiliary)
-        require(0 <= self.drop_path < 1, "retrain.drop_path", "0 or more and below 1", self.drop_path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellAugmentConfig(AugmentConfig):
-    cutout: int = 0
+    cutout: Whole = 0
     """Side of a square that is blanked at a random place (DeVries and Taylor 2017); 0: none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.cutout >= 0, "augment.cutout", "0 or more", self.cutout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    lr: float = 0.025
+    lr: Positive = 0.025
     """Rate of SGD at the start."""
     last_lr: float = 0.0
     """At the end; a cosine in between."""
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 3e-4
     """Added to the gradient."""
-    clip: float = 5.0
+    clip: NotNegative = 5.0
     """The gradient is not longer than this; 0: it is as it is."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        require(0 <= self.last_lr <= self.lr, "optim.last_lr", "from 0 to optim.lr", self.last_lr)
-        require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
-        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
-        require(self.clip >= 0, "optim.clip", "0 or more", self.clip)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -131,9 +108,9 @@ class Batch(BatchConfig):
 class DartsConfig(StudyConfig):
     phase: Literal["search", "retrain"] = "search"
     """search: a cell is looked for; retrain: a network of a given one is trained from scratch."""
-    genotype: str = "darts-v2"
-    """The cell that is retrained: darts-v1, darts-v2, pc-darts, found; random-N, the N-th that the seed draws; a JSON
-    file; or the run folder of a search. A file's content is kept in the configuration."""
+    genotype: str = ""
+    """The cell that is retrained, darts-v2 where none is named: darts-v1, darts-v2, pc-darts, found; random-N, the N-th
+    that the seed draws; a JSON file; or the run folder of a search. A file's content is kept in the configuration."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network's size."""
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -142,9 +119,9 @@ class DartsConfig(StudyConfig):
     """The training of a found cell."""
     data: PictureConfig = field(default_factory=PictureConfig)
     """The pictures."""
-    train_images: int = 0
+    train_images: Whole = 0
     """Train with so many of the training pictures, of each class alike; 0: all."""
-    watched: int = 0
+    watched: Whole = 0
     """Pictures of each split that an evaluation in a search scores; 0: all."""
     augment: CellAugmentConfig = field(default_factory=CellAugmentConfig)
     """The augmentation of training pictures."""
@@ -158,9 +135,9 @@ class DartsConfig(StudyConfig):
     """The table that the numbers belong to: search, retrained; run: none."""
 
     def __post_init__(self) -> None:
-        model, search = self.model, self.search
-        for name in ("train_images", "watched"):
-            require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        super().__post_init__()
+        model, search, optim = self.model, self.search, self.optim
+        require(0 <= optim.last_lr <= optim.lr, "optim.last_lr", "from 0 to optim.lr", optim.last_lr)
         # The maps are halved twice, and pixels are then taken apart in twos.
         require(self.data.size % 8 == 0, "data.size", "a multiple of 8", self.data.size)
         if self.phase == "search":
@@ -169,18 +146,22 @@ class DartsConfig(StudyConfig):
             parts = f"a multiple of {2 * search.partial} (twice search.partial)"
             require(model.channels % (2 * search.partial) == 0, "model.channels", parts, model.channels)
             require(self.loop.precision != "fp16", "loop.precision", "fp32 or bf16 in a search", self.loop.precision)
-            if self.genotype != "darts-v2":
-                raise ValueError("genotype: a search finds one; to train a given one, take the preset retrain")
-        else:
-            if self.retrain.auxiliary > 0:
-                fits = "32 with the auxiliary head, which --retrain.auxiliary 0 leaves out"
-                require(self.data.size == 32, "data.size", fits, self.data.size)
-                # Its last map is one pixel.
-                each = f"2 or more times batch.parts ({self.batch.parts}) with the auxiliary head"
-                require(self.batch.size >= 2 * self.batch.parts, "batch.size", each, self.batch.size)
-            if self.genotype not in known_cells() and not is_random(self.genotype):
-                # So that the run does not hang on a file that may change.
-                object.__setattr__(self, "genotype", as_text(from_text(self.genotype)))
+            if self.genotype:
+                raise ValueError(
+                    f"genotype: a search finds one: leave out '{self.genotype}', or train it by the preset retrain"
+                )
+            return
+        if self.retrain.auxiliary > 0:
+            fits = "32 with the auxiliary head, which --retrain.auxiliary 0 leaves out"
+            require(self.data.size == 32, "data.size", fits, self.data.size)
+            # Its last map is one pixel.
+            each = f"2 or more times batch.parts ({self.batch.parts}) with the auxiliary head"
+            require(self.batch.size >= 2 * self.batch.parts, "batch.size", each, self.batch.size)
+        cell = self.genotype or "darts-v2"
+        if cell not in known_cells() and not is_random(cell):
+            # So that the run does not hang on a file that may change.
+            cell = as_text(from_text(cell))
+        object.__setattr__(self, "genotype", cell)
 
 
 def paper() -> DartsConfig:
@@ -317,51 +298,8 @@ _RETRAIN = {"paper": retrain, "course": retrain, "pc-darts": retrain, "laptop": 
 """The preset that retrains what a preset's search finds."""
 CANDIDATES = 4
 """Cells of a random search."""
-
-
-def _retrained(preset: str) -> dict[str, Any]:
-    """The settings in which the retraining of a preset's find differs from its search."""
-    from etude.core.config import differences
-
-    if preset not in _RETRAIN:
-        raise UserError(f"the preset '{preset}' is of no search: give --preset {', '.join(_RETRAIN)}")
-    searched, trained = STUDY.preset(preset).build(), _RETRAIN[preset]()
-    return {name: value for name, value in differences(searched, trained).items() if name != "genotype"}
-
-
-def _found(rest: dict[str, Any], cell: str) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
-    """The settings that retrain what a search found."""
-    return lambda finished: rest | {"genotype": str(finished[0].path), "cell": cell}
-
-
-def _drawn(rest: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
-    """The settings that retrain the drawn cell that validated best."""
-    return lambda finished: rest | {"genotype": best_of(finished).record.config["genotype"], "cell": "random"}
-
-
-def _search(preset: str) -> tuple[Job, ...]:
-    """A search and the best of some cells drawn at random, both retrained; and published cells.
-
-    The drawn cells are trained together as long as the search lasts: a step of a search takes about
-    `SEARCH_COST` of the retraining's.
-    """
-    rest = _retrained(preset)
-    steps = STUDY.preset(preset).build().loop.max_steps * SEARCH_COST // CANDIDATES
-    short = rest | {"loop.max_steps": steps, "loop.eval_every": max(1, steps // 4), "table": "run"}
-    drawn = [Job(f"draw-{n}", short | {"genotype": f"random-{n}"}) for n in range(CANDIDATES)]
-    known = [Job(name, rest | {"genotype": name}) for name in ("darts-v1", "darts-v2")]
-    return (
-        Job("search", {"cell": "first"}),
-        Job("found", _found(rest, "found"), after=("search",)),
-        *drawn,
-        Job("random", _drawn(rest), after=tuple(job.name for job in drawn)),
-        *known,
-    )
-
-
 SEARCH_COST = 7
 """Steps of retraining that take as long as one of a search, at laptop scale."""
-
 REMEDIES: dict[str, dict[str, Any]] = {
     "first": {},
     "second": {"search.order": 2},
@@ -372,17 +310,54 @@ REMEDIES: dict[str, dict[str, Any]] = {
 }
 
 
+def _searched(preset: str) -> DartsConfig:
+    """The configuration of a preset that searches."""
+    if preset not in _RETRAIN:
+        raise UserError(f"the preset '{preset}' is of no search: give --preset {', '.join(_RETRAIN)}")
+    config = STUDY.preset(preset).build()
+    assert isinstance(config, DartsConfig)
+    return config
+
+
+def _retrained(preset: str, name: str, after: Sequence[str], cell: str) -> Job:
+    """The retraining of what a search found, or of the drawn cell that validated best."""
+    changes = differences(_searched(preset), _RETRAIN[preset]()) | {"cell": cell}
+
+    def overrides(finished: Sequence[RunFolder]) -> dict[str, Any]:
+        best = best_of(finished)
+        return changes | {"genotype": best.record.config["genotype"] if cell == "random" else str(best.path)}
+
+    return Job(name, overrides, tuple(after))
+
+
+def _search(preset: str) -> tuple[Job, ...]:
+    """A search and the best of some cells drawn at random, both retrained; and published cells.
+
+    The drawn cells are trained together as long as the search lasts.
+    """
+    searched = _searched(preset)
+    changes = differences(searched, _RETRAIN[preset]())
+    steps = searched.loop.max_steps * SEARCH_COST // CANDIDATES
+    short = changes | {"loop.max_steps": steps, "loop.eval_every": max(1, steps // 4), "table": "run"}
+    drawn = [Job(f"draw-{n}", short | {"genotype": f"random-{n}"}) for n in range(CANDIDATES)]
+    return (
+        Job("search", {"cell": "first"}),
+        _retrained(preset, "found", ["search"], "found"),
+        *drawn,
+        _retrained(preset, "random", [job.name for job in drawn], "random"),
+        *(Job(name, changes | {"genotype": name}) for name in ("darts-v1", "darts-v2")),
+    )
+
+
 def _remedies(preset: str) -> tuple[Job, ...]:
     """The search as published and with each of what was proposed against its collapse, each find retrained."""
-    rest, searched = _retrained(preset), STUDY.preset(preset).build()
-    assert isinstance(searched, DartsConfig)
-    jobs: list[Job] = []
+    channels, jobs = _searched(preset).model.channels, list[Job]()
     for name, settings in REMEDIES.items():
-        if "search.partial" in settings and searched.model.channels % (2 * settings["search.partial"]):
+        if "search.partial" in settings and channels % (2 * settings["search.partial"]):
             # A quarter of four channels is less than the two that every operation takes.
             settings = settings | {"search.partial": 2}
         jobs.append(Job(f"search-{name}", settings | {"cell": name, "search.eigenvalue": True}))
-        jobs.append(Job(name, _found(rest, f"found-{name}"), after=(f"search-{name}",)))
+        jobs.append(_retrained(preset, name, [f"search-{name}"], f"found-{name}"))
     return tuple(jobs)
 
 

@@ -1,29 +1,27 @@
 """DCGAN and its conditional form: presets and experiments."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.bounds import Bound, Count, Fraction, NotNegative, Positive, at_least, require
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig
 from etude.core.study import Experiment, Job, Preset, Study
+
+_SIZE = Bound("28 or 32", lambda value: value in (28, 32))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    noise: int = 100
+    noise: Count = 100
     """Numbers of a noise vector."""
-    size: int = 32
+    size: Annotated[int, _SIZE] = 32
     """Height and width of the pictures: 28, or 32 with two black pixels on every side."""
-    width: int = 64
+    width: Count = 64
     """Filters of the layers nearest to the picture; each layer further in has twice as many."""
     conditional: bool = False
     """Both networks are told the class."""
     norm: Literal["batch", "spectral", "none"] = "batch"
     """The discriminator's norm."""
-
-    def __post_init__(self) -> None:
-        for name in ("noise", "width"):
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(self.size in (28, 32), "model.size", "28 or 32", self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,25 +32,18 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    lr: float = 2e-4
+    lr: Positive = 2e-4
     """Adam's learning rate, of both networks."""
-    beta1: float = 0.5
+    beta1: Fraction = 0.5
     """Adam's first beta."""
     loss: Literal["vanilla", "lsgan"] = "vanilla"
     """vanilla: cross-entropy, non-saturating."""
-    smoothing: float = 0.0
+    smoothing: Fraction = 0.0
     """The discriminator's target for real pictures is 1 less this."""
-    r1: float = 0.0
+    r1: NotNegative = 0.0
     """Weight gamma of the gradient penalty on real pictures, gamma / 2 |grad|^2; 0: none."""
-    ema: float = 0.0
+    ema: Fraction = 0.0
     """Decay of the mean of the generator's weights, which then draws in its place; 0: none."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
-        require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
-        require(self.r1 >= 0, "optim.r1", "0 or more", self.r1)
-        require(0 <= self.ema < 1, "optim.ema", "0 or more and below 1", self.ema)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +61,13 @@ class Batch(BatchConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricConfig:
-    samples: int = 10_000
+    # Every digit is scored, and an interval needs four groups.
+    samples: Annotated[int, at_least(10)] = 10_000
     """Generated pictures of the final FID and KID, against the whole test split."""
-    watched: int = 500
+    watched: Annotated[int, at_least(2)] = 500
     """Pictures whose diversity each evaluation compares with that of real ones."""
     inception: str = ""
     """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
-
-    def __post_init__(self) -> None:
-        # Every digit is scored, and an interval needs four groups.
-        require(self.samples >= 10, "metric.samples", "at least 10", self.samples)
-        require(self.watched >= 2, "metric.watched", "at least 2", self.watched)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """pix2pix: presets and experiments."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.bounds import Bound, Count, Fraction, NotNegative, Positive, at_least, require
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig
 from etude.core.study import Experiment, Job, Preset, Study
 
 Source = Literal[
@@ -13,28 +14,30 @@ Source = Literal[
 ]  # fmt: skip
 
 
+_SHARE = Bound("between 0 and 1", lambda value: 0 < value < 1)
+_JITTER = Bound("0 to 256", lambda value: 0 <= value <= 256)
+_DECAY = Bound("0 to 1", lambda value: 0 <= value <= 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     size: Literal[64, 128, 256] = 256
     """Height and width of the pictures; the generator halves them 6, 7 or 8 times."""
-    width: int = 64
+    width: Count = 64
     """Filters of the generator's first layer (ngf)."""
-    widest: int = 8
+    widest: Count = 8
     """Filters of its inner layers, as a multiple of width."""
-    dropout: float = 0.5
+    dropout: Fraction = 0.5
     """Dropout of the decoder's first three layers, in training and in use: the generator's only noise; 0: none."""
     test_norm: Literal["batch", "running"] = "batch"
     """Statistics of the generator's batch norms in use: batch, each picture's own, as the paper has it; running, the
     means of training."""
-    discriminator_width: int = 64
+    discriminator_width: Count = 64
     """Filters of the discriminator's first layer (ndf)."""
     patch: Literal[1, 16, 34, 70, 142, 286] = 70
     """Pixels that one logit of the discriminator sees."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "widest", "discriminator_width"):
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(0 <= self.dropout < 1, "model.dropout", "0 or more and below 1", self.dropout)
         most = {64: 142, 128: 286, 256: 286}[self.size]
         require(self.patch <= most, "model.patch", f"at most {most} for {self.size} pixels", self.patch)
 
@@ -51,21 +54,17 @@ class DataConfig:
     """The second folder of source folder, with the B pictures under the names of the A pictures."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """The direction: from the left picture to the right one, or back."""
-    val_share: float = 0.1
+    val_share: Annotated[float, _SHARE] = 0.1
     """The share of the training pairs that validates, of a folder without val."""
-    test_share: float = 0.1
+    test_share: Annotated[float, _SHARE] = 0.1
     """The share that tests of a folder without test."""
     split_seed: int = 0
     """Draws these shares."""
-    pairs: int = 40
+    pairs: Annotated[int, at_least(4)] = 40
     """The number of generated pairs that train; a quarter as many validate, and test."""
 
     def __post_init__(self) -> None:
-        for name in ("val_share", "test_share"):
-            share = getattr(self, name)
-            require(0 < share < 1, f"data.{name}", "between 0 and 1", share)
         require(self.val_share + self.test_share < 1, "data.val_share + data.test_share", "below 1", "more")
-        require(self.pairs >= 4, "data.pairs", "at least 4", self.pairs)
         own = self.source in ("folder", "grey")
         require(bool(self.folder) or not own, "data.folder", "a path (--data.folder)", "empty")
         require(own or not self.folder, "data.source", "folder or grey where --data.folder is given", self.source)
@@ -75,36 +74,28 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    jitter: int = 30
+    jitter: Annotated[int, _JITTER] = 30
     """Training pairs are resized to this many pixels more than the networks take, and a window is cut out."""
     mirror: bool = True
     """Mirror every second pair."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.jitter <= 256, "augment.jitter", "0 to 256", self.jitter)
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    lr: float = 2e-4
+    lr: Positive = 2e-4
     """Adam's learning rate, of both networks."""
-    beta1: float = 0.5
+    beta1: Fraction = 0.5
     """Adam's first beta."""
-    decay_from: float = 1.0
+    decay_from: Annotated[float, _DECAY] = 1.0
     """The share of the steps after which the rate falls linearly towards zero; 1: never."""
     loss: Literal["vanilla", "lsgan"] = "vanilla"
     """vanilla: cross-entropy, non-saturating."""
-    gan: float = 1.0
+    gan: NotNegative = 1.0
     """Weight of the adversarial loss; 0: no discriminator is trained."""
-    l1: float = 100.0
+    l1: NotNegative = 100.0
     """Weight lambda of the L1 loss."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        require(0 <= self.beta1 < 1, "optim.beta1", "0 or more and below 1", self.beta1)
-        require(0 <= self.decay_from <= 1, "optim.decay_from", "0 to 1", self.decay_from)
-        for name in ("gan", "l1"):
-            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
         require(self.gan + self.l1 > 0, "optim.gan + optim.l1", "above 0", 0)
 
     def rate(self, step: int, max_steps: int) -> float:

@@ -1,10 +1,11 @@
 """Prototypical Networks: presets and experiments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig, require
+from etude.core.bounds import Count, Positive, require
+from etude.core.config import LoopConfig, StudyConfig
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
 
@@ -14,17 +15,13 @@ class ModelConfig:
     encoder: str = "conv4"
     """The embedding network: conv4, or path/to/file.py:Name of a module that maps [N, 1, H, W] to
     ([N, D], named intermediates)."""
-    width: int = 64
+    width: Count = 64
     """Filters of each block."""
     distance: str = "euclidean"
     """Between queries and prototypes: euclidean (squared), cosine, or path/to/file.py:Name of a function
     that maps [Q, D] and [N, D] to [Q, N]."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Distances are divided by it before the softmax; 1 in the paper."""
-
-    def __post_init__(self) -> None:
-        require(self.width >= 1, "model.width", "at least 1", self.width)
-        require(self.temperature > 0, "model.temperature", "above 0", self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,43 +30,32 @@ class DataConfig:
     """The real set, or its embedded twin."""
     train_split: Literal["train", "trainval"] = "train"
     """The classes to train on; trainval only after train chose the length of training."""
-    size: int = 28
+    size: Count = 28
     """Height and width in pixels."""
     resize: Literal["area", "nearest"] = "area"
     """How 105x105 becomes smaller: nearest is the paper's code, area averages pixels."""
 
-    def __post_init__(self) -> None:
-        require(self.size >= 1, "data.size", "at least 1", self.size)
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
-    way: int = 60
+    way: Count = 60
     """Classes of a training episode."""
-    shot: int = 1
+    shot: Count = 1
     """Support drawings a class, in training and in the test."""
-    query: int = 5
+    query: Count = 5
     """Query drawings a class, in training."""
-    per_step: int = 1
+    per_step: Count = 1
     """Episodes whose gradients make one step, over all processes."""
-
-    def __post_init__(self) -> None:
-        for name in ("way", "shot", "query", "per_step"):
-            require(getattr(self, name) >= 1, f"episodes.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Adam's learning rate at the start."""
     schedule: Literal["halve", "linear"] = "halve"
     """halve: every `halve_every` steps, as published; linear: down to zero at the last step."""
-    halve_every: int = 2000
+    halve_every: Count = 2000
     """Steps between two halvings."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
@@ -82,20 +68,18 @@ class OptimConfig:
 class EvaluationConfig:
     ways: tuple[int, ...] = (5, 20)
     """Classes of a test episode; the validation metric that chooses is that of the last one."""
-    query: int = 15
+    query: Count = 15
     """Query drawings a class."""
-    episodes: int = 1000
+    episodes: Count = 1000
     """Random test episodes, as published."""
-    pool_episodes: int = 20_000
+    pool_episodes: Count = 20_000
     """Random test episodes of the sharper estimate."""
-    val_episodes: int = 2000
+    val_episodes: Count = 2000
     """Random validation episodes."""
 
     def __post_init__(self) -> None:
         require(len(self.ways) > 0, "evaluation.ways", "one number or more", "none")
         require(min(self.ways) >= 1, "evaluation.ways", "at least 1 each", min(self.ways))
-        for name in ("query", "episodes", "pool_episodes", "val_episodes"):
-            require(getattr(self, name) >= 1, f"evaluation.{name}", "at least 1", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +101,7 @@ class ProtonetConfig(StudyConfig):
     """Start from the weights of `selected_run` instead of from scratch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # Four poolings halve the side.
         require(self.model.encoder != "conv4" or self.data.size >= 16, "data.size", "at least 16", self.data.size)
 
@@ -189,20 +174,16 @@ def _fewshot(preset: str) -> tuple[Job, ...]:
             # whole length would double the cost: the chosen weights go on, at the full rate again.
             select |= {"loop.max_steps": 5000} if shot == 5 else {}
             again |= {"warm_start": True, "loop.max_steps": 3000 if shot == 5 else 6000}
+
+        def retrained(finished: Sequence[RunFolder], again: dict[str, Any] = again) -> dict[str, Any]:
+            [selected] = finished
+            # As long as the selected run took to its best step, where no length is named.
+            length = {"loop.max_steps": selected.checkpoints().best_step}
+            return length | again | {"selected_run": str(selected.path)}
+
         jobs.append(Job(f"s{shot}-select", select))
-        jobs.append(Job(f"s{shot}", _retrained(again), after=(f"s{shot}-select",)))
+        jobs.append(Job(f"s{shot}", retrained, after=(f"s{shot}-select",)))
     return tuple(jobs)
-
-
-def _retrained(settings: dict[str, Any]) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
-    """The settings that train as long as the selected run did up to its best step, where they name no length."""
-
-    def overrides(finished: Sequence[RunFolder]) -> dict[str, Any]:
-        [selected] = finished
-        length = {"loop.max_steps": selected.checkpoints().best_step}
-        return length | settings | {"selected_run": str(selected.path)}
-
-    return overrides
 
 
 def _distance(preset: str) -> tuple[Job, ...]:

@@ -1,10 +1,12 @@
 """Residual networks: presets and experiments."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.bounds import Count, Fraction, NotNegative, Positive, Whole, at_least
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study, best_of
 from etude.data.picture_config import AugmentConfig, PictureConfig
@@ -16,9 +18,9 @@ BATCH_NORMS = ("bn-torch", "bn", "bin")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    n: int = 3
+    n: Count = 3
     """Blocks a stage: the network has 6n + 2 layers."""
-    num_classes: int = 10
+    num_classes: Annotated[int, at_least(2)] = 10
     """r, the classes of the data."""
     norm: str = "bn"
     """bn-torch (PyTorch's own batch norm), bn, in, bin, ln, gn, none, or path/to/file.py:Name of a module that is made
@@ -26,46 +28,32 @@ class ModelConfig:
     norm_form: Literal["fast", "plain"] = "fast"
     """The form of our norms: fast, with backward passes derived by hand (nn/fast_norms.py); plain, the papers' formulas
     (nn/norms.py). They compute the same."""
-    groups: int = 8
+    groups: Count = 8
     """Groups of gn."""
     shortcut: Literal["pad", "projection"] = "pad"
     """Shortcuts where the shape changes: pad has no parameters, as published; projection is a 1x1 convolution."""
-    width: int = 16
+    width: Count = 16
     """Filters of the first stage."""
-
-    def __post_init__(self) -> None:
-        for name in ("n", "groups", "width"):
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(self.num_classes >= 2, "model.num_classes", "at least 2", self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     algorithm: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.1
+    lr: Positive = 0.1
     """Learning rate at the start."""
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     """The momentum of sgd."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """Added to the gradient; gates have none."""
-    gate_lr: float = 10.0
+    gate_lr: Positive = 10.0
     """The learning rate of bin's gates, as a multiple."""
     schedule: Literal["constant", "step", "linear", "cosine"] = "step"
     """step: a tenth after one half and again after three quarters of the steps; linear and cosine: down to zero."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps over which the rate rises from zero."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        require(0 <= self.momentum < 1, "optim.momentum", "0 or more and below 1", self.momentum)
-        require(self.weight_decay >= 0, "optim.weight_decay", "0 or more", self.weight_decay)
-        require(self.gate_lr > 0, "optim.gate_lr", "above 0", self.gate_lr)
-        require(self.warmup >= 0, "optim.warmup", "0 or more", self.warmup)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
-        import math
-
         done = step / max_steps
         shape = {
             "constant": 1.0,
@@ -96,7 +84,7 @@ class ResNetConfig(StudyConfig):
     """The number of pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
-    curve_images: int = 2000
+    curve_images: Count = 2000
     """Training pictures, always the same, that each evaluation scores beside the validation split."""
     cam_classes: tuple[str, ...] = ()
     """The classes of the Grad-CAM sheets; where none is named, the assignment's seven species or the first seven."""
@@ -104,7 +92,7 @@ class ResNetConfig(StudyConfig):
     """The published table that the run's numbers belong to: norms, batch-size, best, depth, norms-tuned; run: none."""
 
     def __post_init__(self) -> None:
-        require(self.curve_images >= 1, "curve_images", "at least 1", self.curve_images)
+        super().__post_init__()
         each = self.batch.size // self.batch.parts
         if self.model.norm in BATCH_NORMS and each < 2:
             raise ValueError(
@@ -231,9 +219,10 @@ def _batch_size(preset: str) -> tuple[Job, ...]:
     for norm in ("bn", "gn"):
         for size in (8, 128):
             epoch = max(1, _TRAINED_ON.get(preset, 45_000) // size)
-            settings: dict[str, Any] = {"model.norm": norm, "batch.size": size, "table": "batch-size"}
-            settings |= {"loop.max_steps": 50 * epoch, "loop.eval_every": epoch, "loop.save_every": 10 * epoch}
-            settings |= {"loop.patience": 10, "loop.log_every": epoch}
+            settings: dict[str, Any] = {
+                "model.norm": norm, "batch.size": size, "table": "batch-size", "loop.max_steps": 50 * epoch,
+                "loop.eval_every": epoch, "loop.save_every": 10 * epoch, "loop.patience": 10, "loop.log_every": epoch,
+            }  # fmt: skip
             jobs.append(Job(f"{norm}-{size}", settings))
     return tuple(jobs)
 
@@ -241,9 +230,11 @@ def _batch_size(preset: str) -> tuple[Job, ...]:
 def _best(preset: str) -> tuple[Job, ...]:
     """The best network of the course report: layer norm, Adam at 1e-4, batch 16, 110 epochs."""
     epoch = max(1, _TRAINED_ON.get(preset, 45_000) // 16)
-    settings: dict[str, Any] = {"model.norm": "ln", "optim.algorithm": "adam", "optim.lr": 1e-4, "batch.size": 16}
-    settings |= {"optim.schedule": "constant", "loop.max_steps": 110 * epoch, "loop.eval_every": 2 * epoch}
-    return (Job("ln", settings | {"table": "best"}),)
+    settings: dict[str, Any] = {
+        "model.norm": "ln", "optim.algorithm": "adam", "optim.lr": 1e-4, "optim.schedule": "constant", "batch.size": 16,
+        "loop.max_steps": 110 * epoch, "loop.eval_every": 2 * epoch, "table": "best",
+    }  # fmt: skip
+    return (Job("ln", settings),)
 
 
 def _depth(preset: str) -> tuple[Job, ...]:
@@ -260,18 +251,17 @@ def _tuned(preset: str) -> tuple[Job, ...]:
     """
     jobs: list[Job] = []
     for norm in NORMS:
-        chosen: dict[str, Any] = {"model.norm": norm}
-        rates = [Job(f"{norm}-lr{lr:g}", chosen | {"optim.lr": lr, "table": "run"}, seed=100) for lr in TUNED_RATES]
-        jobs += rates
-        jobs.append(Job(norm, _at_best_rate(norm), after=tuple(job.name for job in rates)))
+        rates = [
+            Job(f"{norm}-lr{lr:g}", {"model.norm": norm, "optim.lr": lr, "table": "run"}, seed=100)
+            for lr in TUNED_RATES
+        ]
+
+        def at_best(finished: Sequence[RunFolder], norm: str = norm) -> dict[str, Any]:
+            rate = best_of(finished).record.config["optim"]["lr"]
+            return {"model.norm": norm, "table": "norms-tuned", "optim.lr": rate}
+
+        jobs += [*rates, Job(norm, at_best, after=tuple(job.name for job in rates))]
     return tuple(jobs)
-
-
-def _at_best_rate(norm: str) -> Callable[[Sequence[RunFolder]], dict[str, Any]]:
-    """The settings of a norm at the rate of the run that validated best."""
-    return lambda finished: {
-        "model.norm": norm, "table": "norms-tuned", "optim.lr": best_of(finished).record.config["optim"]["lr"],
-    }  # fmt: skip
 
 
 STUDY = Study(
