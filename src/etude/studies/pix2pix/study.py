@@ -96,7 +96,7 @@ class OptimConfig:
     """Weight lambda of the L1 loss."""
 
     def __post_init__(self) -> None:
-        require(self.gan + self.l1 > 0, "optim.gan + optim.l1", "above 0", 0)
+        require(bool(self.gan or self.l1), "optim.gan + optim.l1", "above 0", 0)
 
     def rate(self, step: int, max_steps: int) -> float:
         """The learning rate of a step, from 0."""
