@@ -820,7 +820,7 @@ def _note(path: Path) -> None:
         note.parent.mkdir(parents=True)
         note.write_bytes(path.read_bytes().replace(b'"P"', json.dumps(str(file)).encode()))
         assert fetch.status(source) in ("verified", "present", "altered")
-        fetch._is_accepted(file, source)
+        fetch._state(file, source, "if changed")
 
 
 @target(

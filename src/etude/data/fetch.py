@@ -6,17 +6,15 @@ URL that holds ``<data set>/<file>``; a file of a mirror folder is used where it
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import logging
 import os
-import re
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -53,8 +51,8 @@ class Source:
         url: the data set's own home.
         sha256: hex digest of the home's file; ``md5:`` and that digest where nobody published the other; empty where
             nobody published any. The first file that is had is then noted, and held to its digest from there on.
-        size: bytes of the home's file.
-        mirror_sha256: other digests to accept, of a mirror that packed the same content again.
+        size: the number of bytes of the home's file.
+        mirror_sha256: other digests to accept, such as one of a mirror that packed the same content again.
     """
 
     dataset: str
@@ -123,35 +121,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def fetch(source: Source, *, progress: bool | None = None) -> Path:
-    """A verified file: the cached one, the one of a mirror folder, or a fresh download.
+def fetch(source: Source) -> Path:
+    """A verified file: the cached one, the one of a mirror folder, or a fresh download, with a bar on a terminal.
 
     A file is hashed once; later calls compare its size and time of change with what was noted then.
-
-    Args:
-        source: which file.
-        progress: show a bar on stderr; by default only where stderr is a terminal.
-
-    Returns:
-        The file's path in the cache or in the mirror folder.
 
     Raises:
         UserError: the file cannot be had, or the cache cannot be written.
     """
-    cached = cache_place() / source.dataset / source.filename
-    if cached.is_file():
-        if _is_accepted(cached, source):
-            return cached
-        _log.warning("%s is truncated or altered: getting it again", cached)
+    target = cache_place() / source.dataset / source.filename
+    for path in _copies(source):
+        if _state(path, source, "if changed") != "altered":
+            return path
+        if path == target:
+            _log.warning("%s is truncated or altered: getting it again", path)
+        else:
+            _log.warning("%s is not the published file: trying %s", path, source.url)
+    cache_folder()
     mirror = _mirror()
-    if isinstance(mirror, Path):
-        copy = mirror / source.dataset / source.filename
-        if copy.is_file():
-            if _is_accepted(copy, source):
-                return copy
-            _log.warning("%s is not the published file: trying %s", copy, source.url)
-
-    target = cache_folder() / source.dataset / source.filename
     # Where nobody published a digest, what was had before is the published file.
     known = source.sha256 or (_noted(target) or {}).get("sha256", "")
     routes: list[tuple[str, tuple[str, ...]]] = [(source.url, (known,))]
@@ -159,22 +146,19 @@ def fetch(source: Source, *, progress: bool | None = None) -> Path:
         routes.insert(0, (f"{mirror}/{source.dataset}/{quote(source.filename)}", source.accepted))
     with cache_faults(target), locked(target):
         # Another process may have fetched it while this one waited.
-        if target.is_file() and _is_accepted(target, source):
+        if target.is_file() and _state(target, source, "if changed") != "altered":
             return target
-        faults = []
+        faults: list[str] = []
         for url, accepted in routes:
-            try:
-                sha256 = _download(url, accepted, target, source, progress)
-            except _RouteError as fault:
-                faults.append(str(fault))
-                _log.info("%s: %s", source.name, fault)
-                continue
-            _note(target, target.stat(), sha256)
-            return target
+            fault = _download(url, accepted, target, source)
+            if not fault:
+                return target
+            faults.append(fault)
+            _log.info("%s: %s", source.name, fault)
+    digest = f" ({source.sha256 if ':' in source.sha256 else f'sha256 {source.sha256}'})" if source.sha256 else ""
     raise UserError(
-        f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url}"
-        f"{' (' + ' '.join(_kind(source.sha256)) + ')' if source.sha256 else ''} at {target}, "
-        f"or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
+        f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url}{digest} "
+        f"at {target}, or set ETUDE_MIRROR to a folder or URL that holds {source.name}"
     )
 
 
@@ -186,20 +170,29 @@ def forget(source: Source) -> None:
         _note_place(path).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def damage(path: Path, fix: str = "remove it and run again") -> Iterator[None]:
+    """Turn whatever a reader raises at broken contents of ``path`` into a one-line `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    # Broken archives and arrays are answered with many kinds of exception.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(f"{path} is damaged ({reason}): {fix}") from error
+
+
 def noted_digest(source: Source) -> str:
     """The digest of a file that was fetched, hex; empty where it is not there or was never hashed."""
-    places: list[Path | str | None] = [cache_place(), _mirror()]
-    for place in places:
-        if isinstance(place, Path) and (path := place / source.dataset / source.filename).is_file():
-            return (_noted(path) or {}).get("sha256", "")
-    return ""
+    return next(((_noted(path) or {}).get("sha256", "") for path in _copies(source)), "")
 
 
 def status(source: Source, *, recheck: bool = False) -> Status:
     """Whether a file is at hand in the cache or in a mirror folder; nothing is downloaded.
 
     Args:
-        source: which file.
+        source: the file.
         recheck: hash the file again instead of trusting what was noted.
 
     Returns:
@@ -207,36 +200,17 @@ def status(source: Source, *, recheck: bool = False) -> Status:
         its digest is not known, or nobody published one. ``altered``: it is there and wrong. ``missing``: it is not
         there.
     """
-    places = [cache_place()]
-    mirror = _mirror()
-    if isinstance(mirror, Path):
-        places.append(mirror)
-    paths = [place / source.dataset / source.filename for place in places]
-    found = {_state(path, source, recheck) for path in paths if path.is_file()}
-    best: tuple[Status, ...] = ("verified", "present", "altered")
-    for state in best:
-        if state in found:
-            return state
-    return "missing"
+    found = {_state(path, source, "always" if recheck else "never") for path in _copies(source)}
+    order: tuple[Status, ...] = ("verified", "present", "altered")
+    return next((state for state in order if state in found), "missing")
 
 
-def _state(path: Path, source: Source, recheck: bool) -> Status:
-    if recheck:
-        good: Status = "verified" if source.sha256 else "present"
-        return good if _is_accepted(path, source, rehash=True) else "altered"
-    now, noted = path.stat(), _noted(path)
-    if noted is None:
-        # A mirror that packed the content again has another size.
-        wrong_size = source.size not in (None, now.st_size) and not source.mirror_sha256
-        return "altered" if wrong_size else "present"
-    if noted["size"] != now.st_size:
-        return "altered"
-    if noted["mtime_ns"] != now.st_mtime_ns or not source.sha256:
-        return "present"
-    return "verified" if noted["sha256"] in source.accepted else "altered"
-
-
-# --- places ---
+def _copies(source: Source) -> Iterator[Path]:
+    """The file in the cache and in a mirror's folder, where it is there."""
+    for place in (cache_place, _mirror):
+        folder = place()
+        if isinstance(folder, Path) and (path := folder / source.dataset / source.filename).is_file():
+            yield path
 
 
 def _mirror() -> Path | str | None:
@@ -244,58 +218,48 @@ def _mirror() -> Path | str | None:
     chosen = os.environ.get("ETUDE_MIRROR")
     if not chosen:
         return None
+    kind = "folder"
     if chosen.startswith(("http://", "https://")):
-        if not _is_url(chosen):
-            raise UserError(f"ETUDE_MIRROR={chosen} is no URL: set it to a folder, to an http(s) URL, or unset it")
-        return chosen.rstrip("/")
-    folder = Path(chosen).expanduser().absolute()
-    if not folder.is_dir():
-        raise UserError(f"ETUDE_MIRROR={chosen} is no folder: set it to a folder, to an http(s) URL, or unset it")
-    return folder
-
-
-def _is_url(text: str) -> bool:
-    """Whether a host can be read from it; requests answers some that have none with a bare ValueError."""
-    try:
-        parts = urlsplit(text)
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
+        kind = "URL"
+        # Requests answers some that have no host with a bare ValueError.
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(chosen)
+            if parts.hostname and parts.port != 0:
+                return chosen.rstrip("/")
+    elif (folder := Path(chosen).expanduser().absolute()).is_dir():
+        return folder
+    raise UserError(f"ETUDE_MIRROR={chosen} is no {kind}: set it to a folder, to an http(s) URL, or unset it")
 
 
 # --- digests, found out once ---
 
 
-def _is_accepted(path: Path, source: Source, *, rehash: bool = False) -> bool:
+def _state(path: Path, source: Source, hashed: Literal["never", "if changed", "always"]) -> Status:
+    """What is known of a file that is there, or is found out by hashing it."""
     try:
         now, noted = path.stat(), _noted(path)
-        accepted = source.accepted
-        if not source.sha256:
-            accepted = (noted["sha256"],) if noted is not None else ()
-        if not rehash and noted is not None and (noted["size"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
-            return noted["sha256"] in accepted
-        sha256 = _digest(path, source)
+        known = "" if noted is None else noted["sha256"]
+        changed = noted is None or (noted["size"], noted["mtime_ns"]) != (now.st_size, now.st_mtime_ns)
+        if hashed == "never" and changed:
+            # A mirror that packed the content again has another size.
+            published = None if source.mirror_sha256 else source.size
+            size = published if noted is None else noted["size"]
+            return "present" if size in (None, now.st_size) else "altered"
+        found = _digest(path, source) if changed or hashed == "always" else known
     except OSError:
-        return False
-    if not source.sha256 and noted is not None:
-        # What was noted stays: it is all that there is to hold the file to.
-        return sha256 in accepted
-    _note(path, now, sha256)
-    return sha256 in accepted or not source.sha256
-
-
-def _kind(sha256: str) -> tuple[str, str]:
-    """A source's digest with the name of its kind: ``("md5", hex)`` of ``"md5:hex"``, else ``("sha256", hex)``."""
-    kind, _, value = sha256.rpartition(":")
-    return kind or "sha256", value
+        return "altered"
+    if source.sha256:
+        _note(path, now, found)
+        return "verified" if found in source.accepted else "altered"
+    # What was noted first stays: it is all that there is to hold the file to.
+    if not known:
+        _note(path, now, found)
+    return "present" if found == (known or found) else "altered"
 
 
 def _digest(path: Path, source: Source) -> str:
-    """A file's digest, of the kind that the source names."""
-    if _kind(source.sha256)[0] == "sha256":
-        return file_sha256(path)
-    with path.open("rb") as file:
-        return f"md5:{hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()}"
+    """A file's digest, written as the source writes its own."""
+    return f"md5:{pooch.file_hash(str(path), 'md5')}" if source.sha256.startswith("md5:") else file_sha256(path)
 
 
 def _note_place(path: Path) -> Path:
@@ -313,148 +277,96 @@ def _noted(path: Path) -> dict[str, Any] | None:
 
 
 def _note(path: Path, at: os.stat_result, sha256: str) -> None:
+    value = {"path": str(path), "size": at.st_size, "mtime_ns": at.st_mtime_ns, "sha256": sha256}
     # Where the cache cannot be written, a mirror folder serves all the same: its files are hashed each time.
     with contextlib.suppress(UserError, OSError):
-        value = {"path": str(path), "size": at.st_size, "mtime_ns": at.st_mtime_ns, "sha256": sha256}
-        write_json(_note_place(path), value)
+        if value != _noted(path):
+            write_json(_note_place(path), value)
 
 
 # --- downloads ---
 
 
-class _RouteError(Exception):
-    """Why a URL did not give the file, in a few words."""
-
-
-def _download(url: str, accepted: tuple[str, ...], target: Path, source: Source, progress: bool | None) -> str:
-    """Download into ``target``; its digest."""
+def _download(url: str, accepted: tuple[str, ...], target: Path, source: Source) -> str:
+    """Download into ``target``; why that failed, in a few words, or nothing."""
     pooch.get_logger().setLevel(logging.WARNING)
     part = target.with_name(f"{target.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
-    shown = sys.stderr.isatty() if progress is None else progress
     host = urlsplit(url).netloc
-    # A continued file may be pieced together from two versions: then once more from its start.
-    for _ in range(2):
-        transfer = _Transfer(part, source, shown)
-        try:
-            sha256 = _retrieve(url, accepted, target, transfer)
-        except requests.HTTPError as error:
-            raise _RouteError(f"{host} answered {error}") from error
-        except requests.Timeout as error:
-            raise _RouteError(f"{host} did not answer in time") from error
-        except requests.ConnectionError as error:
-            kept = part.stat().st_size if part.exists() else 0
-            broke = f"the connection to {host} broke, {kept:,} bytes are kept" if kept else f"no connection to {host}"
-            raise _RouteError(broke) from error
-        except requests.RequestException as error:
-            raise _RouteError(f"{host}: {type(error).__name__}") from error
-        part.unlink(missing_ok=True)
-        if sha256 is not None:
-            for other in target.parent.glob(f"{_glob_literal(target.name)}.*.part"):
-                other.unlink(missing_ok=True)
-            return sha256
-        if not transfer.resumed:
-            break
-    _log.warning("%s does not send the published %s", url, source.name)
-    raise _RouteError(f"{host} does not send the published file")
 
+    def gather(url: str, output_file: str, _pooch: object) -> None:
+        _gather(url, part, source)
+        part.replace(output_file)
 
-def _retrieve(url: str, accepted: tuple[str, ...], target: Path, transfer: "_Transfer") -> str | None:
-    """Let pooch download, verify and move into place; the digest that fits, or None."""
     # Pooch's own type for a downloader names its arguments otherwise than pooch calls them.
-    downloader: Any = transfer
-    for sha256 in accepted:
-        if not sha256:
-            # Without a digest pooch would take whatever is there.
-            target.unlink(missing_ok=True)
+    downloader: Any = gather
+    resumed = True
+    # A continued file may be pieced together from two versions: then once more from its start.
+    while resumed:
+        resumed = part.exists()
+        # Pooch takes what is there where it is given no digest, and it knows of one at most.
+        target.unlink(missing_ok=True)
         try:
-            known = ":".join(_kind(sha256)) if sha256 else None
-            pooch.retrieve(url, known, target.name, target.parent, downloader=downloader)
-        except requests.RequestException:
-            raise
-        except ValueError:
-            # Pooch's word for another digest.
-            continue
-        return sha256 or file_sha256(target)
-    return None
+            pooch.retrieve(url, None, target.name, target.parent, downloader=downloader)
+        except requests.HTTPError as error:
+            return f"{host} answered {error}"
+        except requests.ConnectionError:
+            kept = part.stat().st_size if part.exists() else 0
+            return f"the connection to {host} broke, {kept:,} bytes are kept" if kept else f"no connection to {host}"
+        except requests.RequestException as error:
+            return f"{host}: {type(error).__name__}"
+        sha256 = _digest(target, source)
+        if sha256 in accepted or accepted == ("",):
+            for other in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
+                other.unlink(missing_ok=True)
+            _note(target, target.stat(), sha256)
+            return ""
+        target.unlink()
+    _log.warning("%s does not send the published %s", url, source.name)
+    return f"{host} does not send the published file"
 
 
-def _glob_literal(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def _gather(url: str, part: Path, source: Source) -> None:
+    """Download into ``part``, which is continued, and kept where the connection breaks for good."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(source.name, total=source.size)
+        for attempt in range(_ATTEMPTS):
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                _continue(url, part, bar, task)
+                break
+            except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout) as error:
+                # A server that gives nothing more is not asked again.
+                if attempt == _ATTEMPTS - 1 or not part.exists() or part.stat().st_size <= before:
+                    raise requests.ConnectionError(str(error)) from error
+            time.sleep(_PAUSE_S)
+    sync(part)
 
 
-class _Transfer:
-    """A downloader for pooch that continues an interrupted file.
-
-    Args:
-        part: where the bytes gather; kept when the transfer breaks off.
-        source: names the file in the progress bar.
-        shown: whether to draw the bar.
-    """
-
-    def __init__(self, part: Path, source: Source, shown: bool) -> None:
-        self.part = part
-        self.resumed = False
-        self._source = source
-        self._shown = shown
-        self._whole = False
-
-    def __call__(self, url: str, output_file: str, _pooch: object) -> None:
-        if not self._whole:
-            self._gather(url)
-            sync(self.part)
-            self._whole = True
-        # A link, not a move: pooch deletes what does not fit, and the next accepted digest needs the bytes again.
-        Path(output_file).unlink()
-        try:
-            os.link(self.part, output_file)
-        except OSError:
-            shutil.copyfile(self.part, output_file)
-
-    def _gather(self, url: str) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.resumed = self._size() > 0
-        with Progress(*columns, console=Console(stderr=True), disable=not self._shown) as bar:
-            task = bar.add_task(self._source.name, total=self._source.size)
-            for attempt in range(_ATTEMPTS):
-                before = self._size()
-                try:
-                    return self._continue(url, bar, task)
-                except (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout) as error:
-                    # A server that gives nothing more is not asked again.
-                    if attempt == _ATTEMPTS - 1 or self._size() <= before:
-                        raise requests.ConnectionError(str(error)) from error
-                time.sleep(_PAUSE_S)
-
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def _continue(self, url: str, bar: Progress, task: Any) -> None:
-        have = self._size()
-        # Unpacked on the way, a file could not be continued at a byte.
-        headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
-            if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
-                if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                    return
-                self.part.unlink()
-                return self._continue(url, bar, task)
-            if not answer.ok:
-                raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
-            follows = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-            if not (answer.status_code == requests.codes.partial_content and follows):
-                have = 0
-            length = answer.headers.get("Content-Length", "")
-            total = have + int(length) if length.isdecimal() else None
-            bar.update(task, completed=have, total=total)
-            with self.part.open("ab" if have else "wb") as file:
-                for piece in answer.iter_content(_CHUNK_BYTES):
-                    file.write(piece)
-                    bar.advance(task, len(piece))
+def _continue(url: str, part: Path, bar: Progress, task: Any) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    # Unpacked on the way, a file could not be continued at a byte.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
+        reach = answer.headers.get("Content-Range", "")
+        if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
+            if reach.endswith(f"/{have}"):
+                return
+            part.unlink()
+            return _continue(url, part, bar, task)
+        if not answer.ok:
+            raise requests.HTTPError(f"{answer.status_code} {answer.reason}")
+        if answer.status_code != requests.codes.partial_content or not reach.startswith(f"bytes {have}-"):
+            have = 0
+        length = answer.headers.get("Content-Length", "")
+        bar.update(task, completed=have, total=have + int(length) if length.isdecimal() else None)
+        with part.open("ab" if have else "wb") as file:
+            for piece in answer.iter_content(_CHUNK_BYTES):
+                file.write(piece)
+                bar.advance(task, len(piece))
