@@ -150,7 +150,7 @@ def test_an_archive_that_cannot_be_read(mirror: Path, monkeypatch: pytest.Monkey
     path = put_archive(mirror, monkeypatch, BROKEN[case])
     with pytest.raises(UserError) as caught:
         mathqa.official_rows("dev")
-    one_line(caught, f"{path} holds no readable dev.json (", "): remove it and run again")
+    one_line(caught, f"{path} is damaged (", "): remove it and run again")
 
 
 @FUZZ
@@ -343,7 +343,7 @@ def test_an_archive_that_is_not_gloves(
     path = put_glove(mirror, monkeypatch, broken_glove()[case])
     with pytest.raises(UserError) as caught:
         mathqa.glove(["the"], 50)
-    one_line(caught, f"{path} is not GloVe's archive (", "): remove it and run again")
+    one_line(caught, f"{path} is damaged (", "): remove it and run again")
     assert not list(tmp_path.rglob("*.npz")), "nothing of a broken archive is kept"
 
 

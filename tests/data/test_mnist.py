@@ -50,7 +50,7 @@ def test_an_idx_file_is_read(file: Path) -> None:
 )
 def test_another_file_is_one_line(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"file\.gz (is damaged|does not hold 2 x 28 x 28 bytes).*: delete it") as error:
+    with pytest.raises(UserError, match=r"file\.gz (is damaged|does not hold 2 x 28 x 28 bytes).*: remove it") as error:
         mnist._read(SOURCE, (2, 28, 28))
     assert "\n" not in str(error.value)
 

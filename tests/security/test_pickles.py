@@ -322,7 +322,6 @@ def _read(name: str) -> None:
 @pytest.mark.parametrize("where", ["mirror", "cache", "url"])
 @pytest.mark.parametrize("name", DATASETS)
 def test_in_place_of_a_data_set(name: str, where: str, unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    omniglot._characters.cache_clear()
     for kind, body in payloads(unreachable / "marker").items():
         if where == "url":
             server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Same, body))

@@ -6,7 +6,6 @@ be cited. The binary version is read, which needs no unpickling.
 
 import itertools
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ from etude.core.files import sha256
 from etude.data import SAMPLES, Dataset
 from etude.data.archives import Bounded
 from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, fetch
+from etude.data.fetch import Source, damage, fetch
 from etude.data.images import ImageError, in_threads, read_image
 from etude.data.labelled import LabelledImages, mapped, stratified
 from etude.data.tree import find
@@ -113,21 +112,18 @@ def _labelled(split: Split, key: str, fill: Callable[[np.ndarray, np.ndarray], N
 def _unpack(split: Split, to_NHWC: np.ndarray, to_N: np.ndarray) -> None:
     start, path = 0, fetch(ARCHIVE)
     each = NUM_IMAGES[split] // len(_MEMBERS[split])
-    try:
-        with tarfile.open(path, "r:gz", tarinfo=Bounded) as archive:
-            for name in _MEMBERS[split]:
-                file = archive.extractfile(name)
-                if file is None:
-                    raise ValueError(f"{name} is no file")
-                # A record is the label, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
-                records = np.frombuffer(file.read(each * (1 + _PIXELS) + 1), np.uint8).reshape(each, 1 + _PIXELS)
-                rows = slice(start, start + each)
-                to_N[rows] = records[:, 0]
-                to_NHWC[rows] = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-                start += each
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({reason}): `etude data get cifar10 --force` fetches it again") from error
+    fix = "`etude data get cifar10 --force` fetches it again"
+    with damage(path, fix), tarfile.open(path, "r:gz", tarinfo=Bounded) as archive:
+        for name in _MEMBERS[split]:
+            file = archive.extractfile(name)
+            if file is None:
+                raise ValueError(f"{name} is no file")
+            # A record is the label, then 1,024 red, 1,024 green and 1,024 blue values, row by row.
+            records = np.frombuffer(file.read(each * (1 + _PIXELS) + 1), np.uint8).reshape(each, 1 + _PIXELS)
+            rows = slice(start, start + each)
+            to_N[rows] = records[:, 0]
+            to_NHWC[rows] = records[:, 1:].reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
+            start += each
 
 
 # --- the JPEG copies ---
@@ -140,6 +136,7 @@ def _jpeg_path() -> Path:
 def _read_jpegs(path: Path, split: Split) -> tuple[list[bytes], np.ndarray]:
     """The files' bytes and uint8 labels ``[N]``."""
     fix = "copy it again"
+    # A broken archive is answered with many kinds of exception.
     try:
         # NumPy leaves a file open that it opened itself and could not read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -148,7 +145,6 @@ def _read_jpegs(path: Path, split: Split) -> tuple[list[bytes], np.ndarray]:
             if not all(isinstance(part, np.ndarray) for part in (bytes_B, offsets, labels_N)):
                 raise TypeError("arrays")
             classes = tuple(map(str, arrays["classes"].tolist()))
-    # A broken archive is answered with many kinds of exception.
     except Exception as error:
         raise ImageError(path, "is not the file of JPEG copies, or is damaged", fix) from error
     count = NUM_IMAGES[split]

@@ -155,7 +155,8 @@ def fetch(source: Source) -> Path:
                 return target
             faults.append(fault)
             _log.info("%s: %s", source.name, fault)
-    digest = f" ({source.sha256 if ':' in source.sha256 else f'sha256 {source.sha256}'})" if source.sha256 else ""
+    kind, _, value = source.sha256.rpartition(":")
+    digest = f" ({kind or 'sha256'} {value})" if value else ""
     raise UserError(
         f"{source.name} cannot be fetched ({'; '.join(faults)}): run again once connected, or put {source.url}{digest} "
         f"at {target}, or set ETUDE_MIRROR to a folder or URL that holds {source.name}"

@@ -7,9 +7,7 @@ vectors for word representation"; public domain (PDDL).
 
 import io
 import json
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +18,7 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.data import SAMPLES, Dataset
 from etude.data.cache import digest
-from etude.data.fetch import Source, cache_faults, cache_folder, fetch, locked, status
+from etude.data.fetch import Source, cache_faults, cache_folder, damage, fetch, locked, status
 
 Split = Literal["train", "dev", "test"]
 
@@ -64,9 +62,6 @@ DATASET = Dataset(
     sources=(ARCHIVE,),
 )
 
-# What zipfile and json answer broken bytes with.
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, RuntimeError, ValueError, OSError)
-
 
 def filtered_copies() -> dict[str, Path] | None:
     """The course's three JSON files, where the cache or the mirror's folder has all of them unaltered; else None."""
@@ -76,7 +71,7 @@ def filtered_copies() -> dict[str, Path] | None:
 
 
 def _at_hand(source: Source) -> bool:
-    """Return whether a file is there and is the right one, so that `fetch` asks no server for it."""
+    """Whether a file is there and is the right one, so that `fetch` asks no server for it."""
     return status(source) == "verified" or status(source, recheck=True) == "verified"
 
 
@@ -92,20 +87,17 @@ def official_rows(split: Split) -> list[dict[str, Any]]:
         UserError: the archive is neither cached nor within reach, or is not as published.
     """
     path = fetch(ARCHIVE)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rpartition("/")[2] == f"{split}.json"]
-            inside = [name for name in names if not name.startswith("__MACOSX")]
-            rows = json.loads(archive.read(inside[0]))
+    with damage(path), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.rpartition("/")[2] == f"{split}.json"]
+        inside = [name for name in names if not name.startswith("__MACOSX")]
+        if not inside:
+            raise ValueError(f"no {split}.json")
+        rows = json.loads(archive.read(inside[0]))
         fields = ("Problem", "options", "correct", "linear_formula")
         if not isinstance(rows, list) or not all(
             isinstance(row, dict) and all(isinstance(row.get(field), str) for field in fields) for row in rows
         ):
-            raise ValueError("no list of problems")
-    except _BROKEN as error:
-        raise UserError(
-            f"{path} holds no readable {split}.json ({type(error).__name__}): remove it and run again"
-        ) from error
+            raise ValueError(f"no list of problems in {split}.json")
     if len(rows) != NUM_ROWS[split]:
         raise UserError(
             f"{path} has {len(rows)} rows of {split} in place of {NUM_ROWS[split]}: remove it and run again"
@@ -155,23 +147,16 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
 
 def _arrays(path: Path, *names: str) -> list[np.ndarray]:
     """Arrays of numbers or text of an .npz file; objects, which only a pickle could hold, are refused."""
-    try:
-        # NumPy leaves a file open that it opened itself and could not read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = [arrays[name] for name in names]
+    # NumPy leaves a file open that it opened itself and could not read.
+    with damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        found = [arrays[name] for name in names]
         # Of a member that is no array NumPy gives the bytes.
         if not all(isinstance(array, np.ndarray) and array.ndim for array in found):
-            raise TypeError("arrays")
-        if (
-            len({len(array) for array in found}) != 1
-            or found[0].dtype.kind not in "Uf"
-            or found[1].dtype.kind not in "fb"
-        ):
-            raise ValueError("rows of one number")
+            raise TypeError("arrays are wanted")
+        kinds = found[0].dtype.kind in "Uf" and found[1].dtype.kind in "fb"
+        if len(found[0]) != len(found[1]) or not kinds:
+            raise ValueError("rows of one number are wanted")
         return found
-    # A broken archive is answered with many kinds of exception.
-    except Exception as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}): remove it and run again") from error
 
 
 def _cut(path: Path, words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,15 +164,12 @@ def _cut(path: Path, words: Sequence[str], dim: int) -> tuple[np.ndarray, np.nda
     for row, word in enumerate(words):
         wanted.setdefault(word, []).append(row)
     vectors_WD, found_W = np.zeros((len(words), dim), np.float32), np.zeros(len(words), bool)
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"glove.6B.{dim}d.txt") as lines:
-            for line in io.TextIOWrapper(lines, encoding="utf-8"):
-                word, _, numbers = line.partition(" ")
-                rows = wanted.get(word)
-                if rows is not None:
-                    # Reshaped, so that a line of one number does not fill a row.
-                    vectors_WD[rows] = np.array(numbers.split(), np.float32).reshape(dim)
-                    found_W[rows] = True
-    except _BROKEN as error:
-        raise UserError(f"{path} is not GloVe's archive ({type(error).__name__}): remove it and run again") from error
+    with damage(path), zipfile.ZipFile(path) as archive, archive.open(f"glove.6B.{dim}d.txt") as lines:
+        for line in io.TextIOWrapper(lines, encoding="utf-8"):
+            word, _, numbers = line.partition(" ")
+            rows = wanted.get(word)
+            if rows is not None:
+                # Reshaped, so that a line of one number does not fill a row.
+                vectors_WD[rows] = np.array(numbers.split(), np.float32).reshape(dim)
+                found_W[rows] = True
     return vectors_WD, found_W

@@ -5,7 +5,6 @@ serves the files; PyTorch's copy of them has the published digests.
 """
 
 import gzip
-import zlib
 from typing import Literal
 
 import numpy as np
@@ -14,17 +13,14 @@ from torch import Tensor
 
 from etude.core.errors import UserError
 from etude.data import SAMPLES, Dataset
-from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, fetch
+from etude.data.fetch import Source, damage, fetch
 from etude.data.images import read_image
-from etude.data.labelled import mapped
 
 Split = Literal["train", "test"]
 
 NUM_IMAGES: dict[str, int] = {"train": 60_000, "test": 10_000}
 SIZE = 28
 CLASSES = tuple(map(str, range(10)))
-_VERSION = 1
 _HOME = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
 FILES: dict[str, tuple[Source, Source]] = {
@@ -64,16 +60,8 @@ def load(split: Split) -> tuple[Tensor, Tensor]:
         UserError: the files are neither cached nor within reach, or are damaged.
     """
     images, labels = FILES[split]
-    count, pixels = NUM_IMAGES[split], SIZE * SIZE
-
-    def build(to: np.ndarray) -> None:
-        to[: count * pixels] = _read(images, (count, SIZE, SIZE)).reshape(-1)
-        to[count * pixels :] = _read(labels, (count,))
-
-    # Labels behind the pixels: one file for both.
-    key = digest(images.sha256, labels.sha256)
-    flat = mapped(decoded("mnist", key, _VERSION, (count * (pixels + 1),), build))
-    return flat[: count * pixels].view(count, SIZE, SIZE), flat[count * pixels :].long()
+    count = NUM_IMAGES[split]
+    return torch.from_numpy(_read(images, (count, SIZE, SIZE))), torch.from_numpy(_read(labels, (count,))).long()
 
 
 def sample(split: Split) -> tuple[Tensor, Tensor]:
@@ -99,17 +87,12 @@ def _read(source: Source, shape: tuple[int, ...]) -> np.ndarray:
     """An IDX file: two zeros, 8 for unsigned bytes, the number of axes, their lengths big-endian, the values."""
     path = fetch(source)
     head = bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
-    try:
-        with gzip.open(path) as file:
-            # One byte more than there should be tells a longer file, however much it would unpack to.
-            raw = file.read(len(head) + int(np.prod(shape)) + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and fetch it again") from error
-    if not raw.startswith(head) or len(raw) != len(head) + int(np.prod(shape)):
-        raise UserError(
-            f"{path} does not hold {' x '.join(map(str, shape))} bytes of MNIST: delete it and fetch it again"
-        )
-    return np.frombuffer(raw, np.uint8, offset=len(head)).reshape(shape)
+    with damage(path), gzip.open(path) as file:
+        # One byte more than there should be tells a longer file, however much it would unpack to.
+        raw = file.read(len(head) + int(np.prod(shape)) + 1)
+        if not raw.startswith(head) or len(raw) != len(head) + int(np.prod(shape)):
+            raise ValueError(f"does not hold {' x '.join(map(str, shape))} bytes of MNIST")
+    return np.frombuffer(raw, np.uint8, offset=len(head)).reshape(shape).copy()
 
 
 def to_size(images_NHW: Tensor, size: int) -> Tensor:

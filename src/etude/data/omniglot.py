@@ -5,10 +5,11 @@ Licence: MIT. The split is that of Vinyals et al. 2016 as the Prototypical Netwo
 1,028 / 172 / 423 characters, four rotations of each a class of its own.
 """
 
+import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from etude.core.errors import UserError
 from etude.data import SAMPLES, Dataset
 from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, fetch
+from etude.data.fetch import Source, damage, fetch
 from etude.data.strokes import strokes
 
 Split = Literal["train", "val", "test", "trainval"]
@@ -29,6 +30,7 @@ Resize = Literal["area", "nearest"]
 NUM_DRAWINGS = 20
 _LARGEST_MEMBER = 1 << 16
 _VERSION = 1
+_AGAIN = "`etude data get omniglot --force`"
 _HOME = "https://github.com/brendenlake/omniglot/raw/master/python"
 _SPLITS = "https://raw.githubusercontent.com/jakesnell/prototypical-networks/master/data/omniglot/splits/vinyals"
 
@@ -111,9 +113,15 @@ def load(split: Split, *, size: int = 28, resize: Resize = "area") -> CharacterP
     Raises:
         UserError: the data are neither cached nor within reach.
     """
+    lines = {piece: fetch(source).read_text().split() for piece, source in SPLITS.items()}
     pieces = ("train", "val") if split == "trainval" else (split,)
-    names = [line for piece in pieces for line in fetch(SPLITS[piece]).read_text().split()]
-    upright_CNHW, characters = _upright(size, resize)
+    names = [line for piece in pieces for line in lines[piece]]
+    # ``Alphabet/characterNN`` of all characters, whatever the split.
+    characters = sorted({line[:-7] for piece in lines.values() for line in piece})
+    # Keyed by the pictures rather than by the zip files, so that a re-packed mirror gives the same cache.
+    key = digest(CONTENT_SHA256, str(size), resize)
+    shape = (len(characters), NUM_DRAWINGS, size, size)
+    upright_CNHW = decoded("omniglot", key, _VERSION, shape, lambda to: _decode(to, characters, size, resize))
     row = {name: number for number, name in enumerate(characters)}
     # Counter-clockwise, as PIL rotates.
     turns = [int(name[-3:]) // 90 for name in names]
@@ -148,49 +156,26 @@ def generated(split: Split, *, num_classes: int = 32, size: int = 28) -> Charact
     return _pool(np.concatenate(turned), names)
 
 
-@cache
-def _characters() -> tuple[str, ...]:
-    """``Alphabet/characterNN`` of all characters, sorted, from the split files."""
-    lines = {line[:-7] for source in SPLITS.values() for line in fetch(source).read_text().split()}
-    return tuple(sorted(lines))
-
-
-def _upright(size: int, resize: Resize) -> tuple[np.ndarray, tuple[str, ...]]:
-    characters = _characters()
-    # Keyed by the pictures rather than by the zip files, so that a re-packed mirror gives the same cache.
-    key = digest(CONTENT_SHA256, str(size), resize)
-    shape = (len(characters), NUM_DRAWINGS, size, size)
-    images_CNHW = decoded("omniglot", key, _VERSION, shape, lambda to: _decode(to, characters, size, resize))
-    return images_CNHW, characters
-
-
-def _decode(to_CNHW: np.ndarray, characters: tuple[str, ...], size: int, resize: Resize) -> None:
-    import hashlib
-
+def _decode(to_CNHW: np.ndarray, characters: Sequence[str], size: int, resize: Resize) -> None:
     row = {name: number for number, name in enumerate(characters)}
     content = hashlib.sha256()
     filled = np.zeros(len(characters), int)
     for source in ARCHIVES:
         place = fetch(source)
-        try:
-            with zipfile.ZipFile(place) as archive:
-                for member in sorted(archive.infolist(), key=lambda member: member.filename):
-                    path = PurePosixPath(member.filename)
-                    if path.suffix != ".png":
-                        continue
-                    if member.file_size > _LARGEST_MEMBER:
-                        raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
-                    picture = Image.open(io.BytesIO(archive.read(member)), formats=("PNG",))
-                    content.update(member.filename.encode() + np.asarray(picture, np.uint8).tobytes())
-                    number = row["/".join(path.parts[-3:-1])]
-                    to_CNHW[number, filled[number]] = 255 - _resized(picture, size, resize)
-                    filled[number] += 1
-        # A broken archive, and what is in it, is answered with many kinds of exception.
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            raise UserError(f"{place} is damaged ({reason}): `etude data get omniglot --force`") from error
+        with damage(place, _AGAIN), zipfile.ZipFile(place) as archive:
+            for member in sorted(archive.infolist(), key=lambda member: member.filename):
+                path = PurePosixPath(member.filename)
+                if path.suffix != ".png":
+                    continue
+                if member.file_size > _LARGEST_MEMBER:
+                    raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
+                picture = Image.open(io.BytesIO(archive.read(member)), formats=("PNG",))
+                content.update(member.filename.encode() + np.asarray(picture, np.uint8).tobytes())
+                number = row["/".join(path.parts[-3:-1])]
+                to_CNHW[number, filled[number]] = 255 - _resized(picture, size, resize)
+                filled[number] += 1
     if content.hexdigest() != CONTENT_SHA256:
-        raise UserError("the Omniglot archives do not hold the published pictures: `etude data get omniglot --force`")
+        raise UserError(f"the Omniglot archives do not hold the published pictures: {_AGAIN}")
     assert (filled == NUM_DRAWINGS).all()
 
 

@@ -8,7 +8,7 @@ files are read in memory: nothing of them is ever written by the names they hold
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,50 +44,59 @@ def joined(*parts: str) -> str:
 
 
 class Tree:
-    """What lies below a folder on disk.
+    """Everything below a folder on disk, listed once; links to folders are followed.
+
+    Args:
+        path: the folder.
+        depth: the number of levels that are listed.
 
     Attributes:
-        path: of the folder, or of the zip file.
         mark: what it adds to the key of its decoded images.
-        left_out: what was passed over so far, and why.
+        left_out: what is passed over, and why.
+
+    Raises:
+        ImageError: a folder cannot be listed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, depth: int = _DEEPEST) -> None:
         # Sizes and times alone may be those of another folder, unpacked by the same program.
-        self.mark = ascii(str(path.resolve()))
+        self._list(path, ascii(str(path.resolve())), _walked(path, "", depth))
+
+    def _list(self, path: Path, mark: str, entries: Iterable[tuple[str, bool]]) -> None:
+        """Sort paths, each with whether it is a folder, by their folders."""
+        self.path, self.mark = path, mark
         self.left_out: dict[str, str] = {}
+        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
+        for name, is_folder in entries:
+            parts = name.split("/")
+            # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
+            if len(parts) > _DEEPEST:
+                fault = f"holds a place that has folders {len(parts):,} deep"
+                raise ImageError(path, fault, "pack it again with fewer")
+            # This passes over ".." too.
+            hidden = next((place for place, part in enumerate(parts) if is_hidden(part)), None)
+            if hidden is not None:
+                self.left_out["/".join(parts[: hidden + 1])] = "hidden"
+                continue
+            if not is_folder and not is_picture(name):
+                self.left_out[name] = "no picture"
+                continue
+            at = ""
+            for part in parts if is_folder else parts[:-1]:
+                self._folders[at][0].add(part)
+                at = joined(at, part)
+                self._folders.setdefault(at, (set(), set()))
+            if not is_folder:
+                self._folders[at][1].add(parts[-1])
 
     def contents(self, at: str = "") -> tuple[list[str], list[str]]:
-        """Names of the folders and of the pictures of a folder, sorted.
+        """Names of the folders and of the pictures of a folder, sorted."""
+        folders, pictures = self._folders[at]
+        return sorted(folders), sorted(pictures)
 
-        Raises:
-            ImageError: the folder cannot be listed.
-        """
-        folders: list[str] = []
-        images: list[str] = []
-        here = self.path / at
-        try:
-            for entry in sorted(here.iterdir()):
-                is_folder = entry.is_dir()
-                if not self._passed_over(at, entry.name, is_folder):
-                    (folders if is_folder else images).append(entry.name)
-        except FileNotFoundError as error:
-            raise ImageError(here, "does not exist", "check the path") from error
-        except NotADirectoryError as error:
-            raise ImageError(here, "is a file", "give the folder that holds the images") from error
-        except OSError as error:
-            fix = "check the path and its permissions"
-            raise ImageError(Path(error.filename or here), f"cannot be read ({error.strerror})", fix) from error
-        return folders, images
-
-    def _passed_over(self, at: str, name: str, is_folder: bool) -> bool:
-        """Note whether, and why, an entry of a folder is left out."""
-        if is_hidden(name):
-            self.left_out[joined(at, name)] = "hidden"
-        elif not is_folder and not is_picture(name):
-            self.left_out[joined(at, name)] = "no picture"
-        return joined(at, name) in self.left_out
+    def anywhere(self) -> list[str]:
+        """All pictures at any depth, by folder."""
+        return [joined(at, name) for at in sorted(self._folders) for name in self.contents(at)[1]]
 
     def stamp(self, at: str) -> str:
         """What changes when an image does."""
@@ -101,44 +110,31 @@ class Tree:
         """An image for `read_image`."""
         return self.path / at
 
-    def anywhere(self, at: str = "") -> list[str]:
-        """All pictures at any depth."""
-        below, images = self.contents(at)
-        found = [joined(at, image) for image in images]
-        return found + [deep for name in below for deep in self.anywhere(joined(at, name))]
+
+def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
+    try:
+        entries = [(entry.name, entry.is_dir()) for entry in here.iterdir()]
+    except FileNotFoundError as error:
+        raise ImageError(here, "does not exist", "check the path") from error
+    except NotADirectoryError as error:
+        raise ImageError(here, "is a file", "give the folder that holds the images") from error
+    except OSError as error:
+        fix = "check the path and its permissions"
+        raise ImageError(Path(error.filename or here), f"cannot be read ({error.strerror})", fix) from error
+    for name, is_folder in entries:
+        yield joined(at, name), is_folder
+        if is_folder and depth > 1 and not is_hidden(name):
+            yield from _walked(here / name, joined(at, name), depth - 1)
 
 
 class Zip(Tree):
     """What a zip file holds."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        super().__init__(path)
-        self.mark = ""
         self._archive = archive
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
-        for member in archive.infolist():
-            parts = [part for part in member.filename.replace("\\", "/").split("/") if part]
-            # This passes over ".." too.
-            if any(map(is_hidden, parts)):
-                self.left_out[member.filename] = "hidden"
-                continue
-            # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
-            if len(parts) > _DEEPEST:
-                raise ImageError(Path(parts[0]), f"has folders {len(parts):,} deep", "pack it with fewer")
-            above, is_folder = "/".join(parts[:-1]), member.is_dir()
-            if not parts or self._passed_over(above, parts[-1], is_folder):
-                continue
-            for depth in range(len(parts) if is_folder else len(parts) - 1):
-                self._folders["/".join(parts[:depth])][0].add(parts[depth])
-                self._folders.setdefault("/".join(parts[: depth + 1]), (set(), set()))
-            if not is_folder:
-                self._folders[above][1].add(parts[-1])
-                self._members["/".join(parts)] = member
-
-    def contents(self, at: str = "") -> tuple[list[str], list[str]]:
-        folders, images = self._folders[at]
-        return sorted(folders), sorted(images)
+        members = {joined(*member.filename.replace("\\", "/").split("/")): member for member in archive.infolist()}
+        self._members = {name: member for name, member in members.items() if name}
+        self._list(path, "", ((name, member.is_dir()) for name, member in self._members.items()))
 
     def stamp(self, at: str) -> str:
         member = self._members[at]
@@ -192,30 +188,30 @@ def opened(path: Path) -> Iterator[Tree]:
     Raises:
         ImageError: it is neither, or cannot be read.
     """
+    fix = "give a folder or a zip file with --data.folder"
     try:
         is_folder, is_there = path.is_dir(), path.exists()
         is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ImageError(path, f"cannot be read ({error})", "check the path and its permissions") from error
     if is_folder:
         yield Tree(path)
-        return
-    if not is_there:
-        raise ImageError(path, "does not exist", "give a folder or a zip file with --data.folder")
-    if not is_zip:
-        damaged = path.suffix.lower() == ".zip"
-        fault = "is no whole zip file" if damaged else "is neither a folder nor a zip file"
-        fix = "copy or pack it again" if damaged else "give a folder or a zip file with --data.folder"
-        raise ImageError(path, fault, fix)
-    with contextlib.ExitStack() as held:
-        try:
-            tree = Zip(path, held.enter_context(zipfile.ZipFile(path)))
-        except ImageError as error:
-            raise ImageError(path, f"holds a place that {error.fault}", "pack it again with fewer") from error
-        # A broken list of contents is answered with many kinds of exception.
-        except Exception as error:
-            raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error
-        yield tree
+    elif not is_there:
+        raise ImageError(path, "does not exist", fix)
+    elif is_zip:
+        with contextlib.ExitStack() as held:
+            try:
+                tree = Zip(path, held.enter_context(zipfile.ZipFile(path)))
+            except UserError:
+                raise
+            # A broken list of contents is answered with many kinds of exception.
+            except Exception as error:
+                raise ImageError(path, "is no zip file that can be read", "copy or pack it again") from error
+            yield tree
+    elif path.suffix.lower() == ".zip":
+        raise ImageError(path, "is no whole zip file", "copy or pack it again")
+    else:
+        raise ImageError(path, "is neither a folder nor a zip file", fix)
 
 
 # --- splits and classes ---
@@ -257,46 +253,41 @@ def inventory(tree: Tree, *, classes: bool) -> Inventory:
     """The pictures of a folder, or of its folders of splits; both may lie below one folder around everything.
 
     Args:
-        tree: where.
+        tree: the place that is read.
         classes: whether pictures lie in one folder a class.
 
     Raises:
         ImageError: a layout that is not read, in one line with what to do.
     """
     top, splits = _layout(tree, classes)
+    here = tree.path / top
     folders, loose = tree.contents(top)
     if classes and not folders:
         what = "holds images but no sub-folders" if loose else "has no sub-folders"
-        raise ImageError(tree.path / top, what, _CLASSES)
+        raise ImageError(here, what, _CLASSES)
     pictures: list[Picture] = []
     for folder, part in (splits or {"": ""}).items():
         for class_name in tree.contents(joined(top, folder))[0] if classes else [""]:
-            pictures += _pictures(tree, top, joined(folder, class_name), part, class_name)
+            name = joined(folder, class_name)
+            below, images = tree.contents(joined(top, name))
+            if classes and not images:
+                raise ImageError(here / name, NO_PICTURE, "put images into it, or remove it")
+            for deeper in below if classes else ():
+                if tree.contents(joined(top, name, deeper))[1]:
+                    fix = "move them up into the class folder, or elsewhere"
+                    raise ImageError(here / name / deeper, "holds images below a class folder", fix)
+            pictures += [Picture(joined(name, i), joined(top, name, i), part, class_name) for i in images]
+    if not pictures:
+        raise ImageError(here, NO_PICTURE, _PAIRS)
+    for picture in pictures:
+        if any("\ud800" <= letter <= "\udfff" for letter in picture.at):
+            raise ImageError(tree.path / picture.at, "has a name that is no Unicode text", "rename it")
     if classes:
-        _check_classes(tree.path / top, splits, pictures)
-    elif not pictures:
-        raise ImageError(tree.path / top, NO_PICTURE, _PAIRS)
+        _check_classes(here, splits, pictures)
     if classes or splits:
         tree.left_out |= {joined(top, image): "beside the folders that are read" for image in loose}
     pictures.sort(key=lambda picture: (picture.class_name, picture.name))
     return Inventory(tuple(pictures), splits, tree.left_out)
-
-
-def _pictures(tree: Tree, top: str, folder: str, part: str, class_name: str) -> Iterator[Picture]:
-    at = joined(top, folder)
-    below, images = tree.contents(at)
-    for deeper in below if class_name else ():
-        if tree.contents(joined(at, deeper))[1]:
-            fix = "move them up into the class folder, or elsewhere"
-            raise ImageError(tree.path / at / deeper, "holds images below a class folder", fix)
-    if class_name and not images:
-        raise ImageError(tree.path / at, NO_PICTURE, "put images into it, or remove it")
-    for image in images:
-        try:
-            joined(at, image).encode()
-        except UnicodeEncodeError as error:
-            raise ImageError(tree.path / at / image, "has a name that is no Unicode text", "rename it") from error
-        yield Picture(joined(folder, image), joined(at, image), part, class_name)
 
 
 def _layout(tree: Tree, classes: bool) -> tuple[str, dict[str, str]]:
@@ -316,21 +307,20 @@ def _layout(tree: Tree, classes: bool) -> tuple[str, dict[str, str]]:
         if not alone or ("train" in held.values() if not classes else held or not holds(joined(top, folders[0]))):
             break
         top = joined(top, folders[0])
-    if not held:
-        return top, {}
-    if "train" not in held.values():
+    here = tree.path / top
+    if held and "train" not in held.values():
         what, fix = "pictures", "put the training pictures into 'train'"
         if classes:
             what, fix = "class folders", "put the class folders of the training images into 'train'"
-        raise ImageError(tree.path / top, f"has '{min(held)}' but no 'train' with {what} in it", fix)
-    found = named if classes else held
-    for folder, part in found.items():
-        twin = next((other for other in found if other != folder and found[other] == part), None)
-        if twin:
-            raise ImageError(tree.path / top, f"has both '{folder}' and '{twin}'", "keep one of them")
+        raise ImageError(here, f"has '{min(held)}' but no 'train' with {what} in it", fix)
+    taken: dict[str, str] = {}
+    for folder, part in (named if classes and held else held).items():
+        twin = taken.setdefault(part, folder)
+        if twin != folder:
+            raise ImageError(here, f"has both '{twin}' and '{folder}'", "keep one of them")
         if folder not in held:
             fix = "put its images into one folder a class, or move it elsewhere"
-            raise ImageError(tree.path / top / folder, "has no class folders as 'train' does", fix)
+            raise ImageError(here / folder, "has no class folders as 'train' does", fix)
     return top, held
 
 
@@ -358,7 +348,7 @@ def list_images(folder: Path | str) -> list[Path]:
         UserError: no such folder, or no image in it.
     """
     folder = Path(folder)
-    _, images = Tree(folder).contents()
+    _, images = Tree(folder, depth=1).contents()
     if not images:
         raise ImageError(folder, NO_PICTURE, "put images into it, or choose another folder")
     return [folder / image for image in images]
@@ -370,7 +360,7 @@ def class_folders(folder: Path | str) -> dict[str, list[Path]]:
     Raises:
         UserError: no such folder, no sub-folders, or a sub-folder without an image.
     """
-    classes, _ = Tree(Path(folder)).contents()
+    classes, _ = Tree(Path(folder), depth=1).contents()
     if not classes:
         layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
         raise ImageError(Path(folder), "has no sub-folders", layout)
