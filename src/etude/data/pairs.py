@@ -26,8 +26,7 @@ import hashlib
 import logging
 import math
 import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -43,7 +42,7 @@ from etude.core.randomness import generator
 from etude.data import Dataset
 from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
-from etude.data.fetch import Source, cache_folder, fetch
+from etude.data.fetch import Source, cache_folder, damage, fetch
 from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
 from etude.data.labelled import mapped
 from etude.data.tiles import tiles
@@ -78,9 +77,11 @@ HELD_OUT = 96
 SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}
 """Pixels a side of one picture of a published set."""
 _VERSION = 1
-_LARGEST_SIDE = 4096
-_MOST_PIXELS = 64_000_000
+_AGAIN = "delete it and fetch it again"
 _log = logging.getLogger("etude")
+
+Side = tuple[Tree, Sequence[Picture]]
+"""A folder or zip file, and those of its pictures that are read."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,8 @@ class Pairs:
 
     def __post_init__(self) -> None:
         assert self.pairs_N2HWC.dtype == torch.uint8
-        assert self.pairs_N2HWC.ndim == 5
-        assert self.pairs_N2HWC.shape[1] == 2
-        assert self.pairs_N2HWC.shape[-1] == 3
-        assert len(self.pairs_N2HWC) == len(self.names)
+        count, sides, _, _, channels = self.pairs_N2HWC.shape
+        assert (count, sides, channels) == (len(self.names), 2, 3)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,7 +112,7 @@ class PairSet:
     Attributes:
         splits: ``train`` at the size that training crops from, the others at the size that is measured.
         about: what it is and how it was split, for the line beside every number.
-        checksums: of the files, or of the pixels of a folder.
+        checksums: digests of the files, or of the pixels of a folder.
         side: pixels a side of one picture before it was resized; of the first training pair, where they differ, and
             the root of the area where it is not square.
     """
@@ -131,21 +130,16 @@ def archive(name: Published, train_size: int, size: int) -> PairSet:
         UserError: the archive is neither cached nor within reach, or is damaged.
     """
     source = ARCHIVES[name]
-    names = _names(source)
-    rows = _published_splits(names)
     splits: dict[Split, Pairs] = {}
-    for split in SPLITS:
-        at = [names[row] for row in rows[split]]
+    for split, names in _published_splits(_listed(source)).items():
         side = train_size if split == "train" else size
-        key = digest(source.sha256, split, str(side))
+        row = {member: number for number, member in enumerate(names)}
 
-        def build(to: np.ndarray, at: Sequence[str] = at, side: int = side) -> None:
-            place = {name: row for row, name in enumerate(at)}
-            for member, body in _unpacked(source, set(place)):
-                to[place[member]] = halves(read_image((member, body), "RGB"), Path(member), side)
+        def build(to: np.ndarray, row: Mapping[str, int] = row, side: int = side) -> None:
+            for member, body in _unpacked(source, row):
+                to[row[member]] = halves(read_image((member, body), "RGB"), member, side)
 
-        array = decoded("pairs", key, _VERSION, (len(at), 2, side, side, 3), build)
-        splits[split] = Pairs(mapped(array), tuple(at))
+        splits[split] = _cached(names, side, digest(source.sha256, split, str(side)), build)
     return _set(name, splits, {source.filename: source.sha256}, float(SIDES[name]))
 
 
@@ -156,19 +150,17 @@ def subset(name: str, train_size: int, size: int) -> PairSet:
         UserError: there is no such file, or it is not what it should be.
     """
     file = f"{name}_subset_256x512.zip"
-    path = _found(file, f"pairs/{file}")
+    path = find(file, "put it here, or set ETUDE_MIRROR to the folder that holds it", "pairs")
     with opened(path) as tree:
         files = inventory(tree, classes=False).pictures
         if len(files) != SUBSET_SIZE:
             raise ImageError(path, f"holds {len(files)} pairs, not {SUBSET_SIZE}", "copy it again")
-        ends = np.cumsum([SUBSET_SPLIT[split] for split in SPLITS]).tolist()
-        rows: dict[Split, list[int]] = {
-            split: list(range(end - SUBSET_SPLIT[split], end)) for split, end in zip(SPLITS, ends, strict=True)
-        }
-        splits = _splits([(tree, files)], rows, train_size, size, halves)
-        height, width = _first(tree, files, rows)
-        side = math.sqrt(height * width / 2)
-    return _set(f"50-pair subset of {name}", splits, {file: sha256(path)}, side)
+        rows: dict[Split, list[int]] = {}
+        for split, count in SUBSET_SPLIT.items():
+            start = sum(map(len, rows.values()))
+            rows[split] = list(range(start, start + count))
+        splits, (height, width) = _read([(tree, files)], rows, train_size, size, halves)
+    return _set(f"50-pair subset of {name}", splits, {file: sha256(path)}, math.sqrt(height * width / 2))
 
 
 def folder(
@@ -179,45 +171,42 @@ def folder(
     Splits that have a sub-folder are taken as they are; the others are drawn from the training pictures.
 
     Args:
-        name: of the folder or zip file; looked for below ETUDE_MIRROR too.
-        name_b: of a second one with the B pictures; empty for side-by-side pictures.
+        name: the folder or zip file; looked for below ETUDE_MIRROR too.
+        name_b: a second one with the B pictures; empty for side-by-side pictures.
         train_size: height and width of the training pairs.
-        size: of the others.
-        val_share: of the pictures that have no other split's folder, where there is no val folder.
-        test_share: the same of test.
-        seed: of the draw.
+        size: height and width of the others.
+        val_share: the share of the pictures of no other split that validates, where there is no val folder.
+        test_share: the same for test.
+        seed: decides the draw.
 
     Raises:
         UserError: in one line, what is wrong with the folder or with a picture in it.
     """
     path = find(name)
-    shares = {"val": val_share, "test": test_share}
     with contextlib.ExitStack() as held:
-        tree = held.enter_context(opened(path))
-        files = inventory(tree, classes=False).pictures
-        sides = [(tree, files)]
+        trees = [held.enter_context(opened(path))]
         if name_b:
-            tree_b = held.enter_context(opened(find(name_b, "give another with --data.folder-b")))
-            files, others = _matched(files, path, inventory(tree_b, classes=False).pictures, tree_b.path)
-            sides = [(tree, files), (tree_b, others)]
-        rows = _drawn_splits([file.part for file in files], shares, seed, path)
-        splits = _splits(sides, rows, train_size, size, _beside if name_b else halves)
-        height, width = _first(tree, files, rows)
-        side = math.sqrt(height * width / (1 if name_b else 2))
+            trees.append(held.enter_context(opened(find(name_b, "give another with --data.folder-b"))))
+        sides: list[Side] = [(tree, inventory(tree, classes=False).pictures) for tree in trees]
+        if name_b:
+            sides = _matched(sides)
+        parts = [file.part for file in sides[0][1]]
+        rows = _drawn_splits(parts, {"val": val_share, "test": test_share}, seed, path)
+        splits, (height, width) = _read(sides, rows, train_size, size, _beside if name_b else halves)
         if not name_b and width != 2 * height:
-            first = printable(files[rows["train"][0]].name)
             _log.warning(
                 "the halves of %s are %d x %d pixels and are squeezed into squares; are these two pictures side by "
                 "side? Two folders go with --data.folder-b, single photos with --data.source grey",
-                first, width // 2, height,
+                printable(splits["train"].names[0]), width // 2, height,
             )  # fmt: skip
+    side = math.sqrt(height * width / (1 if name_b else 2))
     return _pixels_known(printable(path.name), splits, side)
 
 
 def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
     """Colour photos of a folder or zip file, at any depth, each after its own grey version (ITU-R BT.601 luma).
 
-    Their middle squares are taken. Arguments and errors as in `folder`.
+    Their middle squares are taken. Arguments and errors are those of `folder`.
     """
     path = find(name)
     with opened(path) as tree:
@@ -225,9 +214,8 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
         if not files:
             raise ImageError(path, NO_PICTURE, "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
-        splits = _splits([(tree, files)], rows, train_size, size, greyed)
-        side = float(min(_first(tree, files, rows)))
-    return _pixels_known(f"grey photos of {printable(path.name)}", splits, side)
+        splits, first = _read([(tree, files)], rows, train_size, size, greyed)
+    return _pixels_known(f"grey photos of {printable(path.name)}", splits, float(min(first)))
 
 
 def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:
@@ -243,57 +231,48 @@ def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSe
 # --- from pictures to pairs ---
 
 
-def halves(image: np.ndarray, path: Path, size: int) -> np.ndarray:
-    """The two halves of a side-by-side picture, each squashed into a square.
-
-    Args:
-        image: uint8 ``[H, W, 3]``.
-        path: for the error.
-        size: of the result.
-
-    Returns:
-        uint8 ``[2, size, size, 3]``.
+def halves(image: np.ndarray, name: str, size: int) -> np.ndarray:
+    """The two halves of a side-by-side picture ``[H, W, 3]``, each squashed: uint8 ``[2, size, size, 3]``.
 
     Raises:
-        ImageError: the width is odd.
+        ImageError: the width is odd; it calls the picture ``name``.
     """
     width = image.shape[1]
     if width % 2:
         fault = f"is {width} pixels wide, which two halves cannot share"
-        raise ImageError(path, fault, "make it a pair of equal halves side by side, A on the left")
-    middle = width // 2
-    return np.stack([fitted(half, size, "squash") for half in (image[:, :middle], image[:, middle:])])
+        raise ImageError(Path(name), fault, "make it a pair of equal halves side by side, A on the left")
+    return np.stack([fitted(half, size, "squash") for half in np.split(image, 2, axis=1)])
 
 
-def greyed(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+def greyed(image: np.ndarray, name: str, size: int) -> np.ndarray:
     """A photo's middle square after its grey version: uint8 ``[2, size, size, 3]``."""
     colour = fitted(image, size, "crop")
     luma = np.array(Image.fromarray(colour).convert("L"))
     return np.stack([np.repeat(luma[:, :, None], 3, 2), colour])
 
 
-def _beside(image: np.ndarray, path: Path, size: int) -> np.ndarray:
+def _beside(image: np.ndarray, name: str, size: int) -> np.ndarray:
     return fitted(image, size, "squash")
 
 
-def _splits(
-    sides: Sequence[tuple[Tree, Sequence[Picture]]],
+def _read(
+    sides: Sequence[Side],
     rows: Mapping[Split, Sequence[int]],
     train_size: int,
     size: int,
-    make: Callable[[np.ndarray, Path, int], np.ndarray],
-) -> dict[Split, Pairs]:
-    """The pairs of each split, decoded once into the cache.
+    make: Callable[[np.ndarray, str, int], np.ndarray],
+) -> tuple[dict[Split, Pairs], tuple[int, int]]:
+    """The pairs of each split, decoded once into the cache, and height and width of the first training picture.
 
     Args:
         sides: where pairs lie, or the A and the B pictures, in one order.
-        rows: of each split.
+        rows: the pictures of each split.
         train_size: height and width of the training pairs.
-        size: of the others.
-        make: of a picture, its path and a size, the pair ``[2, size, size, 3]``, or one of both where there are two
-            sides.
+        size: height and width of the others.
+        make: turns a picture, its name and a size into the pair ``[2, size, size, 3]``, or into one of both where
+            there are two sides.
     """
-    made: dict[Split, Pairs] = {}
+    splits: dict[Split, Pairs] = {}
     for split in SPLITS:
         mine, side = rows[split], train_size if split == "train" else size
         stamps = [f"{files[row].name} {tree.stamp(files[row].at)}" for tree, files in sides for row in mine]
@@ -302,26 +281,26 @@ def _splits(
 
         def build(to: np.ndarray, mine: Sequence[int] = mine, side: int = side) -> None:
             def one(number: int) -> None:
-                given = [(tree, files[mine[number]]) for tree, files in sides]
-                images = [read_image(tree.image(file.at), "RGB", _MOST_PIXELS) for tree, file in given]
+                row = mine[number]
+                images = [read_image(tree.image(files[row].at), "RGB") for tree, files in sides]
                 if images[0].shape != images[-1].shape:
                     (height, width), (height_b, width_b) = (image.shape[:2] for image in images)
                     fault = f"is {width} x {height} pixels in A and {width_b} x {height_b} in B"
-                    raise ImageError(Path(given[0][1].name), fault, "make both the same size")
-                made = [make(image, Path(file.name), side) for image, (_, file) in zip(images, given, strict=True)]
+                    raise ImageError(Path(files[row].name), fault, "make both the same size")
+                made = [make(image, files[row].name, side) for image, (_, files) in zip(images, sides, strict=True)]
                 to[number] = made[0] if len(made) == 1 else np.stack(made)
 
             in_threads(one, len(mine), "decoding pairs")
 
-        array = decoded("pairs", key, _VERSION, (len(mine), 2, side, side, 3), build)
-        made[split] = Pairs(mapped(array), tuple(files[row].name for row in mine))
-    return made
+        splits[split] = _cached([files[row].name for row in mine], side, key, build)
+    tree, files = sides[0]
+    height, width = read_image(tree.image(files[rows["train"][0]].at), "RGB").shape[:2]
+    return splits, (height, width)
 
 
-def _first(tree: Tree, files: Sequence[Picture], rows: Mapping[Split, Sequence[int]]) -> tuple[int, int]:
-    """Height and width of the first training picture."""
-    image = read_image(tree.image(files[rows["train"][0]].at), "RGB", _MOST_PIXELS)
-    return image.shape[0], image.shape[1]
+def _cached(names: Sequence[str], side: int, key: str, build: Callable[[np.ndarray], None]) -> Pairs:
+    array = decoded("pairs", key, _VERSION, (len(names), 2, side, side, 3), build)
+    return Pairs(mapped(array), tuple(names))
 
 
 def _set(what: str, splits: Mapping[Split, Pairs], checksums: Mapping[str, str], side: float) -> PairSet:
@@ -341,53 +320,35 @@ def _pixels_known(what: str, splits: Mapping[Split, Pairs], side: float) -> Pair
 # --- which pictures, of which split ---
 
 
-def _found(file: str, in_mirror: str) -> Path:
-    fix = "put it here, or set ETUDE_MIRROR to the folder that holds it"
-    try:
-        return find(file, fix)
-    except UserError:
-        return find(in_mirror, fix)
-
-
-def _matched(
-    a: Sequence[Picture], path_a: Path, b: Sequence[Picture], path_b: Path
-) -> tuple[list[Picture], list[Picture]]:
+def _matched(sides: Sequence[Side]) -> list[Side]:
     """The pictures of both folders in one order, by name without the ending."""
-    tables: list[dict[tuple[str, str], Picture]] = []
-    for files, path in ((a, path_a), (b, path_b)):
-        table: dict[tuple[str, str], Picture] = {}
+    tables: list[dict[tuple[str, str], Picture]] = [{}, {}]
+    for table, (tree, files) in zip(tables, sides, strict=True):
         for file in files:
             twin = table.setdefault((file.part, PurePosixPath(file.name).stem), file)
             if twin is not file:
                 fault = f"has both {printable(twin.name)} and {printable(file.name)}"
-                raise ImageError(path, fault, "keep one picture a name")
-        tables.append(table)
-    alone = [
-        f"{len(names)} in {printable(here)} alone ({shortened(names)})"
-        for here, names in (
-            (path_a, sorted(tables[0][key].name for key in tables[0].keys() - tables[1].keys())),
-            (path_b, sorted(tables[1][key].name for key in tables[1].keys() - tables[0].keys())),
-        )
-        if names
-    ]
+                raise ImageError(tree.path, fault, "keep one picture a name")
+    alone: list[str] = []
+    for (tree, _), mine, other in zip(sides, tables, tables[::-1], strict=True):
+        names = sorted(mine[key].name for key in mine.keys() - other.keys())
+        if names:
+            alone.append(f"{len(names)} in {printable(tree.path)} alone ({shortened(names)})")
     if alone:
-        raise UserError(
-            f"the two folders have pictures of other names: {'; '.join(alone)}: give both the same names, "
-            "or take those out"
-        )
-    keys = sorted(tables[0])
-    return [tables[0][key] for key in keys], [tables[1][key] for key in keys]
+        fix = "give both the same names, or take those out"
+        raise UserError(f"the two folders have pictures of other names: {'; '.join(alone)}: {fix}")
+    return [(tree, [table[key] for key in sorted(table)]) for table, (tree, _) in zip(tables, sides, strict=True)]
 
 
 def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, path: Path) -> dict[Split, list[int]]:
     """Rows of each split: those of its folder, or else a share of the training ones, at random."""
-    rows: dict[str, list[int]] = {split: [row for row, part in enumerate(parts) if part == split] for split in SPLITS}
+    rows: dict[Split, list[int]] = {split: [row for row, part in enumerate(parts) if part == split] for split in SPLITS}
     pool = [row for row, part in enumerate(parts) if part in ("", "train")]
-    drawn = [split for split in ("val", "test") if not rows[split]]
+    drawn = [split for split in SPLITS[1:] if not rows[split]]
     if drawn and len(pool) <= len(drawn):
         have = "one picture" if len(pool) == 1 else f"{len(pool)} pictures"
-        missing = " and ".join(drawn)
-        raise ImageError(path, f"has {have} to train on and to draw {missing} from", "add pairs: more make it learn")
+        fault = f"has {have} to train on and to draw {' and '.join(drawn)} from"
+        raise ImageError(path, fault, "add pairs: more make it learn")
     order = torch.randperm(len(pool), generator=generator(seed, "split", 0)).tolist()
     start = 0
     for split in drawn:
@@ -395,54 +356,51 @@ def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, 
         rows[split] = sorted(pool[place] for place in order[start : start + count])
         start += count
     rows["train"] = sorted(pool[place] for place in order[start:])
-    return {split: rows[split] for split in SPLITS}
+    return rows
 
 
 # --- the published archives ---
 
 
-def _names(source: Source) -> list[str]:
+def _listed(source: Source) -> list[str]:
     """The names of an archive's pictures, sorted; listed once."""
     listing = cache_folder() / "pairs" / f"{source.filename}-{digest(source.sha256)[:16]}.json"
-    if listing.is_file():
-        with contextlib.suppress(UserError):
-            found: Any = read_json(listing)
-            if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-                return found
+    with contextlib.suppress(UserError):
+        found: Any = read_json(listing)
+        if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+            return found
     names = sorted(name for name, _ in _unpacked(source, None))
     if not names:
-        raise UserError(f"{source.name} holds no pictures: delete it and fetch it again")
+        raise UserError(f"{source.name} holds no pictures: {_AGAIN}")
     write_json(listing, names)
     return names
 
 
-def _unpacked(source: Source, wanted: set[str] | None) -> Iterator[tuple[str, bytes]]:
+def _unpacked(source: Source, wanted: Container[str] | None) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of an archive's pictures, in its order; the bytes are empty where None are wanted."""
     path = fetch(source)
-    try:
-        with tarfile.open(path, "r|gz", tarinfo=Bounded) as packed:
-            for at, body in members(packed):
-                *_, split, file = ("", *PurePosixPath(at).parts)
-                name = f"{split}/{file}"
-                is_one = split in SPLITS and at.isprintable() and is_picture(file) and not is_hidden(file)
-                if is_one and (wanted is None or name in wanted):
-                    yield name, b"" if wanted is None else body()
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): delete it and fetch it again") from error
+    with damage(path, _AGAIN), tarfile.open(path, "r|gz", tarinfo=Bounded) as packed:
+        for at, body in members(packed):
+            *_, split, file = ("", *PurePosixPath(at).parts)
+            name = f"{split}/{file}"
+            is_one = split in SPLITS and at.isprintable() and is_picture(file) and not is_hidden(file)
+            if is_one and (wanted is None or name in wanted):
+                yield name, b"" if wanted is None else body()
 
 
-def _published_splits(members: Sequence[str]) -> dict[Split, list[int]]:
-    rows: dict[Split, list[int]] = {
-        split: [row for row, name in enumerate(members) if name.startswith(f"{split}/")] for split in SPLITS
+def _published_splits(members: Sequence[str]) -> dict[Split, list[str]]:
+    names: dict[Split, list[str]] = {
+        split: [name for name in members if name.startswith(f"{split}/")] for split in SPLITS
     }
-    if not rows["test"]:
-        rows["test"], rows["val"] = rows["val"], []
-    if not rows["val"]:
-        order = torch.randperm(len(rows["train"]), generator=generator(0, "split", 0)).tolist()
+    if not names["test"]:
+        names["test"], names["val"] = names["val"], []
+    if not names["val"]:
+        train = names["train"]
+        order = torch.randperm(len(train), generator=generator(0, "split", 0)).tolist()
         held = min(HELD_OUT, len(order) // 2)
-        rows["val"] = sorted(rows["train"][place] for place in order[:held])
-        rows["train"] = sorted(rows["train"][place] for place in order[held:])
-    empty = [split for split in SPLITS if not rows[split]]
+        names["val"] = [train[place] for place in sorted(order[:held])]
+        names["train"] = [train[place] for place in sorted(order[held:])]
+    empty = [split for split in SPLITS if not names[split]]
     if empty:
-        raise UserError(f"the archive has no pictures for {' and '.join(empty)}: delete it and fetch it again")
-    return rows
+        raise UserError(f"the archive has no pictures for {' and '.join(empty)}: {_AGAIN}")
+    return names

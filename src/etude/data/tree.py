@@ -155,12 +155,13 @@ class Zip(Tree):
             raise ImageError(Path(at), fault, "pack it again") from error
 
 
-def find(name: str, fix: str = "give another with --data.folder") -> Path:
+def find(name: str, fix: str = "give another with --data.folder", dataset: str = "") -> Path:
     """A folder or file as given, or else below the folder that ETUDE_MIRROR names.
 
     Args:
         name: a path; ``~`` is the home folder.
         fix: what the error says to do.
+        dataset: a folder of the mirror where it may lie too.
 
     Raises:
         UserError: it is in neither place.
@@ -171,7 +172,7 @@ def find(name: str, fix: str = "give another with --data.folder") -> Path:
     mirror = os.environ.get("ETUDE_MIRROR", "")
     fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
     if name and mirror and not mirror.startswith(("http://", "https://")):
-        places.append(Path(mirror).expanduser() / name)
+        places += [Path(mirror).expanduser() / name, Path(mirror).expanduser() / dataset / name]
         fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
     for place in places:
         # A name may be too long for the system, or lie where one may not look.
