@@ -5,7 +5,6 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,21 +88,18 @@ def _require_listener(address: str) -> None:
         ) from error
 
 
-def room(sizes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """The number of runs that nodes of these sizes have room for at a time."""
+def room(ray: Any, cpus: int, gpus: float) -> int:
+    """The number of runs that a cluster's nodes have room for at a time."""
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(int(min(size.get("CPU", 0) // cpus, size.get("GPU", 0) / gpus if gpus else math.inf)) for size in sizes)
-
-
-def sizes_of(ray: Any) -> list[Mapping[str, float]]:
-    """What each node of a cluster has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def require_room(ray: Any, cpus: int, gpus: float, patience: float = PATIENCE) -> None:
     """Refuse a run that fits on no node, after a wait for nodes that are about to join."""
     deadline = time.monotonic() + patience
-    while not room(sizes := sizes_of(ray), cpus, gpus):
+    while not room(ray, cpus, gpus):
         if time.monotonic() > deadline:
+            sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             seen = "; ".join(f"{size.get('CPU', 0):g} CPUs and {size.get('GPU', 0):g} GPUs" for size in sizes)
             raise UserError(
                 f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for a run (nodes: {seen or 'none'}): lower "
@@ -116,8 +112,3 @@ def source() -> str:
     """The folder that etude is imported from where it is not installed; nodes that see it import it from there too."""
     root = Path(etude.__file__).resolve().parents[1]
     return "" if root.name in ("site-packages", "dist-packages") else str(root)
-
-
-def surroundings() -> dict[str, str]:
-    """What runs take over from this process where their node does not say otherwise: where data are."""
-    return {name: value for name, value in os.environ.items() if name in ("ETUDE_CACHE", "ETUDE_MIRROR")}

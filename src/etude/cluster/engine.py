@@ -1,6 +1,7 @@
 """The engine that runs commands on a Ray cluster."""
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.cluster.connect import connect, require_room, require_sizes, room, sizes_of, source, surroundings
+from etude.cluster.connect import connect, require_room, require_sizes, room, source
 from etude.cluster.storage import Storage
 from etude.cluster.worker import ELSEWHERE, Work
 from etude.core.errors import UserError
@@ -21,6 +22,11 @@ _MOST = 1000
 """Runs that are handed to Ray at a time where nothing else limits them; it starts those that have room."""
 _SAVING = 90.0
 """Seconds for cancelled runs to save."""
+_DEATHS = {
+    "WorkerCrashedError": "its worker died", "NodeDiedError": "its node died", "LocalRayletDiedError": "its node died",
+    "OutOfMemoryError": "its node ran out of memory", "ObjectLostError": "its node died",
+}  # fmt: skip
+"""Ray's errors of what was lost, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +60,7 @@ class Where:
         """What makes the runs."""
         if not self.ray:
             return LocalEngine(self.jobs or 1)
-        about = {"cpus": self.cpus, "gpus": self.gpus, "jobs": self.jobs, "storage": self.storage}
-        return RayEngine(self.ray, say=say, **about)
+        return RayEngine(self.ray, cpus=self.cpus, gpus=self.gpus, jobs=self.jobs, storage=self.storage, say=say)
 
 
 class RayEngine:
@@ -63,11 +68,8 @@ class RayEngine:
 
     Args:
         address: see `etude.cluster.connect.connect`.
-        cpus: cores of a run, and its threads.
-        gpus: GPUs of a run, or a fraction of one.
-        jobs: runs at a time; 0: as many as have room.
-        storage: a URL where nodes keep run folders; "": the folder of runs lies on a disk that all of them see.
-        say: told what happens.
+        cpus, gpus, jobs, storage: the flags of `Where`.
+        say: is told what happens.
 
     Raises:
         UserError: no Ray, no cluster at the address, no node large enough, a storage that cannot be written to.
@@ -97,7 +99,7 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        return self.jobs or max(1, room(sizes_of(self.ray), self.cpus, self.gpus))
+        return self.jobs or max(1, room(self.ray, self.cpus, self.gpus))
 
     def _remote(self, name: str, **options: int) -> Any:
         return self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, **options)(portable(name, source()))
@@ -136,10 +138,6 @@ class RayEngine:
     def _attempt(self, work: Work, log: Path) -> tuple[int, str, str]:
         """One attempt: its status, what stood in its way, and why it was lost."""
         errors = self.ray.exceptions
-        died = (
-            errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.OutOfMemoryError,
-            errors.ObjectLostError,
-        )  # fmt: skip
         with self.guard:
             if self.closing or log in self.stopped:
                 return STOPPED, "", ""
@@ -147,10 +145,13 @@ class RayEngine:
         try:
             status, fault = self.ray.get(reference)
             return status, fault, "it was killed or asked to stop"
-        except died as error:
-            return ELSEWHERE, "", _about(error)
         except errors.TaskCancelledError:
             return STOPPED, "", ""
+        except errors.RayError as error:
+            reason = next((why for name, why in _DEATHS.items() if isinstance(error, getattr(errors, name))), "")
+            if not reason:
+                raise
+            return ELSEWHERE, "", reason
         finally:
             with self.guard:
                 del self.pending[log]
@@ -207,9 +208,11 @@ def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | Non
         mentioned = list(RunFolder.open(path).record.overrides.values())
     prefix = f"{path.parent}/"
     names = {str(word).removeprefix(prefix).split("/")[0] for word in mentioned if str(word).startswith(prefix)}
+    # Runs take over where data are, where their node does not say otherwise.
+    places = tuple((name, os.environ[name]) for name in ("ETUDE_CACHE", "ETUDE_MIRROR") if name in os.environ)
     return Work(
-        str(path), tuple(command), str(Path.cwd()), cpus, storage.url if storage else "", tuple(sorted(names)),
-        tuple(surroundings().items()), source(),
+        str(path), tuple(command), str(Path.cwd()), cpus, storage.url if storage else "", tuple(sorted(names)), places,
+        source(),
     )  # fmt: skip
 
 
@@ -217,11 +220,3 @@ def _add(log: Path, text: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(f"etude: {text}\n")
-
-
-def _about(error: Exception) -> str:
-    return {
-        "WorkerCrashedError": "its worker died", "NodeDiedError": "its node died",
-        "LocalRayletDiedError": "its node died", "OutOfMemoryError": "its node ran out of memory",
-        "ObjectLostError": "its node died",
-    }.get(type(error).__name__, type(error).__name__)  # fmt: skip

@@ -5,25 +5,25 @@ first. The lines of a checkpoint's steps in metrics.jsonl go before the checkpoi
 """
 
 import contextlib
+import glob
 import json
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from etude.cluster.connect import load
 from etude.core.config import read_yaml, to_yaml
 from etude.core.errors import UserError
-from etude.core.files import read_json, umask, write_atomic, write_json
+from etude.core.files import as_json, read_json, umask, write_atomic
 from etude.core.run_folder import RunFolder
 from etude.runs.grid import log_of
 
 # A put is whole or absent there; elsewhere a file is renamed into place.
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
-_STEP = re.compile(r"checkpoints/step-(\d+)/")
 _OWNER = ".owner"
 _MANIFEST, _BEST, _SUMMARY = "manifest.json", "checkpoints/best.json", "summary.json"
 
@@ -92,15 +92,15 @@ class Storage:
         self._make(name, lambda place: self.fs.put_file(str(source), place))
 
     def _make(self, name: str, send: Callable[[str], object]) -> None:
-        place = self.at(name)
         if self.whole:
-            send(place)
+            send(self.at(name))
             return
-        self.fs.makedirs(str(PurePosixPath(place).parent), exist_ok=True)
+        place = self.root / name
+        self.fs.makedirs(str(place.parent), exist_ok=True)
         # By the mark, for a node that was thought dead may be at the same file.
-        beside = str(PurePosixPath(place).with_name(f".{PurePosixPath(place).name}.{self.mark}.part"))
+        beside = str(place.with_name(f".{place.name}.{self.mark}.part"))
         send(beside)
-        self.fs.mv(beside, place)
+        self.fs.mv(beside, str(place))
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
@@ -112,19 +112,12 @@ class Storage:
         if self.whole:
             return
         self.fs.invalidate_cache()
-        place = PurePosixPath(self.at(name))
-        found = [path for path in self.fs.find(str(place)) if path.endswith(".part")]
-        logs = self.fs.ls(str(place.parent), detail=False) if self.fs.exists(str(place.parent)) else []
-        start = f".{place.name}.log."
-        found += [p for p in logs if PurePosixPath(p).name.startswith(start) and p.endswith(".part")]
+        place = self.root / name
+        found = self.fs.glob(f"{glob.escape(str(place))}/**/.*.part")
+        found += self.fs.glob(f"{glob.escape(str(place.parent))}/.{glob.escape(place.name)}.log.*.part")
         for path in found:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm(path)
-
-    def newest(self, name: str) -> int | None:
-        """The step of a run's newest whole checkpoint."""
-        found = [path for path in self.files(name) if path.endswith(f"/{_MANIFEST}")]
-        return max((int(at[1]) for path in found if (at := _STEP.match(path))), default=None)
 
     def files(self, name: str) -> list[str]:
         """The files of a folder, relative to it, without what an upload left half."""
@@ -138,7 +131,7 @@ class Storage:
 
         Args:
             name: ``STUDY/NAME``.
-            folder: where to; there must be none, or an empty one.
+            folder: the place here; there must be none, or an empty one.
             chosen: leave out all checkpoints but the one that predictions use.
 
         Returns whether there is such a run.
@@ -146,13 +139,11 @@ class Storage:
         files = self.files(name)
         if "config.yaml" not in files:
             return False
-        whole = {int(at[1]) for path in files if (at := _STEP.match(path)) and path.endswith(_MANIFEST)}
+        whole = _whole(files)
         if chosen and whole:
-            best = int(json.loads(self.read(f"{name}/{_BEST}"))["step"]) if _BEST in files else max(whole)
-            whole &= {best}
+            whole &= {int(json.loads(self.read(f"{name}/{_BEST}"))["step"]) if _BEST in files else max(whole)}
         for path in files:
-            at = _STEP.match(path)
-            if path != _OWNER and (at is None or int(at[1]) in whole):
+            if path != _OWNER and _step(path) in {None, *whole}:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 self.fs.get_file(self.at(f"{name}/{path}"), str(folder / path))
         return True
@@ -176,38 +167,33 @@ class Storage:
         with self.faults():
             if not self.exists(f"{name}/config.yaml"):
                 return
-        if here := path.exists():
-            try:
-                run.lock()
-            except UserError:
-                say(f"left: {path} trains here now; what the storage has of it is not brought")
-                return
-        try:
-            if here and self._further(name, path):
-                return
+        with contextlib.ExitStack() as held:
+            if path.exists():
+                try:
+                    run.lock()
+                except UserError:
+                    say(f"left: {path} trains here now; what the storage has of it is not brought")
+                    return
+                held.callback(run.unlock)
+                if self._further(name, path):
+                    return
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent))
-            try:
-                with self.faults():
-                    self.bring(name, beside, chosen=chosen)
-                translate(beside, _there(path), f"{path.parent}/")
-                beside.chmod(0o777 & ~umask())
-                shutil.rmtree(path, ignore_errors=True)
-                beside.rename(path)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        finally:
-            run.unlock()
+            held.callback(shutil.rmtree, beside, ignore_errors=True)
+            with self.faults():
+                self.bring(name, beside, chosen=chosen)
+            translate(beside, _there(path), f"{path.parent}/")
+            beside.chmod(0o777 & ~umask())
+            shutil.rmtree(path, ignore_errors=True)
+            beside.rename(path)
 
     def _further(self, name: str, path: Path) -> bool:
         """Whether the run here is as far as what the storage has of it, or further."""
-        steps = [int(found.parent.name.removeprefix("step-")) for found in path.glob(f"checkpoints/step-*/{_MANIFEST}")]
-        if not steps:
-            return False
+        here = max(_whole([str(found.relative_to(path)) for found in path.glob(f"*/*/{_MANIFEST}")]), default=-1)
         with self.faults():
-            theirs = self.newest(name)
-            ended = self.exists(f"{name}/{_SUMMARY}")
-        return theirs is None or max(steps) > theirs or (max(steps) == theirs and not ended)
+            files = self.files(name)
+        there = max(_whole(files), default=-1)
+        return here >= 0 and (here > there or (here == there and _SUMMARY not in files))
 
     def send(self, path: Path) -> None:
         """Put a run of this machine on the storage, unless one is there already."""
@@ -236,24 +222,35 @@ def name_of(path: Path) -> str:
 
 
 def _there(path: Path) -> str:
-    """How the paths of a study's runs begin where a node trains."""
+    """The way in which the paths of a study's runs begin where a node trains."""
     return f"runs/{path.parent.name}/"
+
+
+def _step(path: str) -> int | None:
+    """The step of the checkpoint that a file of a run belongs to."""
+    found = re.match(r"checkpoints/step-(\d+)/", path)
+    return int(found[1]) if found else None
+
+
+def _whole(files: Iterable[str]) -> set[int]:
+    """The steps of the checkpoints that have a manifest."""
+    return {step for path in files if path.endswith(f"/{_MANIFEST}") and (step := _step(path)) is not None}
 
 
 class Mirror:
     """Keeps a run folder on the storage as a local one is, while the run trains.
 
     Args:
-        storage: where to.
+        storage: keeps the run.
         name: ``STUDY/NAME``.
         folder: the local folder, as `Storage.bring` left it.
-        owner: who pushes; "" for one that nobody contends with.
+        owner: the one who pushes; "" for one that nobody contends with.
     """
 
     def __init__(self, storage: Storage, name: str, folder: Path, owner: str) -> None:
         self.storage, self.name, self.folder, self.owner = storage, name, folder, owner
         self.known: dict[str, tuple[int, int]] = {}
-        """What the storage has: files by their stamp here; of a checkpoint its manifest."""
+        """The files that the storage has, by their stamp here."""
 
     def claim(self) -> None:
         """Take the run over: a process on a node that was thought dead pushes no more."""
@@ -269,89 +266,68 @@ class Mirror:
     def bring(self) -> None:
         with self.storage.faults():
             self.storage.bring(self.name, self.folder)
-        self.known = {path: self._stamp(path) for path in (*self._others(), *self._manifests())}
+        self.known = self._files()
 
     def push(self, *, last: bool = False) -> None:
         """Send what is new; with ``last`` the summary too, which says that the run has ended.
 
         Before each change the owner is read again: what takes long may end after another has taken the run over.
         """
-        manifests = self._manifests()
-        changed = [path for path in self._others() if self._new(path)]
-        checkpoints = [path for path in manifests if self._new(path)]
-        if not changed and not checkpoints and not last:
+        here = self._files()
+        new = [path for path in here if self.known.get(path) != here[path]]
+        if not new and not last:
             return
+        steps = _whole(new)
+        wanted = [path for path in here if (path in new if _step(path) is None else _step(path) in steps)]
         with self.storage.faults():
             self.check()
-            for path in changed:
-                if path not in (_BEST, _SUMMARY):
-                    self._send(path)
-            for path in checkpoints:
-                self._send_checkpoint(path)
-            if _BEST in changed:
-                self._send(_BEST)
+            for path in wanted:
+                if _step(path) is not None and path.endswith(f"/{_MANIFEST}"):
+                    self.storage.remove(f"{self.name}/{path}")
+            removed: set[int | None] = set()
+            for path in sorted(wanted, key=_turn):
+                step = _step(path)
+                if step in removed or (path == _SUMMARY and not last):
+                    continue
+                self.check()
+                try:
+                    self.storage.put(self.folder / path, f"{self.name}/{path}")
+                    self.known[path] = here[path]
+                except FileNotFoundError:
+                    # Unless the run has removed it meanwhile, and the checkpoint with it.
+                    if (self.folder / path).exists():
+                        raise
+                    removed |= {step} - {None}
             self._prune()
-            if last and _SUMMARY in changed:
-                self._send(_SUMMARY)
-
-    def _send(self, path: str) -> None:
-        self.check()
-        try:
-            # Before the file is read, so that what is written meanwhile is sent the next time.
-            stamp = self._stamp(path)
-            self.storage.put(self.folder / path, f"{self.name}/{path}")
-            self.known[path] = stamp
-        except FileNotFoundError:
-            # Unless the run has removed it meanwhile.
-            if (self.folder / path).exists():
-                raise
-
-    def _send_checkpoint(self, manifest: str) -> None:
-        place = manifest.removesuffix(f"/{_MANIFEST}")
-        self.check()
-        try:
-            self.storage.remove(f"{self.name}/{manifest}")
-            for file in sorted((self.folder / place).iterdir()):
-                if file.name != _MANIFEST:
-                    self.check()
-                    self.storage.put(file, f"{self.name}/{place}/{file.name}")
-            self._send(manifest)
-        except FileNotFoundError:
-            if (self.folder / manifest).exists():
-                raise
-            # The run has pruned it meanwhile.
-            self.check()
-            self.known.pop(manifest, None)
-            self.storage.remove(f"{self.name}/{place}")
 
     def _prune(self) -> None:
-        sent = sorted(path for path in self.known if path.endswith(f"/{_MANIFEST}"))
         # The newest stays in any case: the next may not be sent yet.
-        for manifest in sent[:-1]:
+        for step in sorted(_whole(self.known))[:-1]:
+            theirs = [path for path in self.known if _step(path) == step]
+            manifest = next(path for path in theirs if path.endswith(f"/{_MANIFEST}"))
             if not (self.folder / manifest).exists():
                 self.check()
                 self.storage.remove(f"{self.name}/{manifest}")
                 self.storage.remove(f"{self.name}/{manifest.removesuffix(f'/{_MANIFEST}')}")
-                del self.known[manifest]
+                for path in theirs:
+                    del self.known[path]
 
-    def _manifests(self) -> list[str]:
-        paths = self.folder.glob(f"checkpoints/step-*/{_MANIFEST}")
-        return sorted(str(path.relative_to(self.folder)) for path in paths)
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """The run's files, each with a stamp that changes when it does."""
+        found: dict[str, tuple[int, int]] = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder)
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                    about = path.stat()
+                    found[str(name)] = about.st_mtime_ns, about.st_size
+        return found
 
-    def _others(self) -> list[str]:
-        paths = [path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file()]
-        hidden = {path for path in paths if any(part.startswith(".") for part in path.parts)}
-        return sorted(str(path) for path in set(paths) - hidden if not _STEP.match(str(path)))
 
-    def _stamp(self, path: str) -> tuple[int, int]:
-        about = (self.folder / path).stat()
-        return about.st_mtime_ns, about.st_size
-
-    def _new(self, path: str) -> bool:
-        try:
-            return self.known.get(path) != self._stamp(path)
-        except FileNotFoundError:
-            return False
+def _turn(path: str) -> tuple[bool, bool, int, bool, str]:
+    """The place of a file in the order of an upload."""
+    step = _step(path)
+    return path == _SUMMARY, path == _BEST, -1 if step is None else step, path.endswith(f"/{_MANIFEST}"), path
 
 
 def translate(folder: Path, old: str, new: str) -> None:
@@ -362,19 +338,11 @@ def translate(folder: Path, old: str, new: str) -> None:
             return {name: moved(entry) for name, entry in value.items()}
         if isinstance(value, list):
             return [moved(entry) for entry in value]
-        return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value
+        # At its beginning, or as a word of a command.
+        return re.sub(rf"(?<!\S){re.escape(old)}", lambda _: new, value) if isinstance(value, str) else value
 
-    if old == new:
-        return
-    config, summary = folder / "config.yaml", folder / _SUMMARY
-    if config.exists():
-        before = read_yaml(config)
-        if moved(before) != before:
-            write_atomic(config, to_yaml(moved(before)))
-    if summary.exists():
-        before = read_json(summary)
-        after = moved(before)
-        if isinstance(after.get("command"), str):
-            after["command"] = after["command"].replace(f" {old}", f" {new}")
-        if after != before:
-            write_json(summary, after)
+    for path, read, text in ((folder / "config.yaml", read_yaml, to_yaml), (folder / _SUMMARY, read_json, as_json)):
+        if path.exists():
+            before = read(path)
+            if (after := moved(before)) != before:
+                write_atomic(path, text(after))

@@ -84,10 +84,10 @@ class Attempt:
             Lost: another attempt has taken the run over.
         """
         self._prepare()
-        # Decided here and now: an attempt that was lost may have begun it.
-        begun = (self.path / "config.yaml").exists()
         words = _moved(self.work) if self.work.storage else self.work.words
-        words = ["resume", str(self.place)] if begun else words
+        # Decided here and now: an attempt that was lost may have begun it.
+        if (self.path / "config.yaml").exists():
+            words = ["resume", str(self.place)]
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"etude: on {socket.gethostname()}: etude {shlex.join(words)}\n")
         # At its end the pipe is closed, by which a process dies that still runs.
@@ -102,7 +102,14 @@ class Attempt:
             except Lost:
                 raise
             except BaseException:
-                self._stop(child)
+                # It saves and ends, or is killed where that takes too long.
+                child.terminate()
+                try:
+                    child.wait(_SAVE)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+                self._push(last=True)
                 raise
         _patiently(lambda: self._push(last=True), _AWAY)
         # Killed by the system, or asked by it to make room.
@@ -117,36 +124,24 @@ class Attempt:
             )
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if work.storage:
-            storage = Storage(work.storage)
-            self.mirror = Mirror(storage, name_of(self.path), self.path, uuid.uuid4().hex)
-            _patiently(self._bring, _ARRIVE)
+            self.mirror = mirror = Mirror(Storage(work.storage), name_of(self.path), self.path, uuid.uuid4().hex)
+            _patiently(lambda: self._bring(mirror), _ARRIVE)
         elif self.path.exists():
             # Held by the process of a lost attempt, it may be; after a while the run itself says who has it.
             with contextlib.suppress(UserError), locked(self.path / ".lock", "", _LOCK):
                 pass
 
-    def _bring(self) -> None:
-        assert self.mirror is not None
-        before, storage = [self.path.with_name(name) for name in self.work.before], self.mirror.storage
+    def _bring(self, mirror: Mirror) -> None:
+        before = [self.path.with_name(name) for name in self.work.before]
         for path in (self.path, *before):
-            # Of an earlier try.
+            # An earlier try has left it.
             shutil.rmtree(path, ignore_errors=True)
-        self.mirror.claim()
-        self.mirror.bring()
-        storage.bring_log(self.path)
-        with storage.faults():
+        mirror.claim()
+        mirror.bring()
+        mirror.storage.bring_log(self.path)
+        with mirror.storage.faults():
             for path in before:
-                storage.bring(name_of(path), path, chosen=True)
-
-    def _stop(self, child: "subprocess.Popen[bytes]") -> None:
-        """Ask the run to save and end; kill it where that takes too long."""
-        child.terminate()
-        try:
-            child.wait(_SAVE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        self._push(last=True)
+                mirror.storage.bring(name_of(path), path, chosen=True)
 
     def _push(self, *, last: bool = False) -> None:
         self.pushed = time.monotonic()
@@ -196,21 +191,17 @@ def _moved(work: Work) -> list[str]:
     """The words with runs below the attempt's own folder, and other relative paths made whole."""
     folder = Path(work.path).parent
     words: list[str] = []
-    for word in work.words:
-        if words and words[-1] == "--runs":
+    for flag, word in zip(("", *work.words), work.words, strict=False):
+        if flag == "--runs":
             word = "runs"
         elif word.startswith(f"{folder}/"):
             word = f"runs/{folder.name}/{word.removeprefix(f'{folder}/')}"
-        elif ".py:" in word or "/" in word or (words and words[-1].startswith("--") and _names_place(words[-1])):
+        elif ".py:" in word or "/" in word or (flag[:2] == "--" and flag[2:].rpartition(".")[2] in PLACES):
             file = word.rpartition(":")[0] if ".py:" in word else word
             if file and (Path(work.cwd) / file).exists():
                 word = str(Path(work.cwd) / word)
         words.append(word)
     return words
-
-
-def _names_place(flag: str) -> bool:
-    return flag.removeprefix("--").rpartition(".")[2] in PLACES
 
 
 def _patiently(act: Callable[[], None], seconds: float) -> None:
