@@ -238,7 +238,7 @@ def test_a_missing_set_is_one_line(offline: None, tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError) as caught:
         omniglot.load("test")
     assert "\n" not in str(caught.value)
-    assert "omniglot/vinyals/test.txt cannot be fetched" in str(caught.value)
+    assert "omniglot/vinyals/train.txt cannot be fetched" in str(caught.value)
 
 
 def test_the_key_names_the_content() -> None:

@@ -271,12 +271,12 @@ def inventory(tree: Tree, *, classes: bool) -> Inventory:
         for class_name in tree.contents(joined(top, folder))[0] if classes else [""]:
             name = joined(folder, class_name)
             below, images = tree.contents(joined(top, name))
-            if classes and not images:
-                raise ImageError(here / name, NO_PICTURE, "put images into it, or remove it")
             for deeper in below if classes else ():
                 if tree.contents(joined(top, name, deeper))[1]:
                     fix = "move them up into the class folder, or elsewhere"
                     raise ImageError(here / name / deeper, "holds images below a class folder", fix)
+            if classes and not images:
+                raise ImageError(here / name, NO_PICTURE, "put images into it, or remove it")
             pictures += [Picture(joined(name, i), joined(top, name, i), part, class_name) for i in images]
     if not pictures:
         raise ImageError(here, NO_PICTURE, _PAIRS)
