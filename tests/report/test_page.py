@@ -111,7 +111,7 @@ def test_a_finished_run(runs: Path, tmp_path: Path) -> None:
         "Prototypical Networks: a", "Finished", "etude run protonet laptop", "laptop of protonet", "Seed 0",
         "Steps 300", "of step 300, the last", "61.5 s", "700 MB", "encoder 111,936", "Energy not measured",
         "optim.lr 0.01", "warm_start true", "99.00 ± 0.10 %", "98.90 to 99.10", "Snell et al. 2017", "98.8",
-        "reproduced", "ours: 1,000 episodes", "torch 2.15", "omniglot ab12", "halve_every: 2000",
+        "one seed", "ours: 1,000 episodes", "torch 2.15", "omniglot ab12", "halve_every: 2000",
         "thin strokes stay", "Curves",
     ):  # fmt: skip
         assert text in seen.said, text
@@ -140,14 +140,14 @@ def test_an_index_has_more_decimals_than_a_per_cent(runs: Path, tmp_path: Path) 
 
 def test_a_verdict_is_said_in_words(runs: Path, tmp_path: Path) -> None:
     seen = of_run(finish(runs / "protonet" / "a", summary(row(value=90.0))).path, tmp_path)
-    assert "▽ below" in seen.said
-    assert "✓ reproduced" not in seen.said
+    assert "◔ one seed, below" in seen.said
+    assert "✓ matches" not in seen.said
 
 
 def test_a_smoke_run_reproduces_nothing(runs: Path, tmp_path: Path) -> None:
     seen = of_run(finish(runs / "protonet" / "a", summary(row(), scale="smoke")).path, tmp_path)
-    assert "not run at this scale" in seen.said
-    assert "✓ reproduced" not in seen.said
+    assert "○ not run" in seen.said
+    assert "✓ matches" not in seen.said
 
 
 def test_a_run_that_is_still_going(runs: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_study(runs: Path, tmp_path: Path) -> None:
     assert "interrupted at step 300 of 8,000" in seen.said
     assert "summary.json cannot be read as JSON" in seen.said
     assert len([one for one in seen.all("details") if one.get("class") == "run"]) == 4
-    assert re.search(r"\d+ published numbers that were not run at this scale", seen.said)
+    assert re.search(r"\d+ published numbers that were not run", seen.said)
     assert "protonet: fewshot" in [image["alt"] for image in seen.all("img")]
 
 
@@ -296,7 +296,7 @@ def test_markdown_says_the_same(runs: Path, tmp_path: Path) -> None:
     text = page.of_run(path).write(out, "markdown").read_text()
     for part in (
         "# Prototypical Networks: a b=c", "Finished.", "```sh\netude run protonet laptop\n```", "- Energy: not",
-        "- `optim.lr`: `0.01`", "| 99.00 ± 0.10 % |", "| train/loss | 2 | 0.6667 | 0.6667 | 2 |", "reproduced",
+        "- `optim.lr`: `0.01`", "| 99.00 ± 0.10 % |", "| train/loss | 2 | 0.6667 | 0.6667 | 2 |", "one seed",
         "## Deviations from the source", "- Training time: 61.5 s", "torch 2.15",
     ):  # fmt: skip
         assert part in text, part

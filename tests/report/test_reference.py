@@ -11,7 +11,7 @@ import pytest
 
 from etude.core.errors import UserError
 from etude.core.summary import read_summaries, read_summary
-from etude.report.reference import Comparison, Published, compare, read_reference
+from etude.report.reference import Comparison, Proxy, Published, Reference, compare, read_reference
 
 NUMBER = Published("fewshot", "w5s1", "accuracy", "test", 98.0, "Snell 2017", "600 episodes", "%")
 
@@ -29,38 +29,70 @@ def summary(
     return about | {"results": [result | row]}
 
 
-def against(number: Published, *summaries: dict[str, Any]) -> Comparison:
-    (row,) = compare("protonet", [number], {f"run{i}": s for i, s in enumerate(summaries)})
+def against(number: Published, *summaries: dict[str, Any], proxy: Proxy | None = None) -> Comparison:
+    reference = Reference([number], {"accuracy": 0.5}, [proxy] if proxy else [])
+    (row,) = compare("protonet", reference, {f"run{i}": s for i, s in enumerate(summaries)})
     return row
 
 
 @pytest.mark.parametrize(
-    ("value", "width", "better", "verdict"),
-    [
-        (98.0, None, "higher", "reproduced"),
-        (97.9, None, "higher", "below"),
-        (97.9, 0.2, "higher", "reproduced"),
-        (97.9, 0.05, "higher", "below"),
-        (99.0, 0.1, "higher", "reproduced"),
-        (98.0, None, "lower", "reproduced"),
-        (98.1, None, "lower", "below"),
-        (98.1, 0.2, "lower", "reproduced"),
-        (97.0, 0.1, "lower", "reproduced"),
-    ],
-)
-def test_the_verdict_of_one_run(value: float, width: float | None, better: Any, verdict: str):
-    row = against(dataclasses.replace(NUMBER, better=better), summary(value, width=width))
-    assert row.verdict == verdict
-    assert row.ours == value
-    assert row.interval == (None if width is None else (value - width, value + width))
-    assert (row.published, row.scale, row.seeds, row.runs) == (98.0, "full", (0,), ("run0",))
-    assert (row.protocol, row.published_protocol) == ("1,000 episodes", "600 episodes")
+    ("value", "better", "place"),
+    [(98.0, "higher", "within"), (97.6, "higher", "within"), (97.4, "higher", "below"), (98.6, "higher", "above"),
+     (98.6, "lower", "below"), (97.4, "lower", "above"), (98.4, "lower", "within")],
+)  # fmt: skip
+def test_one_run_gives_no_verdict_but_says_where_it_lies(value: float, better: Any, place: str):
+    """However narrow its own interval is: 95.9 +- .05 and 95.8 +- .3 say the same of a published 96."""
+    for width in (None, 0.01, 5.0):
+        row = against(dataclasses.replace(NUMBER, better=better), summary(value, width=width))
+        assert (row.verdict, row.place, row.told) == ("one seed", place, f"one seed, {place}")
+        assert row.interval == (None if width is None else (value - width, value + width))
+        assert (row.published, row.scale, row.seeds, row.runs, row.margin) == (98.0, "full", (0,), ("run0",), 0.5)
+        assert (row.protocol, row.published_protocol) == ("1,000 episodes", "600 episodes")
+
+
+def test_two_seeds_give_no_verdict():
+    assert against(NUMBER, summary(98.0), summary(98.0, seed=1)).verdict == "one seed"
+
+
+def test_three_seeds_give_a_verdict():
+    def three(value: float, spread: float) -> Comparison:
+        return against(NUMBER, *(summary(value + spread * (seed - 1), seed=seed) for seed in range(3)))
+
+    assert three(98.0, 0.1).verdict == "matches"
+    assert three(99.0, 0.1).verdict == "exceeds"
+    assert three(97.0, 0.1).verdict == "below"
+    assert three(98.0, 0.1).told == "matches"
+    assert three(98.0, 1.0).told == "below (too wide an interval)"
+
+
+def test_other_data_is_a_proxy_whatever_it_reaches():
+    """A number of another variant does not stand beside it, unless the reference says what it stands for."""
+    number = dataclasses.replace(NUMBER, variant="birds")
+    runs = [summary(99.0 + seed, seed=seed, variant="copies") for seed in range(3)]
+    assert against(number, *runs).verdict == "not run"
+    row = against(number, *runs, proxy=Proxy("copies for birds", "copies"))
+    assert (row.verdict, row.place, row.proxy, row.ours) == ("proxy", "above", "copies for birds", 100.0)
+    real = [summary(98.0, seed=seed, variant="birds") for seed in range(3)]
+    row = against(number, *runs, *real, proxy=Proxy("copies for birds", "copies"))
+    assert (row.verdict, row.proxy, row.ours) == ("matches", "", 98.0)
+
+
+def test_a_proxy_names_the_cells_that_stand_for_others():
+    runs = [summary(98.0, seed=seed, cell="small", variant="train") for seed in range(3)]
+    row = against(NUMBER, *runs, proxy=Proxy("a small network", "train", cells={"w5s1": "small"}))
+    assert (row.verdict, row.ours) == ("proxy", 98.0)
+    for elsewhere in (Proxy("small", "train", cells={"w20s1": "small"}), Proxy("small", "train", experiment="other")):
+        assert against(NUMBER, *runs, proxy=elsewhere).verdict == "not run"
+    # Another encoder on the source's own data: the same cell and variant, and no match.
+    own = [summary(98.0, seed=seed, variant="train") for seed in range(3)]
+    assert against(NUMBER, *own, proxy=Proxy("MiniLM for BERT", "train", cells={"w5s1": "w5s1"})).verdict == "proxy"
+    assert against(NUMBER, *own, proxy=Proxy("MiniLM for BERT", "train", cells={"w20s1": "w20s1"})).verdict == "matches"
 
 
 def test_no_run_is_no_number():
     row = against(NUMBER)
     assert (row.ours, row.interval, row.scale, row.seeds) == (None, None, None, ())
-    assert row.verdict == "not run at this scale"
+    assert row.verdict == "not run"
     assert row.published == 98.0
 
 
@@ -73,7 +105,7 @@ def test_a_claim_in_words():
 
 def test_a_smoke_run_reproduces_nothing():
     row = against(NUMBER, summary(100.0, scale="smoke"))
-    assert row.verdict == "not run at this scale"
+    assert row.verdict == "not run"
     assert row.scale == "smoke"
 
 
@@ -91,7 +123,7 @@ def test_the_largest_scale_counts_though_its_score_is_worse():
     runs = [summary(99.9, scale="smoke"), summary(99.5, scale="laptop"), summary(90.0, scale="full")]
     for order in (runs, runs[::-1]):
         row = against(NUMBER, *order)
-        assert (row.ours, row.scale, row.verdict) == (90.0, "full", "below")
+        assert (row.ours, row.scale, row.verdict) == (90.0, "full", "one seed")
     row = against(NUMBER, *runs[:2])
     assert (row.ours, row.scale) == (99.5, "laptop")
 
@@ -195,6 +227,8 @@ def test_a_summary_is_read_whole_and_again_when_it_changed(tmp_path: Path):
 
 
 GOOD = """
+[margin]
+accuracy = 0.5
 [[number]]
 experiment = "fewshot"
 cell = "w5s1"
@@ -208,8 +242,12 @@ protocol = "600 episodes"
 
 def test_a_table_of_published_numbers(tmp_path: Path):
     path = tmp_path / "reference.toml"
-    path.write_text(GOOD + 'unit = "%"\n' + GOOD.replace("w5s1", "w20s1") + 'better = "lower"\nuncertainty = 0.4\n')
-    rows = read_reference(path)
+    more = GOOD.partition("0.5\n")[2].replace("w5s1", "w20s1") + 'better = "lower"\nuncertainty = 0.4\n'
+    path.write_text(GOOD + 'unit = "%"\n' + more + '[[proxy]]\nwhy = "a for b"\nvariant = "a"\ncells = { x = "y" }\n')
+    reference = read_reference(path)
+    rows = reference.number
+    assert reference.margin == {"accuracy": 0.5}
+    assert reference.proxy == [Proxy("a for b", "a", cells={"x": "y"})]
     assert rows[0] == NUMBER
     assert isinstance(rows[0].value, float)
     assert (rows[1].cell, rows[1].better, rows[1].uncertainty) == ("w20s1", "lower", 0.4)
@@ -227,6 +265,10 @@ def test_a_table_of_published_numbers(tmp_path: Path):
         GOOD.replace("98", "'high'"),
         GOOD + "better = 'upwards'\n",
         GOOD + "uncertainty = 'some'\n",
+        GOOD.replace("accuracy = 0.5", "error = 0.5"),
+        GOOD.replace("accuracy = 0.5", "accuracy = 'half'"),
+        GOOD + "[[proxy]]\nwhy = 'no variant'\n",
+        GOOD + "[margins]\naccuracy = 1\n",
         "number = 1\xff",
     ],
 )
@@ -239,4 +281,4 @@ def test_a_malformed_table_is_one_line(tmp_path: Path, text: str):
 
 
 def test_a_study_without_a_table_has_no_published_numbers(tmp_path: Path):
-    assert read_reference(tmp_path / "none.toml") == []
+    assert read_reference(tmp_path / "none.toml") == Reference()

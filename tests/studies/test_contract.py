@@ -20,6 +20,7 @@ FILES = (
     "export.py",
     "page.py",
     "reference.toml",
+    "claims.toml",
     "README.md",
 )
 SECTIONS = ("Run it", "The metrics", "Predict", "Results", "Deviations")
@@ -55,7 +56,7 @@ def lacks(study: Study, root: Path) -> Iterator[str]:
     if not study.shows(Path("curves.png")):
         yield "study.py: pictures, with what each of figures.py shows"
     if (folder / "reference.toml").is_file():
-        if not read_reference(folder / "reference.toml"):
+        if not read_reference(folder / "reference.toml").number:
             yield "reference.toml: a published number"
         if not read_headline(folder / "reference.toml").baseline:
             yield "reference.toml: the baseline of its headline"

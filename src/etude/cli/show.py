@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
         {"name": name, "about": experiment.about, "runs": [job.name for job in experiment.jobs(experiment.preset)]}
         for name, experiment in study.experiments.items()
     ]
-    published = [asdict(number) for number in read_reference(study.folder / "reference.toml")]
+    published = [asdict(number) for number in read_reference(study.folder / "reference.toml").number]
     if options.json:
         kinds = {"preset": presets, "experiment": experiments, "published": published}
         show([{"kind": kind, **row} for kind, rows in kinds.items() for row in rows], as_json=True)

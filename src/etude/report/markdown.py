@@ -5,6 +5,7 @@
 
 - ``<!-- board -->``: the number by which each study is known, one line a study.
 - ``<!-- results STUDY [run] -->``: the comparison with the published numbers, or what of it was run.
+- ``<!-- claims STUDY -->``: what the sources say, judged.
 - ``<!-- measured STUDY -->``: numbers that nobody published.
 - ``<!-- table STUDY EXPERIMENT [VARIANT] -->``: all splits and metrics of our runs, one line a cell.
 - ``<!-- parts STUDY EXPERIMENT [VARIANT] -->``: the same of the parts of the test split, such as "test, seen".
@@ -19,16 +20,16 @@ from pathlib import Path
 from etude import registry
 from etude.core.files import write_atomic
 from etude.core.study import Study
+from etude.report.claims import Judgement, judgements
 from etude.report.reference import Comparison, measurement, read_headline
 from etude.report.results import comparisons, summaries
 from etude.runs.text import escaped
 
 _PLACE = re.compile(
-    r"(<!-- (board|results|measured|table|parts)(?: (\S+)(?: (\S+)(?: (.+?))?)?)? -->\n)(?s:.*?)(<!-- end -->)"
+    r"(<!-- (board|results|claims|measured|table|parts)(?: (\S+)(?: (\S+)(?: (.+?))?)?)? -->\n)(?s:.*?)(<!-- end -->)"
 )
 # With one label an item, the error and micro F1 say what the accuracy says.
 _SAID_TWICE = ("error", "micro_f1")
-_MARKS = {"reproduced": "reproduced", "below": "**below**", "not run at this scale": "not run"}
 
 
 def table(rows: Sequence[Comparison]) -> str:
@@ -38,7 +39,10 @@ def table(rows: Sequence[Comparison]) -> str:
     """
     if not rows:
         return "No run stands beside a published number yet.\n"
-    head = ["experiment", "cell", "metric", "split", "ours", "95 % interval", "seeds", "scale", "published"]
+    head = [
+        "experiment", "cell", "metric", "split", "ours", "95 % interval", "seeds", "scale", "published: verdict",
+        "without learning",
+    ]  # fmt: skip
     groups: dict[tuple[object, ...], list[Comparison]] = {}
     for row in rows:
         groups.setdefault((row.study, row.experiment, row.cell, row.metric, row.split, row.runs), []).append(row)
@@ -49,16 +53,29 @@ def table(rows: Sequence[Comparison]) -> str:
         number = f" ({protocols.index(first.protocol or first.published_protocol) + 1})" if len(protocols) > 1 else ""
         ours = "" if first.ours is None else f"{first.ours:.2f}"
         interval = f"{first.interval[0]:.2f} to {first.interval[1]:.2f}" if first.interval else ""
-        published = "; ".join(f"{row.claim} ({row.source}): {_MARKS[row.verdict]}" for row in group)
+        published = "; ".join(f"{row.claim} ({row.source}): {row.told}" for row in group)
         cells = (
             first.experiment, first.cell, f"{first.metric} {first.unit}".strip(), f"{first.split}{number}", ours,
             interval, ", ".join(map(str, first.seeds)), first.scale or "", published,
+            "" if first.baseline is None else f"{first.baseline:.4g} ({first.baseline_name})",
         )  # fmt: skip
         lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     above = f"{_sentence(protocols[0])}\n\n" if len(protocols) == 1 else ""
     below = "".join(f"\n({number}) {_sentence(text)}\n" for number, text in enumerate(protocols, 1))
     body = "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]) + "\n"
-    return above + body + (below if len(protocols) > 1 else "")
+    stands = "".join(f"\nProxy: {text}.\n" for text in dict.fromkeys(row.proxy for row in rows if row.proxy))
+    return above + body + (below if len(protocols) > 1 else "") + stands
+
+
+def claims(rows: Sequence[Judgement]) -> str:
+    """A Markdown table of claims with their verdicts and evidence."""
+    if not rows:
+        return "No claim of a source is judged yet.\n"
+    lines = ["| claim | source | verdict | evidence |", "|---|---|---|---|"]
+    lines += [
+        "| " + " | ".join(map(escaped, (row.claim, row.source, row.verdict, row.evidence))) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _sentence(text: str) -> str:
@@ -150,7 +167,9 @@ def rewritten(text: str) -> str:
         if place[2] == "board":
             return place[1] + "\n" + board() + "\n" + place[6]
         study = registry.load(place[3])
-        if place[2] in ("table", "parts"):
+        if place[2] == "claims":
+            body = claims(judgements([study], []))
+        elif place[2] in ("table", "parts"):
             body = pivot(study, place[4], place[5] or "", parts=place[2] == "parts")
         else:
             rows = [row for row in comparisons([study], []) if place[4] != "run" or row.ours is not None]

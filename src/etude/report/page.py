@@ -20,15 +20,17 @@ from etude.core.study import Study
 from etude.core.summary import committed
 from etude.draw import svg
 from etude.draw.pictures import Picture, read_picture
+from etude.report.claims import Judgement, judgements
 from etude.report.prose import Readme
 from etude.report.reference import Comparison, compare, read_reference
 from etude.report.results import Run, comparisons, faults, find_runs, read_run
+from etude.report.verdict import VERDICTS
 from etude.runs.text import code, escaped, fence
 
 Format = Literal["html", "markdown"]
 # In pixels, of pictures in a page of many runs and in that of one.
 _NARROW, _BROAD = 900, 1400
-_VERDICTS = {"reproduced": "✓", "below": "▽", "not run at this scale": "○"}
+_MARKS = {"exceeds": "▲", "matches": "✓", "below": "▽", "one seed": "◔", "proxy": "≈", "not run": "○"}
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,25 @@ class Section:
     runs: list[RunPart]
     notes: list[str] = field(default_factory=list)
     """Pictures that cannot be read, one line each."""
+    claims: list[Judgement] = field(default_factory=list)
 
     @property
     def ours(self) -> list[Comparison]:
         """The published numbers that a training stands beside; the others are `missing`."""
-        return [row for row in self.comparisons if row.verdict != "not run at this scale"]
+        return [row for row in self.comparisons if row.verdict != "not run"]
 
     @property
     def missing(self) -> list[Comparison]:
-        return [row for row in self.comparisons if row.verdict == "not run at this scale"]
+        return [row for row in self.comparisons if row.verdict == "not run"]
 
     def verdicts(self, verdict: str) -> int:
         return sum(row.verdict == verdict for row in self.comparisons)
+
+    @property
+    def decided(self) -> str:
+        """How many of the claims are upheld, of those that were tested."""
+        tested = [row for row in self.claims if row.verdict != "not tested"]
+        return f"{sum(row.verdict == 'upheld' for row in tested)} of {len(tested)}"
 
     def standing(self, *, finished: bool) -> int:
         return sum((part.run.status == "finished") == finished for part in self.runs)
@@ -156,7 +165,7 @@ def _section(study: Study, found: Sequence[Run], rows: list[Comparison], runs: S
         chosen += [path for run in found if run.name in counted for path in _figures(run)]
     shown, notes = _pictures(chosen, study, _NARROW, words)
     parts = [_part(run, study, f"{study.name}-{number}", _NARROW, set(chosen)) for number, run in enumerate(found, 1)]
-    return Section(study, readme, rows, shown, parts, notes)
+    return Section(study, readme, rows, shown, parts, notes, judgements([study], runs))
 
 
 def _figures(run: Run) -> list[Path]:
@@ -263,10 +272,12 @@ def _environment(*, autoescape: bool) -> jinja2.Environment:
     made.globals |= {
         "version": __version__,
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "marks": _VERDICTS,
+        "marks": _MARKS,
+        "verdicts": VERDICTS,
         "plot_style": Markup(svg.STYLE),
         "ours": lambda row: "" if row.ours is None else f"{row.ours:.{_places(row.ours, row.unit)}f}",
         "interval": _interval,
+        "baseline": lambda row: "" if row.baseline is None else f"{row.baseline:.4g} ({row.baseline_name})",
         "value": _measured,
         "yaml": to_yaml,
     }

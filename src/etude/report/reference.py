@@ -1,18 +1,17 @@
 """Published numbers beside ours."""
 
-import math
 import statistics
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from etude.core.config import Scale, from_dict, substance
 from etude.core.errors import UserError
+from etude.report.verdict import Place, Verdict, half_width, judge, place
 
 T = TypeVar("T")
-Verdict = Literal["reproduced", "below", "not run at this scale"]
 _SCALES: tuple[Scale, ...] = ("smoke", "laptop", "full")
 
 
@@ -32,6 +31,37 @@ class Published:
     variant: str = ""
     """What our runs must share with it to stand beside it, such as the split they trained on."""
     better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Runs that stand in for a source's own: on other data, with another encoder, of another size."""
+
+    why: str
+    """What stands for what, as "JPEG copies for CIFAR-10"."""
+    variant: str
+    """The variant of our runs."""
+    experiment: str = ""
+    """The published experiment; any where it is empty."""
+    cells: dict[str, str] = field(default_factory=dict)
+    """The published cells it is about, each with the cell of ours; all, under their own names, where it is empty."""
+
+    def cell(self, number: Published) -> str | None:
+        """The cell of ours that stands for a published one, if any does."""
+        if self.experiment not in ("", number.experiment):
+            return None
+        return self.cells.get(number.cell) if self.cells else number.cell
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a study's ``reference.toml`` says of the published numbers."""
+
+    number: list[Published] = field(default_factory=list)
+    margin: dict[str, float] = field(default_factory=dict)
+    """The difference of each metric that counts as none, in the metric's unit."""
+    proxy: list[Proxy] = field(default_factory=list)
+    """The first that fits a published number counts."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,8 @@ class Comparison:
     seeds: tuple[int, ...]
     scale: Scale | None
     verdict: Verdict
+    margin: float
+    """The difference that counts as none."""
     unit: str = ""
     published_protocol: str = ""
     protocol: str = ""
@@ -74,6 +106,20 @@ class Comparison:
     uncertainty: float | None = None
     """Of the published number, as its source states it."""
     better: Literal["higher", "lower"] = "higher"
+    place: Place | Literal[""] = ""
+    """Where our mean lies: better by more than the margin, within it, or worse."""
+    proxy: str = ""
+    """What stands for what, where the runs are not of the source's kind."""
+    baseline: float | None = None
+    """What the best simple method gets on the same split."""
+    baseline_name: str = ""
+
+    @property
+    def told(self) -> str:
+        """The verdict, with where the mean lies where the verdict does not say it, as "one seed, above"."""
+        if self.verdict in ("one seed", "proxy"):
+            return f"{self.verdict}, {self.place}"
+        return f"{self.verdict} (too wide an interval)" if self.verdict == "below" != self.place else self.verdict
 
     @property
     def claim(self) -> str:
@@ -85,11 +131,25 @@ class Comparison:
         return asdict(self)
 
 
-def read_reference(path: Path) -> list[Published]:
+def read_reference(path: Path) -> Reference:
     """The published numbers of a study; none where it has no such file yet."""
     if not path.exists():
-        return []
-    return _read(path, lambda body: [from_dict(Published, row, origin="[[number]]") for row in body["number"]])
+        return Reference()
+
+    def pick(body: dict[str, Any]) -> Reference:
+        if unknown := sorted(body.keys() - {"headline", "margin", "number", "proxy"}):
+            raise UserError(f"no table '{unknown[0]}'")
+        reference = Reference(
+            [from_dict(Published, row, origin="[[number]]") for row in body["number"]],
+            {metric: float(margin) for metric, margin in body.get("margin", {}).items()},
+            [from_dict(Proxy, row, origin="[[proxy]]") for row in body.get("proxy", [])],
+        )
+        for number in reference.number:
+            if number.metric not in reference.margin:
+                raise UserError(f"[margin] states none for the metric '{number.metric}'")
+        return reference
+
+    return _read(path, pick)
 
 
 def read_headline(path: Path) -> Headline:
@@ -104,63 +164,84 @@ def _read(path: Path, pick: Callable[[dict[str, Any]], T]) -> T:
         raise UserError(f"{path} is not a table of published numbers ({error})") from error
 
 
-def compare(study: str, published: Sequence[Published], summaries: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:
-    """Each published number beside the runs that measured it."""
-    return [_compare(study, number, summaries) for number in published]
+def measurement(summary: Mapping[str, Any], found: Sequence[str] = ()) -> str:
+    """What runs that repeat one measurement share: the preset, and the settings that say what is learned.
 
-
-def measurement(summary: Mapping[str, Any]) -> str:
-    """What runs that repeat one measurement share: the preset, and the settings that say what is learned."""
-    rest = sorted((name, str(value)) for name, value in substance(summary["overrides"]).items())
+    The settings that ``found`` names are left out: a step before finds them anew with each seed.
+    """
+    rest = sorted((name, str(value)) for name, value in substance(summary["overrides"]).items() if name not in found)
     return f"{summary['preset']} {rest}"
 
 
-def _compare(study: str, number: Published, summaries: Mapping[str, Mapping[str, Any]]) -> Comparison:
-    groups: dict[str, list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]] = {}
-    for name, summary in summaries.items():
-        for row in summary["results"]:
-            same = all(row[key] == getattr(number, key) for key in ("experiment", "cell", "metric", "split"))
-            if same and number.variant in ("", row["variant"]):
-                group = groups.setdefault(measurement(summary), [])
-                # A seed that ran twice says nothing new, and would make the interval narrow.
-                if all(summary["seed"] != other["seed"] for _, other, _ in group):
-                    group.append((name, summary, row))
-    blank = Comparison(
-        study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
-        None, None, (), None, "not run at this scale", number.unit, number.protocol,
-        uncertainty=number.uncertainty, better=number.better,
-    )  # fmt: skip
-    if not groups:
-        return blank
-    chosen = max(sorted(groups.values(), key=lambda g: g[0][0]), key=_weight)
-    values = [row["value"] for _, _, row in chosen]
-    width = _half_width(values, cast("float | None", chosen[0][2]["half_width"]))
+class _Found(NamedTuple):
+    name: str
+    summary: Mapping[str, Any]
+    row: Mapping[str, Any]
+
+
+def compare(study: str, reference: Reference, summaries: Mapping[str, Mapping[str, Any]]) -> list[Comparison]:
+    """Each published number beside the runs that measured it, or that stand in for such runs."""
+    return [_compare(study, number, reference, summaries) for number in reference.number]
+
+
+def _compare(
+    study: str, number: Published, reference: Reference, summaries: Mapping[str, Mapping[str, Any]]
+) -> Comparison:
+    proxies = [(proxy.variant, cell, proxy.why) for proxy in reference.proxy if (cell := proxy.cell(number))]
+    taken = {(variant, cell) for variant, cell, _ in proxies}
+    own = [
+        found
+        for found in _measured(number, number.cell, number.variant, summaries)
+        if (found.row["variant"], number.cell) not in taken
+    ]
+    why, group = "", _chosen(own)
+    for variant, cell, stands in proxies:
+        if not group:
+            why, group = stands, _chosen(_measured(number, cell, variant, summaries))
+    about = {
+        "study": study, "experiment": number.experiment, "cell": number.cell, "metric": number.metric,
+        "split": number.split, "published": number.value, "source": number.source, "unit": number.unit,
+        "margin": reference.margin[number.metric], "published_protocol": number.protocol,
+        "uncertainty": number.uncertainty, "better": number.better,
+    }  # fmt: skip
+    if not group:
+        return Comparison(**about, ours=None, interval=None, seeds=(), scale=None, verdict="not run")
+    values = [found.row["value"] for found in group]
+    width = group[0].row["half_width"] if len(values) == 1 else half_width(values)
     mean = statistics.fmean(values)
-    interval = None if width is None else (mean - width, mean + width)
-    scale: Scale = chosen[0][1]["scale"]
-    reach = mean if interval is None else interval[1] if number.better == "higher" else interval[0]
-    good = reach >= number.value if number.better == "higher" else reach <= number.value
-    verdict: Verdict = "not run at this scale" if scale == "smoke" else "reproduced" if good else "below"
-    seeds = tuple(sorted(summary["seed"] for _, summary, _ in chosen))
-    runs = tuple(name for name, _, _ in chosen)
+    scale: Scale = group[0].summary["scale"]
+    counted = () if scale == "smoke" else values
     return Comparison(
-        study, number.experiment, number.cell, number.metric, number.split, number.value, number.source,
-        mean, interval, seeds, scale, verdict, number.unit, number.protocol, chosen[0][2]["protocol"], runs,
-        number.uncertainty, number.better,
+        **about, ours=mean, interval=None if width is None else (mean - width, mean + width),
+        seeds=tuple(sorted(found.summary["seed"] for found in group)), scale=scale,
+        verdict=judge(counted, number.value, about["margin"], number.better, proxy=bool(why)),
+        place=place(mean, number.value, about["margin"], number.better), proxy=why,
+        protocol=group[0].row["protocol"], runs=tuple(found.name for found in group),
     )  # fmt: skip
 
 
-def _weight(group: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> tuple[int, int, int]:
-    """What makes one group of runs count before another: scale, nearness to the preset, seeds; never the score."""
-    summary = group[0][1]
-    return _SCALES.index(summary["scale"]), -len(substance(summary["overrides"])), len(group)
+def _measured(number: Published, cell: str, variant: str, summaries: Mapping[str, Mapping[str, Any]]) -> list[_Found]:
+    """The rows of runs that measured a published quantity in a cell, of a variant or of any."""
+    wanted = {"experiment": number.experiment, "cell": cell, "metric": number.metric, "split": number.split}
+    return [
+        _Found(name, summary, row)
+        for name, summary in summaries.items()
+        for row in summary["results"]
+        if all(row[key] == value for key, value in wanted.items()) and variant in ("", row["variant"])
+    ]
 
 
-def _half_width(values: Sequence[float], own: float | None) -> float | None:
-    if len(values) == 1:
-        return own
-    # Slow to import, and rarely wanted.
-    from scipy.stats import t as student  # pyright: ignore[reportMissingTypeStubs]
+def _chosen(found: Sequence[_Found]) -> list[_Found]:
+    """The runs of one measurement that count before others: by scale, nearness to the preset, seeds, never by score."""
+    groups: dict[str, list[_Found]] = {}
+    for one in found:
+        group = groups.setdefault(measurement(one.summary), [])
+        # A seed that ran twice says nothing new, and would make the interval narrow.
+        if all(one.summary["seed"] != other.summary["seed"] for other in group):
+            group.append(one)
 
-    quantile = float(student.ppf(0.975, len(values) - 1))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
+    def weight(group: Sequence[_Found]) -> tuple[int, int, int]:
+        summary = group[0].summary
+        return _SCALES.index(summary["scale"]), -len(substance(summary["overrides"])), len(group)
+
+    return max(sorted(groups.values(), key=lambda group: group[0].name), key=weight, default=[])

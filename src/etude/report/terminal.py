@@ -44,7 +44,7 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
                 "95 %": interval,
                 "seeds": row.seeds,
                 "scale": row.scale,
-                "verdict": row.verdict,
+                "verdict": row.told,
             }
         )
     show(table)
