@@ -16,12 +16,12 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.studies.text2math.batches import Batch, encode
-from etude.studies.text2math.beam import Hypothesis, Listener
+from etude.studies.text2math.beam import Listener
 from etude.studies.text2math.model import Text2Math, attention_over
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, read_rows, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures, left_as_words
-from etude.studies.text2math.study import MAX_BEAM, BeamConfig, Text2MathConfig
+from etude.studies.text2math.study import MAX_BEAM, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, read_vocabularies, words_of
 from etude.studies.text2math.tree import BeamTree
@@ -159,19 +159,32 @@ class Solver:
 
     def __init__(self, weights: Path, options: Options) -> None:
         tensors, header = read_weights(weights, study="text2math")
-        self.options = options
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
-        self.beam = _search(self.config, options)
-        self.words, self.tokens = read_vocabularies(tensors, str(weights))
+        self._search_by(options)
+        words, self.tokens = read_vocabularies(tensors, str(weights))
         if options.bert:
             if self.config.model.encoder != "bert":
                 raise UserError(f"--bert: the network of {weights} was made without a BERT")
             self.config = replace(self.config, model=replace(self.config.model, bert=options.bert))
-        self.reader = reader_of(self.config.model, self.words)
-        self.model: Text2Math = build_model(self.config.model, self.words, self.tokens)
+        self.reader = reader_of(self.config.model, words)
+        self.model: Text2Math = build_model(self.config.model, words, self.tokens)
         load_weights({"model": self.model}, tensors, weights)
         self.model.eval()
+
+    def _search_by(self, options: Options) -> None:
+        if not 1 <= options.beam <= MAX_BEAM:
+            raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
+        self.options = options
+        self.beam = replace(
+            self.config.beam, width=options.beam, grammar=options.grammar, executes=options.executes
+        )  # fmt: skip
         self.operators = GEOMETRY if options.strict else OPERATORS
+
+    def searching(self, options: Options) -> "Solver":
+        """Return the same network with another search; its BERT stays."""
+        other = copy.copy(self)
+        other._search_by(options)
+        return other
 
     def solve(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the answers, in order: to each problem that of its likeliest reading.
@@ -180,28 +193,24 @@ class Solver:
             UserError: a problem that cannot be read, in one line that names it.
         """
         readings = [
-            (row, read, note)
-            for row, text in enumerate(texts) for read, note in self._readings(text, row, len(texts))
-        ]  # fmt: skip
-        answers: list[list[Prediction]] = [[] for _ in texts]
-        found = self._search([Problem(read) for _, read, _ in readings])
-        for (row, read, note), hypotheses in zip(readings, found, strict=True):
-            answers[row].append(self._answer(texts[row], read, hypotheses, note))
-        return [max(some, key=_log_probability) for some in answers]
+            self._readings(text, f"problem {row}: " if len(texts) > 1 else "") for row, text in enumerate(texts, 1)
+        ]
+        answers = iter(self._answers([reading for some in readings for reading in some]))
+        return [max((next(answers) for _ in some), key=_log_probability) for some in readings]
 
     def explain(self, text: str) -> Workings:
         """Return the answer to one problem, as `solve` gives it, and the way to it."""
         found: list[tuple[Prediction, str, BeamTree]] = []
-        for read, note in self._readings(text, 0, 1):
+        for reading in self._readings(text, ""):
             tree = BeamTree()
-            [hypotheses] = self._search([Problem(read)], tree.add)
-            found.append((self._answer(text, read, hypotheses, note), read, tree))
+            [answer] = self._answers([reading], tree.add)
+            found.append((answer, reading[1], tree))
         answer, read, tree = max(found, key=lambda each: _log_probability(each[0]))
         # What is no program has no tokens to look from.
         ids = (self.tokens.encode(answer.program) or []) if answer.score is not None else []
         words, weights = tuple(self.reader.spell(read)), None
         if ids and self.config.model.attention:
-            weights = attention_over(self.model, self._encoded([Problem(read)]), ids)[:, : len(words)]
+            weights = attention_over(self.model, self._encoded([read]), ids)[:, : len(words)]
         return Workings(answer, read, words, tuple(self.tokens.tokens[number] for number in ids), weights, tree)
 
     def programs(self, problems: Sequence[Problem]) -> list[str]:
@@ -212,27 +221,13 @@ class Solver:
         """
         for row, problem in enumerate(problems, 1):
             _refuse_long(f"problem {row} has", problem.text)
-        return [
-            choose(hypotheses, problem, self.tokens, self.beam.executes, self.operators)
-            for hypotheses, problem in zip(self._search(problems), problems, strict=True)
-        ]
+        return [answer.program for answer in self._answers([(p.text, p.text, "") for p in problems])]
 
-    def _encoded(self, problems: Sequence[Problem]) -> Batch:
-        return encode(problems, self.reader, self.tokens, torch.device("cpu"))
+    def _encoded(self, texts: Sequence[str]) -> Batch:
+        return encode([Problem(text) for text in texts], self.reader, self.tokens, torch.device("cpu"))
 
-    def _search(self, problems: Sequence[Problem], on_step: Listener | None = None) -> list[list[Hypothesis]]:
-        return write_programs(self.model, self._encoded(problems), self.tokens, self.beam, size=_BATCH, on_step=on_step)
-
-    def searching(self, options: Options) -> "Solver":
-        """Return the same network with another search; its BERT stays."""
-        other = copy.copy(self)
-        other.options, other.beam = options, _search(self.config, options)
-        other.operators = GEOMETRY if options.strict else OPERATORS
-        return other
-
-    def _readings(self, text: str, row: int, count: int) -> list[tuple[str, str]]:
-        """Return the ways to read a problem's numbers, each with a note; `UserError` where there is none."""
-        name = f"problem {row + 1}: " if count > 1 else ""
+    def _readings(self, text: str, name: str) -> list[tuple[str, str, str]]:
+        """Return a problem with each way to read its numbers, and a note; `UserError` where there is none."""
         if len(text) > _MAX_CHARACTERS:
             raise UserError(f"{name}{len(text):,} characters are too long: {MAX_WORDS} words are read at most")
         if not is_text(text):
@@ -245,59 +240,60 @@ class Solver:
         if not self.options.words:
             missing += [word for word, _ in spelled]
             spelled = []
-        left = f"left as words: {', '.join(missing)}" if missing else ""
-        readings: list[tuple[str, str]] = []
+        left = [f"left as words: {', '.join(missing)}"] if missing else []
+        readings: list[tuple[str, list[str]]] = []
         if numbers_of(text):
-            note = f"read as words and not as numbers: {', '.join(word for word, _ in spelled)}" if spelled else ""
-            readings.append((text, "; ".join(filter(None, (note, left)))))
+            words = ", ".join(word for word, _ in spelled)
+            readings.append((text, [f"read as words and not as numbers: {words}"] if spelled else []))
         if spelled:
-            note = "read " + ", ".join(f"'{word}' as {value}" for word, value in spelled)
-            readings.append((figures, "; ".join(filter(None, (note, left)))))
+            readings.append((figures, ["read " + ", ".join(f"'{word}' as {value}" for word, value in spelled)]))
         if not readings:
             raise UserError(
-                f"{name}it has no number, in figures or words{f' ({left})' if left else ''}: "
+                f"{name}it has no number, in figures or words{f' ({left[0]})' if left else ''}: "
                 "a program needs one to compute with"
             )
-        kept = [reading for reading in readings if len(numbers_of(reading[0])) <= MAX_NUMBERS]
-        if not kept:
-            most = min(len(numbers_of(read)) for read, _ in readings)
-            raise UserError(f"{name}it has {most} numbers: at most {MAX_NUMBERS} are read")
-        return kept
-
-    def _answer(self, text: str, read: str, hypotheses: Sequence[Hypothesis], note: str) -> Prediction:
-        numbers = numbers_of(read)
-        program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
-        scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
-        others = list(dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses))
-        steps, value = self._steps(program, numbers)
-        runners_up = [
-            f"{other}  = {self.value_of(other, read)}  ({scores[other]:.3f})" for other in others if other != program
+        fewest = min(len(numbers_of(read)) for read, _ in readings)
+        if fewest > MAX_NUMBERS:
+            raise UserError(f"{name}it has {fewest} numbers: at most {MAX_NUMBERS} are read")
+        return [
+            (text, read, "; ".join([*notes, *left])) for read, notes in readings if len(numbers_of(read)) <= MAX_NUMBERS
         ]
-        return Prediction(
-            text, program, "none" if value is None else written(value), scores.get(program), tuple(steps),
-            tuple(runners_up[: self.options.runners_up]), note, real(value),
-        )  # fmt: skip
 
-    def _steps(self, program: str, numbers: Sequence[float]) -> tuple[list[str], Value | None]:
+    def _answers(self, readings: Sequence[tuple[str, str, str]], on_step: Listener | None = None) -> list[Prediction]:
+        """Return the answer to each reading: a problem, the same with its numbers as they are read, and a note."""
+        encoded = self._encoded([read for _, read, _ in readings])
+        found = write_programs(self.model, encoded, self.tokens, self.beam, size=_BATCH, on_step=on_step)
+        answers: list[Prediction] = []
+        for (text, read, note), hypotheses in zip(readings, found, strict=True):
+            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
+            scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
+            others = [
+                other for other in dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses) if other != program
+            ]
+            steps, value = self._steps(program, read)
+            runners_up = [
+                f"{other}  = {self.value_of(other, read)}  ({scores[other]:.3f})"
+                for other in others[: self.options.runners_up]
+            ]
+            answers.append(
+                Prediction(
+                    text, program, "none" if value is None else written(value), scores.get(program), steps,
+                    tuple(runners_up), note, real(value),
+                )
+            )  # fmt: skip
+        return answers
+
+    def _steps(self, program: str, read: str) -> tuple[tuple[str, ...], Value | None]:
         try:
-            steps = trace(program, numbers, self.operators)
+            steps = trace(program, numbers_of(read), self.operators)
         except ProgramError as error:
-            return [str(error)], None
-        return [str(step) for step in steps], steps[-1].value
+            return (str(error),), None
+        return tuple(map(str, steps)), steps[-1].value
 
     def value_of(self, program: str, read: str) -> str:
         """Return a program's value for a problem whose numbers are in figures, as text for people."""
-        value = self._steps(program, numbers_of(read))[1]
+        value = self._steps(program, read)[1]
         return "no value" if value is None else written(value)
-
-
-def _search(config: Text2MathConfig, options: Options) -> BeamConfig:
-    if not 1 <= options.beam <= MAX_BEAM:
-        raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
-    return BeamConfig(
-        width=options.beam, alpha=config.beam.alpha, rule=config.beam.rule, grammar=options.grammar,
-        executes=options.executes,
-    )  # fmt: skip
 
 
 def _refuse_long(problem: str, text: str) -> None:
@@ -311,5 +307,5 @@ def _log_probability(answer: Prediction) -> float:
 
 
 def example(out: Path) -> list[str]:
-    """The words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
+    """Return the words of an `etude predict` on what comes with the package; what it writes goes into ``out``."""
     return ["text2math", "a train running at 120 km / hr crosses a pole in 18 seconds . what is its length ?"]

@@ -89,7 +89,7 @@ class OptimConfig:
         require(0 <= self.smoothing < 1, "optim.smoothing", "0 or more and below 1", self.smoothing)
 
     def rate(self, step: int, max_steps: int) -> float:
-        """The learning rate of a step, from 0."""
+        """Return the learning rate of a step, counted from 0."""
         done = step / max_steps
         shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
         return self.lr * shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
@@ -254,18 +254,8 @@ def _architectures(preset: str) -> tuple[Job, ...]:
 
 
 def share_name(share: float) -> str:
-    """The cell of a share of teacher forcing: ``tf06`` for .6."""
+    """Return the cell of a share of teacher forcing: ``tf06`` for .6."""
     return "tf" + str(float(share)).replace(".", "")
-
-
-def _teacher_forcing(preset: str) -> tuple[Job, ...]:
-    return tuple(
-        Job(share_name(share), {"teacher_forcing": share, "table": "teacher-forcing"}) for share in (0.3, 0.6, 0.9)
-    )
-
-
-def _beam(preset: str) -> tuple[Job, ...]:
-    return (Job("lstm_attn", {"table": "beam"}),)
 
 
 STUDY = Study(
@@ -281,8 +271,17 @@ STUDY = Study(
     },
     experiments={
         "architectures": Experiment("without and with attention, a frozen and a fine-tuned BERT", _architectures),
-        "teacher-forcing": Experiment("teacher forcing .3, .6 and .9", _teacher_forcing),
-        "beam": Experiment("one network with beams of 1, 10 and 20, and each option of the search", _beam),
+        "teacher-forcing": Experiment(
+            "teacher forcing .3, .6 and .9",
+            lambda _: tuple(
+                Job(share_name(share), {"teacher_forcing": share, "table": "teacher-forcing"})
+                for share in (0.3, 0.6, 0.9)
+            ),
+        ),
+        "beam": Experiment(
+            "one network with beams of 1, 10 and 20, and each option of the search",
+            lambda _: (Job("lstm_attn", {"table": "beam"}),),
+        ),
     },
     reads_data=("mathqa",),
     pictures={

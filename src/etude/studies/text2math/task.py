@@ -48,18 +48,6 @@ def load(config: DataConfig) -> dict[Split, list[Problem]]:
     return found
 
 
-def checksums(config: DataConfig) -> dict[str, str]:
-    """Return the sha256 of the files that `load` reads."""
-    if config.source == "folder":
-        return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
-    if config.source == "sample":
-        return {}
-    copies = mathqa.filtered_copies()
-    if copies is None:
-        return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
-    return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
-
-
 def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
     """Return the reader of problems for a network: its words, or its BERT's tokenizer."""
     return Pieces(config.bert) if config.encoder == "bert" else words
@@ -67,23 +55,23 @@ def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
 
 def build_model(config: ModelConfig, words: Words, tokens: Tokens) -> Text2Math:
     """Return the network of a configuration."""
-    own: Any = resolve(config.encoder, {"lstm": LSTMEncoder, "bert": BertEncoder}, "encoder")
-    if own is LSTMEncoder:
+    kind: Any = resolve(config.encoder, {"lstm": LSTMEncoder, "bert": BertEncoder}, "encoder")
+    if kind is LSTMEncoder:
         encoder = LSTMEncoder(len(words), config)
-    elif own is BertEncoder:
+    elif kind is BertEncoder:
         encoder = BertEncoder(config)
     else:
-        encoder = _own_encoder(own, config.encoder, len(words))
+        encoder = _own_encoder(kind, config.encoder, len(words))
     decoder = Decoder(len(tokens), encoder.width, config, tokens.indices("n"))
     return Text2Math(encoder, decoder, vocabularies(words, tokens))
 
 
 def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
-    """A user's own encoder, called once to check its interface."""
-    lengths_N = torch.tensor([4, 2])
-    words_NT, indices_NT = torch.tensor([[1, 2, 1, 1], [1, 2, 0, 0]]), torch.tensor([[-1, 0, -1, -1], [-1, 0, -1, -1]])
-    given, inputs = "2 problems of 4 words", [Batch(words_NT, indices_NT, lengths_N)]
-    encoder, answer = tried_module(f"encoder {name}", lambda: kind(num_words), inputs, given=given)
+    """Return a user's own encoder, called once to check its interface."""
+    words_NT = torch.tensor([[1, 2, 1, 1], [1, 2, 0, 0]])
+    batch = Batch(words_NT, torch.where(words_NT == 2, 0, -1), torch.tensor([4, 2]))
+    given = "2 problems of 4 words"
+    encoder, answer = tried_module(f"encoder {name}", lambda: kind(num_words), [batch], given=given)
     width = getattr(encoder, "width", None)
     if not isinstance(width, int):
         raise UserError(f"the encoder {name} has no whole number `width`: it says how wide its states are")
@@ -113,17 +101,14 @@ def choose(
     operators: Mapping[str, Operator] = OPERATORS,
 ) -> str:  # fmt: skip
     """Return the program that answers a problem: the best hypothesis, or the best one that has a value."""
-    programs = [tokens.decode(hypothesis.tokens) for hypothesis in hypotheses]
-    if executes:
-        numbers = numbers_of(problem.text)
-        for program in programs:
-            if real(scores.value_of(program, numbers, operators)) is not None:
-                return program
-    return programs[0] if programs else ""
+    programs = [tokens.decode(hypothesis.tokens) for hypothesis in hypotheses] or [""]
+    numbers = numbers_of(problem.text)
+    valued = (program for program in programs if real(scores.value_of(program, numbers, operators)) is not None)
+    return next(valued, programs[0]) if executes else programs[0]
 
 
 def searches(beam: BeamConfig) -> dict[str, BeamConfig]:
-    """The beams of the course, and its own of ten with each option of the search."""
+    """Return the beams of the course, and its own of ten with each option of the search."""
     plain = replace(beam, grammar=False, executes=False, rule="nested")
     ten = replace(plain, width=10)
     return {
@@ -166,21 +151,21 @@ class Text2MathTask(Task):
         self.modules: dict[str, nn.Module] = {"model": self.model}
         self.shared_model = runtime.prepare(self.model)
         optim = config.optim
-        named = list(self.model.named_parameters())
-        bert = [weight for name, weight in named if name.startswith("encoder.bert.")]
-        rest = [weight for name, weight in named if not name.startswith("encoder.bert.")]
-        groups = [{"params": rest, "scale": 1.0}, {"params": bert, "scale": optim.bert_lr / optim.lr}]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=optim.lr, weight_decay=optim.weight_decay, fused=True
-        )
+        bert, rest = [], []
+        for name, weight in self.model.named_parameters():
+            (bert if name.startswith("encoder.bert.") else rest).append(weight)
+        groups = [{"params": rest, "scale": 1.0}]
+        if bert:
+            groups.append({"params": bert, "scale": optim.bert_lr / optim.lr})
+        self.optimizer = torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
         self.shared_optimizer = runtime.prepare_optimizer(self.optimizer)
         self.optimizers = {"adam": self.optimizer}
         self.monitor = ("execution", "max")
-        self._order: tuple[int, list[Tensor]] | None = None
+        self._order: dict[int, list[Tensor]] = {}
 
     @torch.no_grad()
     def _start_from(self, path: Path) -> None:
-        """The best weights of another run, wherever both networks have a weight of that name and shape."""
+        """Take the best weights of another run, wherever both networks have a weight of that name and shape."""
         checkpoints = RunFolder.open(path).checkpoints()
         step = checkpoints.best_step
         if step is None:
@@ -188,11 +173,10 @@ class Text2MathTask(Task):
         tensors, _ = read_weights(checkpoints.weights(step), study="text2math")
         mine = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         shared = [name for name in tensors if name in mine and mine[name].shape == tensors[name].shape]
-        frozen = "model.encoder.weights_sha256"
-        if frozen in shared and not torch.equal(mine[frozen].cpu(), tensors[frozen]):
+        same = {name for name in shared if torch.equal(mine[name].cpu(), tensors[name])}
+        if "model.encoder.weights_sha256" in set(shared) - same:
             raise UserError(f"{path} was trained on another BERT than {self.config.model.bert}: give that one")
-        known = "model.vocabularies"
-        if known not in shared or not torch.equal(mine[known].cpu(), tensors[known].cpu()):
+        if "model.vocabularies" not in same:
             raise UserError(f"{path} was trained with other vocabularies: start from a run on the same data")
         for name in shared:
             mine[name].copy_(tensors[name])
@@ -208,14 +192,13 @@ class Text2MathTask(Task):
         return f"{name} for {100 * found.float().mean():.0f} % of {len(self.words)} words"
 
     def batch_rows(self, step: int) -> Tensor:
-        """Which training problems a step takes, on the CPU: every epoch in an order of its own."""
-        per_epoch = -(-len(self.encoded["train"]) // self.config.batch.size)
-        epoch, place = divmod(step, per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            lengths_N, _ = self.encoded["train"].host_lengths
+        """Return the rows of the training problems that a step takes, on the CPU: every epoch has its own order."""
+        train, size = self.encoded["train"], self.config.batch.size
+        epoch, place = divmod(step, -(-len(train) // size))
+        if epoch not in self._order:
             draw = self.runtime.generator("train/order", epoch)
-            self._order = (epoch, batches.epoch_order(lengths_N, self.config.batch.size, draw))
-        return self._order[1][place]
+            self._order = {epoch: batches.epoch_order(train.host_lengths[0], size, draw)}
+        return self._order[epoch][place]
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.encoded["train"]
@@ -246,28 +229,24 @@ class Text2MathTask(Task):
 
     @torch.no_grad()
     def mean_loss(self, split: Split) -> float:
-        """Cross-entropy of a split's tokens, the right ones fed in; nothing smoothed."""
+        """Return the cross-entropy of a split's tokens, the right ones fed in; nothing is smoothed."""
         self.model.eval()
         summed, count = 0.0, 0
         for _, batch in self.encoded[split].by_length(self.config.batch.evaluation):
             known = int((batch.targets_NS != PAD).sum())
-            if known == 0:
-                continue
             forced = torch.ones(batch.targets_NS.shape[1], dtype=torch.bool)
             logits_NSV, _ = self.model(batch, batch.targets_NS, forced)
-            summed += loss(logits_NSV.float(), batch.targets_NS).item() * known
-            count += known
+            if known:
+                summed += loss(logits_NSV.float(), batch.targets_NS).item() * known
+                count += known
         return summed / max(1, count)
 
     def verdicts(self, split: Split, beam: BeamConfig) -> tuple[list[str], list[scores.Verdict]]:
-        """The programs that the network writes for a split, and how they fare."""
+        """Return the programs that the network writes for a split, and how they fare."""
         problems = self.problems[split]
         found = write_programs(self.model, self.encoded[split], self.tokens, beam, size=self.config.batch.evaluation)
-        programs = [
-            choose(hypotheses, problem, self.tokens, beam.executes)
-            for hypotheses, problem in zip(found, problems, strict=True)
-        ]
-        return programs, [scores.judge(program, problem) for program, problem in zip(programs, problems, strict=True)]
+        programs = [choose(some, p, self.tokens, beam.executes) for some, p in zip(found, problems, strict=True)]
+        return programs, [scores.judge(program, p) for program, p in zip(programs, problems, strict=True)]
 
     def evaluate(self) -> dict[str, float]:
         _, verdicts = self.verdicts("dev", replace(self.config.beam, width=1))
@@ -295,22 +274,18 @@ class Text2MathTask(Task):
         rows: list[Result] = []
         for split in SPLITS[1:]:
             _, verdicts = self.verdicts(split, config.beam)
-            seen = [scores.canonical(problem.program) in known for problem in self.problems[split]]
-            parts: dict[str, list[scores.Verdict]] = {
-                split: verdicts,
-                f"{split}, programs seen in training": [v for v, old in zip(verdicts, seen, strict=True) if old],
-                f"{split}, programs not seen": [v for v, old in zip(verdicts, seen, strict=True) if not old],
-            }
+            parts = {split: verdicts, f"{split}, programs seen in training": [], f"{split}, programs not seen": []}
+            for verdict, problem in zip(verdicts, self.problems[split], strict=True):
+                seen = scores.canonical(problem.program) in known
+                parts[f"{split}, programs {'seen in training' if seen else 'not seen'}"].append(verdict)
             for table in tables:
                 if table != "beam":
                     for name, part in parts.items():
                         rows += self._rows(table, self.cell(table), name, part, config.beam)
-            if "beam" in tables:
-                for name, beam in searches(config.beam).items():
-                    _, verdicts = self.verdicts(split, beam)
-                    # The published table is of the fine-tuned BERT.
-                    network = "" if self.cell("beam") == "bert_tuned" else f"{self.cell('beam')}, "
-                    rows += self._rows("beam", network + name, split, verdicts, beam)
+            # The published table is of the fine-tuned BERT.
+            network = "" if self.cell("beam") == "bert_tuned" else f"{self.cell('beam')}, "
+            for name, beam in searches(config.beam).items() if "beam" in tables else ():
+                rows += self._rows("beam", network + name, split, self.verdicts(split, beam)[1], beam)
         return rows
 
     def _rows(self, table: str, cell: str, split: str, part: list[scores.Verdict], beam: BeamConfig) -> list[Result]:
@@ -329,19 +304,23 @@ class Text2MathTask(Task):
         ]
 
     def cell(self, table: str) -> str:
-        """The place in a published table that the run belongs to."""
-        config = self.config
+        """Return the place in a published table that the run belongs to."""
         if table == "teacher-forcing":
-            return share_name(config.teacher_forcing)
-        model = config.model
-        encoders = {
-            "lstm": "lstm_attn" if model.attention else "lstm",
-            "bert": f"bert_{'tuned' if model.tuned else 'frozen'}",
-        }
-        return encoders.get(model.encoder, "own") + ("_copy" if model.copies else "")
+            return share_name(self.config.teacher_forcing)
+        model = self.config.model
+        lstm, bert = "lstm_attn" if model.attention else "lstm", "bert_tuned" if model.tuned else "bert_frozen"
+        return {"lstm": lstm, "bert": bert}.get(model.encoder, "own") + ("_copy" if model.copies else "")
 
     def data_checksums(self) -> dict[str, str]:
-        return checksums(self.config.data)
+        config = self.config.data
+        if config.source == "folder":
+            return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
+        if config.source == "sample":
+            return {}
+        copies = mathqa.filtered_copies()
+        if copies is None:
+            return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
+        return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
 
 
 make_task = Text2MathTask
