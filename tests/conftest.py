@@ -130,6 +130,12 @@ def real_cifar(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def real_mathqa(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The course's split of MathQA, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("mathqa/train.json", monkeypatch).parent
+
+
+@pytest.fixture
 def real_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The published MNIST files, from a mirror folder; the test is skipped where there is none."""
     return _in_mirror("mnist/train-images-idx3-ubyte.gz", monkeypatch).parent

@@ -73,6 +73,7 @@ READERS = {
     "data/render/driver.py": "fuzz: scenes meta",
     "metrics/fid.py": "test_pickles.py: the Inception file",
     "runs/hub.py": "fuzz: exported config",
+    "report/baselines.py": "tests/report/test_baselines.py: broken files",
     "report/markdown.py": "the checkout's own README.md",
     "draw/pictures.py": "fuzz: picture of a report",
     "report/prose.py": "a study's own README.md",

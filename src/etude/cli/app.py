@@ -19,6 +19,7 @@ VERBS = {
     "resume": "go on with a run that was stopped",
     "eval": "evaluate a run again on the test split",
     "predict": "use a trained model on your own files",
+    "baseline": "what the best simple methods get where a study's networks are measured",
     "compare": "our numbers beside the published ones",
     "report": "one HTML or Markdown file of all studies, one study or one run: numbers, curves, pictures",
     "serve": "the page: a tab a study, on this machine",

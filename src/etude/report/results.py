@@ -14,6 +14,7 @@ from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Study
 from etude.core.summary import broken_summaries, read_summaries, read_summary
 from etude.draw.metrics import read_metrics
+from etude.report.baselines import broken_baselines
 from etude.report.reference import Comparison, compare, read_reference
 
 Status = Literal["finished", "still going", "interrupted"]
@@ -51,6 +52,7 @@ def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:
     """
     lines = [study.lacks("reference.toml") for study in chosen if not (study.folder / "reference.toml").exists()]
     lines += [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
+    lines += [line for study in chosen for line in broken_baselines(study.name, runs)]
     return lines + (strangers(runs) if len(chosen) == len(registry.NAMES) else [])
 
 
