@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "scenes": ("core", "nn", "data", "metrics", "draw", "serve.kit"),
     "studies": ("core", "registry", "scenes", "nn", "data", "metrics", "draw", "serve.kit"),
     "runs": ("core", "registry", "metrics"),
-    "report": ("core", "registry", "draw", "runs"),
+    "report": ("core", "registry", "metrics", "draw", "runs"),
     "cluster": ("core", "registry", "runs"),
     "serve": ("core", "registry", "draw", "report", "serve.kit"),
     "cli": ("core", "registry", "data", "nn", "runs", "report", "cluster", "serve", "serve.kit"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.core.baseline import Baseline
+from etude.metrics.baseline import Baseline
 from etude.report import baselines
 from etude.report.baselines import best_baseline, broken_baselines
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pydantic
 
-from etude.core.baseline import Baseline
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.summary import committed
+from etude.metrics.baseline import Baseline
 
 _ROWS = pydantic.TypeAdapter(list[Baseline])
 

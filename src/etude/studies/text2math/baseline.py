@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from etude.core.baseline import Baseline
+from etude.metrics.baseline import Baseline
 from etude.studies.text2math import scores
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import numbers_of

@@ -1,4 +1,4 @@
-"""What the best simple method gets where a study's networks are measured."""
+"""A number of the best simple method, beside those of a study's networks."""
 
 from dataclasses import dataclass
 from typing import Literal
