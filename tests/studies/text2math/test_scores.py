@@ -5,7 +5,7 @@ import math
 import pytest
 
 from etude.studies.text2math.problems import Problem
-from etude.studies.text2math.scores import by_steps, canonical, judge, summary, tokens_of, value_of
+from etude.studies.text2math.scores import canonical, judge, summary, tokens_of, value_of
 
 SPEED = Problem("a train runs 120 km in 1.5 hours .", "divide(n0,n1)|", 80.0)
 
@@ -67,13 +67,6 @@ def test_shares() -> None:
     assert found["gold_value"] == 50
     assert found["token_match"] == pytest.approx(100 * (7 + 6 + 0 + 6) / 28)
     assert set(summary([]).values()) == {0.0}
-
-
-def test_by_the_number_of_steps() -> None:
-    two = Problem("3 and 4 .", "add(n0,n1)|sqrt(#0)|", math.sqrt(7))
-    problems = [SPEED, SPEED, two]
-    verdicts = [judge(program, problem) for program, problem in zip(["divide(n0,n1)", "", ""], problems, strict=True)]
-    assert by_steps(verdicts, problems) == {1: (2, 1), 2: (1, 0)}
 
 
 def test_only_one_bar_is_ignored() -> None:

@@ -15,7 +15,7 @@ from etude.serve.kit.site import Site, answering, current_tab, first_look
 
 if TYPE_CHECKING:
     from etude.studies.text2math.predict import Solver, Workings
-    from etude.studies.text2math.tree import BeamTree, Node
+    from etude.studies.text2math.tree import BeamTree
 
 TITLE = "text2math"
 EXAMPLES = (
@@ -90,22 +90,19 @@ def attention_html(workings: "Workings") -> str:
         )  # fmt: skip
     words = "".join(f'<th scope="col">{escape(word)}</th>' for word in workings.words)
     rows = ""
-    for token, shares in zip(workings.tokens, workings.attention.tolist(), strict=True):
-        cells = "".join(_cell(token, word, share) for word, share in zip(workings.words, shares, strict=True))
-        rows += f'<tr><th scope="row">{escape(_plain(token))}</th>{cells}</tr>'
+    for token, shares in zip(map(_plain, workings.tokens), workings.attention.tolist(), strict=True):
+        rows += f'<tr><th scope="row">{escape(token)}</th>'
+        for word, share in zip(workings.words, shares, strict=True):
+            style = f"background:rgba(0,82,155,{share:.3f});color:{'#fff' if share > 0.5 else '#111'}"
+            title = escape(f"{token} looks at {word}: {percent(share)}")
+            rows += f'<td style="{style}" title="{title}">{f"{100 * share:.0f}" if share >= _LEAST else ""}</td>'
+        rows += "</tr>"
     title = "Attention: per cent of its look that each token gives each word"
     html = (
         f'<table class="et-heat" aria-label="{title}"><thead><tr><td></td>{words}</tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
     return f"<p><strong>{title}</strong></p>{scrolled(html, title)}"
-
-
-def _cell(token: str, word: str, share: float) -> str:
-    number = f"{100 * share:.0f}" if share >= _LEAST else ""
-    ink = "#fff" if share > 0.5 else "#111"
-    title = escape(f"{_plain(token)} looks at {word}: {percent(share)}")
-    return f'<td style="background:rgba(0,82,155,{share:.3f});color:{ink}" title="{title}">{number}</td>'
 
 
 def _plain(token: str) -> str:
@@ -133,41 +130,38 @@ def layout(labels: Sequence[str], parents: Sequence[int], ranks: Sequence[int]) 
         parents: each node's parent, which stands before it; -1 in the first column.
         ranks: the child of the lower rank is drawn above the other.
     """
-    depths, widths = [0] * len(labels), [_LETTER * len(label) + 12 for label in labels]
-    children: dict[int, list[int]] = {}
-    for node, parent in enumerate(parents):
-        depths[node] = depths[parent] + 1 if parent >= 0 else 0
-        children.setdefault(parent, []).append(node)
-    lefts = [10.0]
-    for depth in range(max(depths, default=-1) + 1):
-        lefts.append(lefts[-1] + max(w for w, d in zip(widths, depths, strict=True) if d == depth) + _GAP)
-    rows: dict[int, int] = {}
-    free, waiting = 0, [-1]
-    while waiting:
-        node = waiting.pop()
+    # The ranks on the way to each node: in their order, the tree is gone through from above to below.
+    ways: list[tuple[int, ...]] = []
+    for rank, parent in zip(ranks, parents, strict=True):
+        ways.append((*(ways[parent] if parent >= 0 else ()), rank))
+    widths, lefts = [_LETTER * len(label) + 12 for label in labels], [10.0]
+    for depth in range(1, max(map(len, ways), default=0) + 1):
+        lefts.append(lefts[-1] + max(w for w, way in zip(widths, ways, strict=True) if len(way) == depth) + _GAP)
+    rows, free = [0] * len(labels), 0
+    for node in sorted(range(len(labels)), key=ways.__getitem__):
         rows[node] = free
-        below = sorted(children.get(node, []), key=lambda child: ranks[child], reverse=True)
-        free += not below
-        waiting += below
+        free += node not in parents
     return [
-        Drawn(lefts[depths[node]], 16.0 + _ROW * rows[node], widths[node], label) for node, label in enumerate(labels)
+        Drawn(lefts[len(way) - 1], 16.0 + _ROW * row, width, label)
+        for way, row, width, label in zip(ways, rows, widths, labels, strict=True)
     ]
 
 
 def tree_html(solver: "Solver", workings: "Workings") -> str:
     """Return the beam search as a picture of its tree, and the programs that ended as a table."""
     tree = workings.tree
-    ended = _ended(solver, tree)
+    scores = {number: tree.nodes[number].log_probability / (tree.nodes[number].depth + 1) ** solver.beam.alpha
+              for number in tree.ended}  # fmt: skip
+    ended = sorted(scores, key=lambda number: -scores[number])
     programs = {number: solver.tokens.decode(tree.nodes[node].token for node in tree.path(number)) for number in ended}
     chosen = next((number for number in ended if programs[number] == workings.answer.program), None)
-    pruned = len(tree.nodes) - len(tree.alive)
     count = f"{len(ended)} program{'' if len(ended) == 1 else 's'}"
+    pruned = len(tree.nodes) - len(tree.alive)
     title = f"Beam search, {solver.beam.width} wide: {count} ended, {pruned} tokens were pruned"
     rows = [
-        (str(place), programs[number], solver.value_of(programs[number], workings.read),
-         percent(exp(_score(solver, tree.nodes[number]))))
+        (str(place), programs[number], solver.value_of(programs[number], workings.read), percent(exp(scores[number])))
         for place, number in enumerate(ended, 1)
-    ]  # fmt: skip
+    ]
     return (
         f"<p><strong>{title}</strong></p>"
         + note(
@@ -183,16 +177,10 @@ def tree_html(solver: "Solver", workings: "Workings") -> str:
     )
 
 
-def _ended(solver: "Solver", tree: "BeamTree") -> list[int]:
-    """The nodes at which a hypothesis ended, the best first."""
-    from etude.studies.text2math.tokens import END
-
-    found = (number for number, node in enumerate(tree.nodes) if node.token == END)
-    return sorted(found, key=lambda number: -_score(solver, tree.nodes[number]))
-
-
-def _score(solver: "Solver", end: "Node") -> float:
-    return end.log_probability / (end.depth + 1) ** solver.beam.alpha
+# The lines and boxes of tokens, and the ink of their labels.
+_ANSWER = ('stroke="#D55E00" stroke-width="3"', 'fill="#FFF1E6" stroke="#D55E00" stroke-width="2"', "#111")
+_ENDED = ('stroke="#0072B2" stroke-width="1.5"', 'fill="#EAF4FB" stroke="#0072B2"', "#111")
+_PRUNED = ('stroke="#999" stroke-dasharray="3 3"', 'fill="#f6f6f6" stroke="#999" stroke-dasharray="3 3"', "#666")
 
 
 def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: int | None, name: str) -> str:
@@ -202,46 +190,31 @@ def _drawing(solver: "Solver", tree: "BeamTree", ended: Sequence[int], chosen: i
     ranks = [-1 if n in best else rank.get(n, len(ended) + n) for n in range(len(tree.nodes))]
     labels = [_plain(solver.tokens.tokens[node.token]) for node in tree.nodes]
     drawn = layout(labels, [node.parent for node in tree.nodes], ranks)
-    lines, boxes = [], []
+    lines, boxes = "", ""
     # What matters most is drawn last, over the others.
     for number in sorted(range(len(drawn)), key=lambda number: (number in best, number in alive)):
         node, at = tree.nodes[number], drawn[number]
-        kind = _KINDS["answer" if number in best else "ended" if number in alive else "pruned"]
+        line, box, ink = _ANSWER if number in best else _ENDED if number in alive else _PRUNED
         before = 0.0
         if node.parent >= 0:
-            lines.append(_edge(drawn[node.parent], at, kind))
+            start, bend = drawn[node.parent], at.x - _GAP / 2
+            path = (
+                f"M{start.x + start.width:.1f} {start.y} H{bend - _GAP / 2:.1f} "
+                f"C{bend:.1f} {start.y} {bend - 4:.1f} {at.y} {at.x:.1f} {at.y}"
+            )
+            lines += f'<path d="{path}" fill="none" {line}/>'
             before = tree.nodes[node.parent].log_probability
         title = f"{at.label}: {exp(node.log_probability - before):.1%} here, {exp(node.log_probability):.2g} in all"
-        boxes.append(_box(at, kind, title if number in alive else f"{title}, pruned"))
+        boxes += (
+            f"<g><title>{escape(title if number in alive else f'{title}, pruned')}</title>"
+            f'<rect x="{at.x:.1f}" y="{at.y - 9}" width="{at.width:.1f}" height="18" rx="4" {box}/>'
+            f'<text x="{at.x + 6:.1f}" y="{at.y + 4}" fill="{ink}">{escape(at.label)}</text></g>'
+        )
     width = max((at.x + at.width for at in drawn), default=0) + 10
     height = max((at.y for at in drawn), default=0) + 20
     return (
         f'<svg class="et-tree" role="img" aria-label="{escape(name)}. The table below has the programs." '
-        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
-        f"{''.join(lines)}{''.join(boxes)}</svg>"
-    )
-
-
-_KINDS = {
-    "answer": ('stroke="#D55E00" stroke-width="3"', 'fill="#FFF1E6" stroke="#D55E00" stroke-width="2"', "#111"),
-    "ended": ('stroke="#0072B2" stroke-width="1.5"', 'fill="#EAF4FB" stroke="#0072B2"', "#111"),
-    "pruned": (
-        'stroke="#999" stroke-dasharray="3 3"', 'fill="#f6f6f6" stroke="#999" stroke-dasharray="3 3"', "#666",
-    ),
-}  # fmt: skip
-
-
-def _edge(start: Drawn, end: Drawn, kind: tuple[str, str, str]) -> str:
-    x, bend = start.x + start.width, end.x - _GAP / 2
-    path = f"M{x:.1f} {start.y} H{bend - _GAP / 2:.1f} C{bend:.1f} {start.y} {bend - 4:.1f} {end.y} {end.x:.1f} {end.y}"
-    return f'<path d="{path}" fill="none" {kind[0]}/>'
-
-
-def _box(at: Drawn, kind: tuple[str, str, str], title: str) -> str:
-    return (
-        f"<g><title>{escape(title)}</title>"
-        f'<rect x="{at.x:.1f}" y="{at.y - 9}" width="{at.width:.1f}" height="18" rx="4" {kind[1]}/>'
-        f'<text x="{at.x + 6:.1f}" y="{at.y + 4}" fill="{kind[2]}">{escape(at.label)}</text></g>'
+        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">{lines}{boxes}</svg>'
     )
 
 

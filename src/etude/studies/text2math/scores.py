@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from etude.metrics.proportion import half_width
 from etude.studies.text2math.problems import Problem, is_right
-from etude.studies.text2math.program import OPERATORS, Operator, ProgramError, Value, execute, numbers_of, parse
+from etude.studies.text2math.program import OPERATORS, Operator, ProgramError, Value, execute, numbers_of
 
 
 @dataclass(frozen=True)
@@ -95,26 +95,15 @@ def _same(a: Value, b: Value) -> bool:
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return each metric's share over all problems, in per cent."""
-    count = max(1, len(verdicts))
+    count, tokens = max(1, len(verdicts)), max(1, sum(verdict.tokens for verdict in verdicts))
     return {
         "exact": 100 * sum(verdict.exact for verdict in verdicts) / count,
         "execution": 100 * sum(verdict.execution for verdict in verdicts) / count,
         "gold_value": 100 * sum(verdict.gold_value for verdict in verdicts) / count,
-        "token_match": 100 * sum(verdict.tokens_right for verdict in verdicts)
-        / max(1, sum(verdict.tokens for verdict in verdicts)),
-    }  # fmt: skip
+        "token_match": 100 * sum(verdict.tokens_right for verdict in verdicts) / tokens,
+    }
 
 
 def interval(metric: str, share: float, count: int) -> float | None:
     """Return half the 95 % interval of a share of some problems, in per cent; None for tokens, which hang together."""
     return None if metric == "token_match" or not count else half_width(share, count)
-
-
-def by_steps(verdicts: Sequence[Verdict], problems: Sequence[Problem]) -> dict[int, tuple[int, int]]:
-    """Return how many problems have a known program of so many steps, and how many of them are answered."""
-    found: dict[int, tuple[int, int]] = {}
-    for verdict, problem in zip(verdicts, problems, strict=True):
-        steps = len(parse(problem.program))
-        count, right = found.get(steps, (0, 0))
-        found[steps] = (count + 1, right + verdict.execution)
-    return dict(sorted(found.items()))

@@ -44,10 +44,9 @@ class BeamTree:
 
     def add(self, problems_N: Tensor, from_NK: Tensor, last_NK: Tensor, scores_NK: Tensor) -> None:
         """Add a step."""
-        assert len(problems_N) == 1, "the search of one problem"
-        rows = zip(from_NK[0].tolist(), last_NK[0].tolist(), scores_NK[0].tolist(), strict=True)
+        [origins], [tokens], [scores] = from_NK.tolist(), last_NK.tolist(), scores_NK.tolist()
         at: dict[int, int] = {}
-        for place, (origin, token, score) in enumerate(rows):
+        for place, (origin, token, score) in enumerate(zip(origins, tokens, scores, strict=True)):
             # A place may be empty: its hypothesis has ended, or no extension was left for it.
             if score == float("-inf"):
                 continue
@@ -56,16 +55,15 @@ class BeamTree:
         self._at, self._depth = at, self._depth + 1
 
     @property
+    def ended(self) -> list[int]:
+        """The nodes at which a hypothesis ended."""
+        return [number for number, node in enumerate(self.nodes) if node.token == END]
+
+    @property
     def alive(self) -> set[int]:
         """The nodes on the way to a hypothesis that ended, or that the longest length cut off; the rest was pruned."""
-        kept: set[int] = set()
-        last = self._depth - 1
-        for number, node in enumerate(self.nodes):
-            if node.token == END or node.depth == last:
-                while number != ROOT and number not in kept:
-                    kept.add(number)
-                    number = self.nodes[number].parent
-        return kept
+        cut = [number for number, node in enumerate(self.nodes) if node.depth == self._depth - 1]
+        return {number for end in (*self.ended, *cut) for number in self.path(end)}
 
     def path(self, number: int) -> list[int]:
         """Return the nodes from the first token to one, both included."""
