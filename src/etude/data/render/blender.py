@@ -6,11 +6,13 @@ can be one a process. Nothing here is imported with the package: Blender is an e
 Shapes: H height, W width.
 """
 
+import contextlib
 import functools
 import importlib
+import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,9 @@ from etude.data.render.scene import (
     LEAST_PIXELS,
     LENS,
     SENSOR,
-    Lamp,
     Material,
     Scene,
     Shape,
-    Thing,
     drawings,
 )
 
@@ -39,8 +39,18 @@ _LARGEST_TEXTURE = 1024
 _GROUND = 60.0
 """Width of the ground; its end is never in view."""
 _SUN = ((0.414, -0.195, 0.889), 0.85)
-"""Where it stands, and its watts a square metre; the published scene has it beside the three lamps."""
+"""The sun's place, and its watts a square metre; the published scene has it beside the three lamps."""
 _LAYER = "layer"
+_PATTERNS: dict[str, tuple[str, dict[str, float], tuple[str, ...]]] = {
+    "image": ("Image", {}, ()),
+    "noise": ("Noise", {"Scale": 2.0, "Detail": 5.0, "Distortion": 0.5}, ()),
+    "voronoi": ("Voronoi", {"Scale": 2.0}, ()),
+    "wave": ("Wave", {"Scale": 1.0, "Distortion": 6.0, "Detail": 2.0}, ()),
+    "magic": ("Magic", {"Scale": 2.0}, ()),
+    "brick": ("Brick", {"Scale": 1.5}, ("Color1", "Color2", "Mortar")),
+    "checker": ("Checker", {"Scale": 1.5}, ("Color1", "Color2")),
+}
+"""Blender's texture of each pattern, its numbers, and the names of its own colours."""
 
 
 @dataclass(frozen=True)
@@ -136,24 +146,20 @@ class Studio:
         self.camera.location = scene.camera
         self._look(self.camera, scene.camera)
         for lamp in scene.lamps:
-            self._light(lamp)
-        ground = self._add("ground", self._mesh("ground"))
-        ground.pass_index = 0
-        return [self._thing(thing) for thing in scene.objects]
-
-    def _thing(self, thing: Thing) -> Any:
-        made = self._add(f"object {thing.number}", self._mesh(thing.shape))
-        made.location = thing.position
-        made.scale = (thing.scale,) * 3
-        made.rotation_euler = (0.0, 0.0, math.radians(thing.yaw_degrees))
-        made.pass_index = thing.number
-        return made
-
-    def _light(self, lamp: Lamp) -> None:
-        made = self._add(lamp.name, self.bpy.data.lights.new(lamp.name, "AREA"))
-        made.data.energy, made.data.size, made.data.color = lamp.watts, lamp.side, lamp.colour
-        made.location = lamp.position
-        self._look(made, lamp.position)
+            made = self._add(lamp.name, self.bpy.data.lights.new(lamp.name, "AREA"))
+            made.data.energy, made.data.size, made.data.color = lamp.watts, lamp.side, lamp.colour
+            made.location = lamp.position
+            self._look(made, lamp.position)
+        self._add("ground", self._mesh("ground")).pass_index = 0
+        things: list[Any] = []
+        for thing in scene.objects:
+            made = self._add(f"object {thing.number}", self._mesh(thing.shape))
+            made.location = thing.position
+            made.scale = (thing.scale,) * 3
+            made.rotation_euler = (0.0, 0.0, math.radians(thing.yaw_degrees))
+            made.pass_index = thing.number
+            things.append(made)
+        return things
 
     def _add(self, name: str, data: Any) -> Any:
         made = self.bpy.data.objects.new(name, data)
@@ -201,7 +207,7 @@ class Studio:
         mapping.inputs["Rotation"].default_value = material.turn
         mapping.inputs["Scale"].default_value = (material.scale / per_unit,) * 3
         link(where.outputs["Object"], mapping.inputs["Vector"])
-        pattern = getattr(self, f"_{material.pattern}")(nodes, material)
+        pattern = self._pattern(nodes, material)
         link(mapping.outputs["Vector"], pattern.inputs["Vector"])
         height = pattern.outputs["Color"]
         if material.pattern in ("noise", "voronoi", "wave", "magic"):
@@ -226,11 +232,18 @@ class Studio:
         thing.material_slots[0].link = "OBJECT"
         thing.material_slots[0].material = made
 
-    def _image(self, nodes: Any, material: Material) -> Any:
-        assert self.textures is not None
-        node = nodes.new("ShaderNodeTexImage")
-        node.image = self._read(material.name)
-        node.projection, node.projection_blend = "BOX", 0.2
+    def _pattern(self, nodes: Any, material: Material) -> Any:
+        kind, numbers, colours = _PATTERNS[material.pattern]
+        node = nodes.new(f"ShaderNodeTex{kind}")
+        for name, value in numbers.items():
+            node.inputs[name].default_value = value
+        for name, colour in zip(colours, material.colours, strict=False):
+            node.inputs[name].default_value = (*colour, 1.0)
+        if kind == "Magic":
+            node.turbulence_depth = 3
+        if kind == "Image":
+            node.image = self._read(material.name)
+            node.projection, node.projection_blend = "BOX", 0.2
         return node
 
     def _read(self, name: str) -> Any:
@@ -246,60 +259,21 @@ class Studio:
         made.pack()
         return made
 
-    def _noise(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexNoise")
-        node.inputs["Scale"].default_value = 2.0
-        node.inputs["Detail"].default_value = 5.0
-        node.inputs["Distortion"].default_value = 0.5
-        return node
-
-    def _voronoi(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexVoronoi")
-        node.inputs["Scale"].default_value = 2.0
-        return node
-
-    def _wave(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexWave")
-        node.inputs["Scale"].default_value = 1.0
-        node.inputs["Distortion"].default_value = 6.0
-        node.inputs["Detail"].default_value = 2.0
-        return node
-
-    def _magic(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexMagic")
-        node.turbulence_depth = 3
-        node.inputs["Scale"].default_value = 2.0
-        return node
-
-    def _brick(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexBrick")
-        node.inputs["Scale"].default_value = 1.5
-        for name, colour in zip(("Color1", "Color2", "Mortar"), material.colours, strict=True):
-            node.inputs[name].default_value = (*colour, 1.0)
-        return node
-
-    def _checker(self, nodes: Any, material: Material) -> Any:
-        node = nodes.new("ShaderNodeTexChecker")
-        node.inputs["Scale"].default_value = 1.5
-        for name, colour in zip(("Color1", "Color2"), material.colours[:2], strict=True):
-            node.inputs[name].default_value = (*colour, 1.0)
-        return node
-
     # --- passes ---
 
     def _mask(self, width: int, height: int, sensor: float) -> np.ndarray:
-        """Which object is seen at each pixel's middle: uint8 ``[H, W]``."""
+        """The number of the object that is seen at each pixel's middle: uint8 ``[H, W]``."""
         stage = self.stage
         stage.cycles.samples, stage.cycles.use_denoising = 1, False
         # One ray a pixel, through its middle: no pixel can hold a mixture, nor its neighbour's number.
-        stage.cycles.pixel_filter_type, stage.cycles.max_bounces = "BOX", 0
-        stage.cycles.filter_width = 0.01
+        stage.cycles.pixel_filter_type, stage.cycles.filter_width = "BOX", 0.01
+        stage.cycles.max_bounces = 0
         stage.render.image_settings.file_format = "OPEN_EXR_MULTILAYER"
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "mask.exr"
-            self._shoot(path, width, height, sensor)
-            with _loaded("OpenEXR").File(str(path), separate_channels=True) as file:
-                values_HW = np.array(file.channels()[f"{_LAYER}.IndexOB.X"].pixels)
+        with (
+            self._shot("mask.exr", width, height, sensor) as path,
+            _loaded("OpenEXR").File(str(path), separate_channels=True) as file,
+        ):
+            values_HW = np.array(file.channels()[f"{_LAYER}.IndexOB.X"].pixels)
         mask_HW = values_HW.astype(np.uint8)
         assert values_HW.shape == (height, width)
         assert np.array_equal(mask_HW, values_HW), "a mask holds whole numbers"
@@ -309,22 +283,24 @@ class Studio:
         """uint8 ``[H, W, 3]``."""
         stage = self.stage
         stage.cycles.samples, stage.cycles.use_denoising = self.samples, True
-        stage.cycles.pixel_filter_type, stage.cycles.max_bounces = "BLACKMAN_HARRIS", BOUNCES
-        stage.cycles.filter_width = 1.5
+        stage.cycles.pixel_filter_type, stage.cycles.filter_width = "BLACKMAN_HARRIS", 1.5
+        stage.cycles.max_bounces = BOUNCES
         stage.cycles.seed = number % 2**31
         stage.render.image_settings.file_format = "PNG"
         stage.render.image_settings.color_mode = "RGB"
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "image.png"
-            self._shoot(path, self.size, self.size, CROP_SENSOR)
+        with self._shot("image.png", self.size, self.size, CROP_SENSOR) as path:
             return read_image(path, "RGB")
 
-    def _shoot(self, path: Path, width: int, height: int, sensor: float) -> None:
+    @contextlib.contextmanager
+    def _shot(self, name: str, width: int, height: int, sensor: float) -> Iterator[Path]:
+        """Render into a file that is there for a while."""
         stage = self.stage
         stage.render.resolution_x, stage.render.resolution_y = width, height
         self.camera.data.sensor_width = sensor
-        stage.render.filepath = str(path)
-        self.bpy.ops.render.render(write_still=True)
+        with tempfile.TemporaryDirectory() as folder:
+            stage.render.filepath = str(Path(folder) / name)
+            self.bpy.ops.render.render(write_still=True)
+            yield Path(folder) / name
 
     @staticmethod
     def _counts(mask_HW: np.ndarray, count: int) -> tuple[int, ...]:
@@ -352,7 +328,12 @@ def _primitive(bpy: Any, shape: str) -> Any:
             _torus(made, 48, 24)
         case "icosahedron":
             bmesh.ops.create_icosphere(made, subdivisions=1, radius=1.0)
-            _on_a_face(bmesh, made)
+            # It stands on a face.
+            mathutils = importlib.import_module("mathutils")
+            made.normal_update()
+            lowest = min((face.normal.copy() for face in made.faces), key=lambda normal: normal.z)
+            turn = lowest.rotation_difference(mathutils.Vector((0.0, 0.0, -1.0))).to_matrix()
+            bmesh.ops.rotate(made, cent=(0.0, 0.0, 0.0), matrix=turn, verts=made.verts[:])
         case "monkey":
             bmesh.ops.create_monkey(made)
         case _:
@@ -377,29 +358,17 @@ def _rounded(bmesh: Any, made: Any, edges: Sequence[Any]) -> None:
 
 def _torus(made: Any, around: int, across: int) -> None:
     outer, inner = 0.74, 0.26
-    rings = []
-    for step in range(around):
-        turn = 2 * math.pi * step / around
+    rings: list[list[Any]] = []
+    for turn in [2 * math.pi * step / around for step in range(around)]:
         ring = []
-        for part in range(across):
-            angle = 2 * math.pi * part / across
+        for angle in [2 * math.pi * step / across for step in range(across)]:
             away = outer + inner * math.cos(angle)
             ring.append(made.verts.new((away * math.cos(turn), away * math.sin(turn), inner * math.sin(angle))))
         rings.append(ring)
-    for step in range(around):
-        here, after = rings[step], rings[(step + 1) % around]
-        for part in range(across):
-            beside = (part + 1) % across
-            made.faces.new((here[part], after[part], after[beside], here[beside]))
-
-
-def _on_a_face(bmesh: Any, made: Any) -> None:
-    mathutils = importlib.import_module("mathutils")
-    made.normal_update()
-    down = mathutils.Vector((0.0, 0.0, -1.0))
-    lowest = min((face.normal.copy() for face in made.faces), key=lambda normal: normal.z)
-    turn = lowest.rotation_difference(down).to_matrix()
-    bmesh.ops.rotate(made, cent=(0.0, 0.0, 0.0), matrix=turn, verts=made.verts[:])
+    # The last ring meets the first one, and so do the points of each.
+    for here, after in itertools.pairwise([*rings, rings[0]]):
+        for one, other in itertools.pairwise([*range(across), 0]):
+            made.faces.new((here[one], after[one], after[other], here[other]))
 
 
 def _subdivided(bpy: Any, mesh: Any) -> Any:

@@ -80,12 +80,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """Counts of scenes."""
+    """The scenes that were rendered now, and those that were there before."""
 
     rendered: int
-    """Now."""
     kept: int
-    """From before."""
 
 
 Split = Literal["train", "val", "test"]
@@ -138,16 +136,19 @@ def render(
     with locked(out / ".lock", f"{printable(out)} is in use by another process: wait for it, or give another --out"):
         if before != count:
             (out / "checksums.json").unlink(missing_ok=True)
-            write_json(out / "meta.json", _meta(settings, count, names))
-        for folder in _folders(out):
+            about = "CLEVRTex-like scenes rendered by `etude data render clevrtex`; not the released set"
+            meta = {"about": about, "etude": __version__, "count": count, "settings": _as_json(settings)}
+            write_json(out / "meta.json", meta | {"splits": splits(count), "textures": list(names)})
+        for folder in (out, *(path for path in out.iterdir() if path.name.isdigit())):
             sweep(folder)
-        missing = [number for number in range(count) if not _is_done(out, number)]
+        missing = [number for number in range(count) if not all(path.is_file() for path in files(out, number))]
         if missing:
             (out / "checksums.json").unlink(missing_ok=True)
             job = Job(out.resolve(), settings, textures.resolve() if textures else None, names)
             _render(job, missing, count, jobs, work or render_one, pool or _processes)
         if not (out / "checksums.json").exists():
-            _write_checksums(out, count)
+            paths = [path for number in range(count) for path in files(out, number)]
+            write_json(out / "checksums.json", {path.relative_to(out).as_posix(): sha256(path) for path in paths})
     return Done(rendered=len(missing), kept=count - len(missing))
 
 
@@ -169,15 +170,17 @@ def write_scene(out: Path, number: int, image: np.ndarray, mask: np.ndarray, abo
     """Write one scene; the JSON comes last, so that a scene that has it is whole.
 
     Args:
-        out: the folder of all.
-        number: the scene's.
+        out: the folder of all scenes.
+        number: the scene's own.
         image: uint8 ``[H, W, 3]``.
         mask: uint8 ``[H, W]``.
-        about: what is in it.
+        about: describes what is in it.
     """
-    image_path, mask_path, json_path = files(out, number)
-    write_atomic(image_path, _png(image))
-    write_atomic(mask_path, _png(mask))
+    *pictures, json_path = files(out, number)
+    for path, pixels in zip(pictures, (image, mask), strict=True):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", optimize=True)
+        write_atomic(path, file.getvalue())
     # Without line ends between numbers: there are tens of thousands of these.
     write_atomic(json_path, json.dumps(about) + "\n")
 
@@ -213,7 +216,7 @@ def _processes(jobs: int) -> Executor:
 
 
 def _prepare() -> None:
-    """In a new process: Ctrl-C is the parent's to handle, Blender talks to nobody, and no parent means no work."""
+    """Make a new process ready: Ctrl-C is the parent's to handle, Blender talks to nobody, no parent means no work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -234,25 +237,22 @@ def _prepare() -> None:
 def _render(job: Job, missing: Sequence[int], count: int, jobs: int, work: Work, pool: Pool) -> None:
     from etude.core.loop import progress_bar  # PyTorch comes with it, and the processes need none
 
-    todo = iter(missing)
-    running: dict[Future[None], int] = {}
+    running: set[Future[None]] = set()
     kept = count - len(missing)
     executor = pool(min(jobs, len(missing)))
     with progress_bar() as bar:
         task = bar.add_task("rendering", total=len(missing), note=f"({kept:,} there)" if kept else "")
         done = 0
         try:
-            while True:
+            for number in missing:
+                running.add(executor.submit(work, job, number))
                 # No more than the processes can take at once, so that a stop need not wait for a queue.
-                while len(running) < jobs and (number := next(todo, None)) is not None:
-                    running[executor.submit(work, job, number)] = number
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number = running.pop(future)
-                    future.result()
-                    done += 1
-                    bar.update(task, completed=done)
+                while len(running) >= jobs or (number == missing[-1] and running):
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        future.result()
+                        done += 1
+                        bar.update(task, completed=done)
         except BrokenProcessPool as error:
             fault = "Blender ended without a word, perhaps for want of memory"
             raise UserError(f"{fault}: the same command goes on; fewer --jobs need less memory") from error
@@ -306,25 +306,21 @@ def _settled(out: Path, settings: Settings) -> int | None:
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{printable(path)} is damaged: {fix}") from error
     mine = _as_json(settings)
-    for name in [*mine, *(name for name in theirs if name not in mine)]:
+    for name in mine | theirs:
         if theirs.get(name) == mine.get(name):
             continue
         if name == "textures":
             raise UserError(f"{printable(out)} was made with other textures: give the same folder, or another --out")
-        was, now = _told(theirs.get(name)), _told(mine.get(name))
+        values = (theirs.get(name), mine.get(name))
+        was, now = (" ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
         raise UserError(f"{printable(out)} was made with {name} {was}, not {now}: {fix}")
     return count
 
 
 def _check_lower(out: Path, count: int) -> None:
     """Refuse a count below a scene that is there: the splits are by number."""
-    numbers = [
-        int(path.stem.removeprefix(f"{_PREFIX}_"))
-        for folder in _folders(out)
-        for path in folder.glob(f"{_PREFIX}_??????*.json")
-        if path.stem.removeprefix(f"{_PREFIX}_").isdigit()
-    ]
-    last = max(numbers, default=-1)
+    names = [path.stem.removeprefix(f"{_PREFIX}_") for path in out.glob(f"*/{_PREFIX}_??????*.json")]
+    last = max((int(name) for name in names if name.isdigit()), default=-1)
     if last >= count:
         least = f"give at least --count {last + 1}, or another --out"
         raise UserError(f"{printable(out)} holds scene {last}, and --count {count} ends before it: {least}")
@@ -352,42 +348,5 @@ def _textures(folder: Path) -> tuple[tuple[str, ...], str]:
     return tuple(found), whole.hexdigest()
 
 
-def _meta(settings: Settings, count: int, textures: Sequence[str]) -> dict[str, Any]:
-    return {
-        "about": "CLEVRTex-like scenes rendered by `etude data render clevrtex`; not the released set",
-        "etude": __version__,
-        "count": count,
-        "settings": _as_json(settings),
-        "splits": splits(count),
-        "textures": list(textures),
-    }
-
-
 def _as_json(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings) | {"shapes": list(settings.shapes)}
-
-
-def _told(value: Any) -> str:
-    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
-
-
-def _is_done(out: Path, number: int) -> bool:
-    return all(path.is_file() for path in files(out, number))
-
-
-def _write_checksums(out: Path, count: int) -> None:
-    rows = [path for number in range(count) for path in files(out, number)]
-    write_json(out / "checksums.json", {path.relative_to(out).as_posix(): sha256(path) for path in rows})
-
-
-def _folders(out: Path) -> list[Path]:
-    """The folder and its thousands."""
-    if not out.is_dir():
-        return []
-    return [out, *(path for path in out.iterdir() if path.name.isdigit() and path.is_dir())]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return file.getvalue()
