@@ -1,4 +1,4 @@
-"""Decoded arrays: built once, mapped read-only, built again when anything that made them changes."""
+"""Decoded arrays: built once, mapped as private copies, built again when anything that made them changes."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_an_array_is_built_once_and_mapped_read_only(folder: Path) -> None:
+def test_an_array_is_built_once_and_what_is_written_to_it_is_private(folder: Path) -> None:
     build = Build()
     first = decoded("letters", KEY, 1, SHAPE, build)
     second = decoded("letters", KEY, 1, SHAPE, build)
@@ -48,9 +48,7 @@ def test_an_array_is_built_once_and_mapped_read_only(folder: Path) -> None:
         assert isinstance(array, np.memmap)
         assert (array.shape, array.dtype) == (SHAPE, np.uint8)
         assert (array == 1).all()
-        assert not array.flags.writeable
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 9
+        array[0] = 9
     assert files(folder) == [f"letters-v1-{KEY[:16]}.npy"]
 
 

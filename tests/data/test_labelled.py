@@ -1,13 +1,11 @@
 """Labelled images and stratified splits: every row once, counts by largest remainder, the same for ever."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.data.cache import decoded, digest
-from etude.data.labelled import LabelledImages, mapped, stratified
+from etude.data.labelled import LabelledImages, stratified
 
 
 def made(num: int = 6) -> LabelledImages:
@@ -104,15 +102,3 @@ def test_parts_are_the_same_for_ever() -> None:
     # Numbers in results/ rest on these rows.
     parts = stratified(torch.arange(12) % 2, (0.5, 0.5), 0)
     assert [part.tolist() for part in parts] == [[1, 5, 6, 7, 8, 10], [0, 2, 3, 4, 9, 11]]
-
-
-def test_a_mapped_array_is_private() -> None:
-    def build(to: np.ndarray) -> None:
-        to[:] = 7
-
-    key = digest("mapped")
-    array = decoded("mapped", key, 1, (5, 2), build)
-    tensor = mapped(array)
-    assert tensor.tolist() == [[7, 7]] * 5
-    tensor[0] = 1
-    assert mapped(decoded("mapped", key, 1, (5, 2), build)).tolist() == [[7, 7]] * 5

@@ -278,10 +278,10 @@ def test_the_archive_is_read_once_for_a_list_of_words(
 ) -> None:
     path = put_glove(mirror, monkeypatch)
     first = mathqa.glove(["the", "nowhere"], 50)
-    assert len(list((tmp_path / "cache" / "glove").glob("cut-50-*.npz"))) == 1
+    assert len(list((tmp_path / "cache" / "glove" / "decoded").glob("*.npy"))) == 1
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(mathqa, "_cut", never)
+        patch.setattr(mathqa, "_read", never)
         patch.setattr(mathqa, "fetch", never)
         again = mathqa.glove(["the", "nowhere"], 50)
     np.testing.assert_array_equal(again[0], first[0])
@@ -344,7 +344,7 @@ def test_an_archive_that_is_not_gloves(
     with pytest.raises(UserError) as caught:
         mathqa.glove(["the"], 50)
     one_line(caught, f"{path} is damaged (", "): remove it and run again")
-    assert not list(tmp_path.rglob("*.npz")), "nothing of a broken archive is kept"
+    assert not list((tmp_path / "cache").rglob("*.np?")), "nothing of a broken archive is kept"
 
 
 def test_no_glove_at_all_is_one_line(mirror: Path) -> None:

@@ -65,7 +65,6 @@ READERS = {
     "data/fetch.py": "fuzz: cache note; test_pickles.py: mirrors",
     "data/folders.py": "fuzz: folder zip, split file",
     "data/images.py": "fuzz: pictures",
-    "data/labelled.py": "the cache's own array, mapped again",
     "data/mathqa.py": "fuzz: mathqa zip, glove zip, glove npz",
     "data/mnist.py": "fuzz: mnist idx",
     "data/omniglot.py": "fuzz: omniglot zip; test_pickles.py: mirrors",

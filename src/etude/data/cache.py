@@ -33,20 +33,18 @@ def decoded(
     build: Callable[[np.ndarray], None],
     dtype: DTypeLike = np.uint8,
 ) -> np.ndarray:
-    """A read-only array mapped from ``<cache>/<dataset>/decoded/<dataset>-v<version>-<key>.npy``, built if need be.
+    """An array mapped from ``<cache>/<dataset>/decoded/<dataset>-v<version>-<key>.npy``, built if need be.
 
-    Processes that ask for one array at once build it once: the others wait for it.
+    Processes that ask for one array at once build it once: the others wait for it. The array stays on disk until it is
+    read; what is written to it is private.
 
     Args:
         dataset: the data set's folder in the cache.
         key: hex digest of everything that the values depend on, see `digest`; its first 16 digits name the file.
-        version: of the code in ``build``; raise it when that code changes.
-        shape: of the array.
+        version: the version of the code in ``build``; raise it when that code changes.
+        shape: the array's shape.
         build: fills the writable array it is given, whose values start at zero.
-        dtype: of the array.
-
-    Returns:
-        The array, not writable. ``torch.from_numpy`` warns of such an array: copy the rows that become tensors.
+        dtype: the array's type.
 
     Raises:
         UserError: no room, or the cache cannot be written. Faults of ``build`` pass through.
@@ -83,7 +81,7 @@ def decoded(
 def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
     """The array in a file, or None where the file is missing, cut short or another array's."""
     try:
-        found = npy.open_memmap(path, "r")
+        found = npy.open_memmap(path, "c")
     # NumPy answers garbled bytes with many kinds of exception.
     except Exception:
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from etude.core.errors import UserError
@@ -20,7 +21,7 @@ from etude.data.archives import Bounded
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, damage, fetch
 from etude.data.images import ImageError, in_threads, read_image
-from etude.data.labelled import LabelledImages, mapped, stratified
+from etude.data.labelled import LabelledImages, stratified
 from etude.data.tree import find
 
 Split = Literal["train", "test"]
@@ -104,7 +105,7 @@ def _labelled(split: Split, key: str, fill: Callable[[np.ndarray, np.ndarray], N
         fill(to[:end].reshape(count, SIZE, SIZE, 3), to[end:])
 
     # Labels behind the pixels: one file for both.
-    flat = mapped(decoded("cifar10", key, _VERSION, (end + count,), build))
+    flat = torch.from_numpy(decoded("cifar10", key, _VERSION, (end + count,), build))
     images_NHWC, labels_N = flat[:end].view(count, SIZE, SIZE, 3), flat[end:].long()
     return LabelledImages(images_NHWC, labels_N, CLASSES, tuple(map(str, range(count))))
 

@@ -70,8 +70,8 @@ def classified(
     """What pictures are taken for, in their order.
 
     Args:
-        network: that takes them.
-        paths: of the pictures.
+        network: the one that takes them.
+        paths: the pictures.
         max_pixels: larger pictures are refused.
         also: is called with each batch: its paths, bytes ``[N, H, W, 3]`` and predictions.
 
@@ -90,16 +90,7 @@ def classified(
 
 
 def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Some pictures at a time, at the size of training: bytes ``[N, H, W, 3]``.
-
-    Args:
-        paths: of the pictures.
-        config: of training.
-        max_pixels: larger pictures are refused.
-
-    Raises:
-        UserError: a picture that is missing, broken, too large or too small.
-    """
+    """Some pictures at a time, at the size of training: bytes ``[N, H, W, 3]``; a `UserError` as of `classified`."""
     size = config.size
     for start in range(0, len(paths), _BATCH):
         batch = list(paths[start : start + _BATCH])
@@ -113,9 +104,9 @@ def read_network(
     """The network of a weights file that `etude export` or a checkpoint wrote, with its classes' names.
 
     Args:
-        study: that the weights must be of.
+        study: the one that the weights must be of.
         kind: its configuration, with ``model.num_classes``.
-        build: makes the network of one.
+        build: makes the network that a configuration describes.
         weights: the file.
         extra: what the run's summary adds where the file is a checkpoint.
 

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +38,6 @@ from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
-from etude.data.labelled import mapped
 from etude.data.render.driver import Split
 from etude.data.render.driver import splits as cut_splits
 from etude.data.sprites import sprites
@@ -90,9 +90,9 @@ class SceneSet:
     """The three splits of a set.
 
     Attributes:
-        splits: the scenes of each.
+        splits: the scenes of each split.
         about: what it is, for the line beside every number.
-        checksums: of what was read.
+        checksums: digests of what was read.
     """
 
     splits: Mapping[Split, Scenes]
@@ -130,11 +130,9 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
 
             in_threads(one, len(pairs), "decoding scenes")
 
-        both = mapped(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
-    splits = _cut(both, [name for name, _, _ in pairs])
-    return SceneSet(
-        splits, _about(f"scenes of {printable(path.name)}", splits), {f"{printable(path.name)} (files)": key}
-    )
+        both = torch.from_numpy(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
+    splits, named = _cut(both, [name for name, _, _ in pairs]), printable(path.name)
+    return SceneSet(splits, _about(f"scenes of {named}", splits), {f"{named} (files)": key})
 
 
 def released(size: int, most: int = 0) -> SceneSet:
@@ -156,7 +154,7 @@ def released(size: int, most: int = 0) -> SceneSet:
     def build(to: np.ndarray) -> None:
         _unpack(to, numbers, key, size)
 
-    both = mapped(decoded("clevrtex", key, _VERSION, (count, size, size, 4), build))
+    both = torch.from_numpy(decoded("clevrtex", key, _VERSION, (count, size, size, 4), build))
     splits = _cut(both, [f"CLEVRTEX_full_{number:06d}" for number in numbers])
     about = "CLEVRTex" if count == NUM_SCENES else _about("a part of CLEVRTex", splits)
     return SceneSet(splits, about, read_json(_digests(key)))
@@ -212,11 +210,9 @@ def _listed(tree: Tree) -> list[tuple[str, str, str]]:
 
 
 def _refuse_half_rendered(path: Path) -> None:
-    """A folder that `etude data render` has not finished: its splits would be others when it has."""
+    """Refuse a folder that `etude data render` has not finished: its splits would be others when it has."""
     meta = path / "meta.json"
-    if not meta.is_file():
-        return
-    about = read_json(meta)
+    about: Any = read_json(meta) if meta.is_file() else None
     count = about.get("count") if isinstance(about, dict) else None
     if not isinstance(count, int):
         return
@@ -292,37 +288,32 @@ class _Joined:
     """The archives' bytes one after the other."""
 
     def __init__(self, used: list[Source]) -> None:
-        self._left = list(ARCHIVES)
-        self._used = used
-        self._file: Any = None
+        self._left, self._used = list(ARCHIVES), used
+        self._file: Any = BytesIO()
 
     def read(self, size: int) -> bytes:
-        while True:
-            piece = self._file.read(size) if self._file is not None else b""
-            if piece or not self._left:
-                return piece
-            self.close()
-            source = self._left.pop(0)
-            self._file = fetch(source).open("rb")
-            self._used.append(source)
+        while not (piece := self._file.read(size)) and self._left:
+            self._file.close()
+            self._used.append(self._left.pop(0))
+            self._file = fetch(self._used[-1]).open("rb")
+        return piece
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 # --- pictures and masks ---
 
 
 def _image(source: Path | tuple[str, bytes], path: Path, wanted: tuple[int, ...] | None, size: int) -> np.ndarray:
-    """A picture of the wanted height and width, cut and resized; black ones are what Blender makes without light."""
+    """A picture of the wanted height and width, cut and resized."""
     image = read_image(source, "RGB")
-    if wanted is not None and image.shape[:2] != wanted:
+    if wanted is None:
+        # A black one, as Blender makes without light, would be no fault of the reader's in the released set.
+        return np.array(cropped(Image.fromarray(image), size))
+    if image.shape[:2] != wanted:
         raise ImageError(path, _unlike(image.shape, wanted), "give scenes of one size")
-    # One of the released set would be no fault of the reader's.
-    if wanted is not None and (image == image[0, 0]).all():
-        raise ImageError(path, "is of one colour", "render it again, or take it and its mask out")
-    return np.array(cropped(Image.fromarray(image), size))
+    return fitted_picture(image, path, size, "render it again, or take it and its mask out")
 
 
 def _mask(source: Path | tuple[str, bytes], path: Path, wanted: tuple[int, ...] | None, size: int) -> np.ndarray:
@@ -378,12 +369,14 @@ def read_picture(path: Path, size: int, max_pixels: int) -> np.ndarray:
 
 
 def least_side(size: int) -> int:
-    """How long the shorter side must be for a picture cut to ``size`` not to be enlarged."""
+    """The length that the shorter side must have for a picture cut to ``size`` not to be enlarged."""
     return math.ceil(size / CROP)
 
 
-def fitted_picture(image: np.ndarray, path: Path, size: int) -> np.ndarray:
-    """As `read_picture`, of the pixels ``[H, W, 3]`` of a picture that errors call ``path``."""
+def fitted_picture(
+    image: np.ndarray, path: Path, size: int, fix: str = "give a picture with something to see"
+) -> np.ndarray:
+    """The pixels ``[H, W, 3]`` of a picture that errors call ``path``, as `read_picture` gives them."""
     if (image == image[0, 0]).all():
-        raise ImageError(path, "is of one colour", "give a picture with something to see")
+        raise ImageError(path, "is of one colour", fix)
     return np.array(cropped(Image.fromarray(image), size))

@@ -202,8 +202,8 @@ def status(source: Source, *, recheck: bool = False) -> Status:
         there.
     """
     found = {_state(path, source, "always" if recheck else "never") for path in _copies(source)}
-    order: tuple[Status, ...] = ("verified", "present", "altered")
-    return next((state for state in order if state in found), "missing")
+    order: tuple[Status, ...] = ("verified", "present", "altered", "missing")
+    return next(state for state in order if state in found or state == "missing")
 
 
 def _copies(source: Source) -> Iterator[Path]:

@@ -30,7 +30,7 @@ from etude.core.files import read_json, write_json
 from etude.data.cache import decoded, digest
 from etude.data.fetch import cache_place
 from etude.data.images import Fit, ImageError, fitted, in_threads, printable, read_image
-from etude.data.labelled import LabelledImages, mapped, stratified
+from etude.data.labelled import LabelledImages, stratified
 from etude.data.tree import Picture, Tree, inventory, joined, opened
 
 INDIAN_BIRDS = (
@@ -50,7 +50,7 @@ ASSIGNMENT_SPECIES = (
 _VERSION = 1
 _SPLIT_FORMAT = 1
 _LARGEST_SIDE = 4096
-_SHOWN = 5
+_FIX = "delete it to draw a new split, or name another with --data.split-file"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FolderImages:
 
     Attributes:
         images: all of them, by class, then by name; names are paths below the folder of the classes or splits.
-        part_N: which of ``train``, ``val``, ``test`` each image's folder says; empty where the layout has no splits.
+        part_N: ``train``, ``val`` or ``test`` for each image, as its folder says; empty where the layout has no splits.
         skipped: names of images that could not be read.
         digest: sha256 of names, classes and pixels, whatever holds the files.
         path: the folder or zip file.
@@ -102,16 +102,18 @@ def read(
     with opened(path) as place:
         files = inventory(place, classes=True).pictures
         images_NHWC, faults = _pixels(place, files, size, fit, max_pixels)
-    skipped = tuple(files[row].name for row in faults)
     if faults:
         _answer_faults(path, files, faults, skip_corrupt)
-        kept = [row for row in range(len(files)) if row not in faults]
-        images_NHWC, files = images_NHWC[kept], tuple(files[row] for row in kept)
+    kept = [row for row in range(len(files)) if row not in faults]
     classes = sorted({file.class_name for file in files})
-    number = {class_name: label for label, class_name in enumerate(classes)}
-    labels_N = torch.tensor([number[file.class_name] for file in files], dtype=torch.int64)
-    images = LabelledImages(images_NHWC, labels_N, tuple(classes), tuple(file.name for file in files))
-    return FolderImages(images, tuple(file.part for file in files), skipped, _content(images), path)
+    labels_N = torch.tensor([classes.index(files[row].class_name) for row in kept], dtype=torch.int64)
+    names = tuple(files[row].name for row in kept)
+    images = LabelledImages(images_NHWC[kept] if faults else images_NHWC, labels_N, tuple(classes), names)
+    content = hashlib.sha256()
+    for name, label, image_HWC in zip(names, labels_N.tolist(), images.images_NHWC, strict=True):
+        content.update(f"{len(name)}:{name}{classes[label]}".encode() + image_HWC.numpy().tobytes())
+    parts, skipped = tuple(files[row].part for row in kept), tuple(files[row].name for row in faults)
+    return FolderImages(images, parts, skipped, content.hexdigest(), path)
 
 
 def _pixels(
@@ -133,16 +135,15 @@ def _pixels(
         in_threads(one, len(files), "decoding images")
 
     # Behind the pixels one byte an image says whether it could be read: in one file they cannot disagree.
-    flat = mapped(decoded("folders", key, _VERSION, (end + len(files),), build))
-    images_NHWC, read_N = flat[:end].view(shape), flat[end:]
-    faults: dict[int, str] = {}
-    for row in torch.nonzero(read_N == 0).flatten().tolist():
+    flat = decoded("folders", key, _VERSION, (end + len(files),), build)
+    images_NHWC, faults = flat[:end].reshape(shape), {}
+    for row in np.flatnonzero(flat[end:] == 0).tolist():
         # Once more: for the reason, and because permissions may have changed, which no stamp shows.
         try:
-            images_NHWC[row] = torch.from_numpy(_decode(place, files[row], size, fit, max_pixels))
+            images_NHWC[row] = _decode(place, files[row], size, fit, max_pixels)
         except ImageError as error:
             faults[row] = error.fault
-    return images_NHWC, faults
+    return torch.from_numpy(images_NHWC), faults
 
 
 def _decode(place: Tree, file: Picture, size: int, fit: Fit, max_pixels: int) -> np.ndarray:
@@ -165,16 +166,9 @@ def _answer_faults(path: Path, files: Sequence[Picture], faults: dict[int, str],
     warnings.warn(f"{number} and are left out: {_some(described, 50)}", UserWarning, stacklevel=3)
 
 
-def _some(parts: list[str], shown: int = _SHOWN) -> str:
+def _some(parts: list[str], shown: int = 5) -> str:
     more = f"; and {len(parts) - shown} more" if len(parts) > shown else ""
     return "; ".join(parts[:shown]) + more
-
-
-def _content(images: LabelledImages) -> str:
-    whole = hashlib.sha256()
-    for name, label, image_HWC in zip(images.names, images.labels_N.tolist(), images.images_NHWC, strict=True):
-        whole.update(f"{len(name)}:{name}{images.classes[label]}".encode() + image_HWC.numpy().tobytes())
-    return whole.hexdigest()
 
 
 # --- splits ---
@@ -254,44 +248,36 @@ def _drawn(
 
 
 def _from_file(path: Path, folder_images: FolderImages, pool: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    listed = _read_split(path, names)
-    row = {folder_images.images.names[row]: row for row in pool.tolist()}
-    fix = "delete it to draw a new split, or name another with --data.split-file"
-    known: dict[str, str] = {}
-    for split_name, members in listed.items():
-        for member in members:
-            if member in known:
-                twice = split_name if known[member] == split_name else f"{known[member]} and {split_name}"
-                raise ImageError(path, f"lists {printable(member)} twice, in {twice}", fix)
-            known[member] = split_name
-    gone = [name for name in known if name not in row and name not in folder_images.skipped]
-    if gone:
-        where = printable(folder_images.path)
-        raise ImageError(path, f"lists {_number_of(len(gone))} that {where} lacks, such as {printable(gone[0])}", fix)
-    new = [name for name in row if name not in known]
-    if new:
-        where = printable(folder_images.path)
-        raise ImageError(path, f"lacks {_number_of(len(new))} of {where}, such as {printable(new[0])}", fix)
-    return {
-        name: torch.tensor(sorted(row[member] for member in members if member in row), dtype=torch.int64)
-        for name, members in listed.items()
-    }
-
-
-def _read_split(path: Path, names: tuple[str, ...]) -> dict[str, list[str]]:
-    fix = "delete it to draw a new split, or name another with --data.split-file"
     try:
         body: Any = read_json(path)
-        number, splits = body["format"], body["splits"]
-        listed = pydantic.TypeAdapter(dict[str, list[str]]).validate_python(splits, strict=True)
+        number = body["format"]
+        listed = pydantic.TypeAdapter(dict[str, list[str]]).validate_python(body["splits"], strict=True)
     except (UserError, LookupError, TypeError, ValueError) as error:
-        raise ImageError(path, "is no split file", fix) from error
+        raise ImageError(path, "is no split file", _FIX) from error
     if number != _SPLIT_FORMAT:
-        raise ImageError(path, f"has another format than {_SPLIT_FORMAT}", fix)
+        raise ImageError(path, f"has another format than {_SPLIT_FORMAT}", _FIX)
     if set(listed) != set(names):
         has = printable(", ".join(sorted(listed))) or "none"
-        raise ImageError(path, f"has the splits {has}, where {', '.join(names)} are drawn", fix)
-    return {name: listed[name] for name in names}
+        raise ImageError(path, f"has the splits {has}, where {', '.join(names)} are drawn", _FIX)
+    row = {folder_images.images.names[row]: row for row in pool.tolist()}
+    known: dict[str, str] = {}
+    for split_name in names:
+        for member in listed[split_name]:
+            if member in known:
+                twice = split_name if known[member] == split_name else f"{known[member]} and {split_name}"
+                raise ImageError(path, f"lists {printable(member)} twice, in {twice}", _FIX)
+            known[member] = split_name
+    where = printable(folder_images.path)
+    gone = [name for name in known if name not in row and name not in folder_images.skipped]
+    if gone:
+        raise ImageError(path, f"lists {_number_of(len(gone))} that {where} lacks, such as {printable(gone[0])}", _FIX)
+    new = [name for name in row if name not in known]
+    if new:
+        raise ImageError(path, f"lacks {_number_of(len(new))} of {where}, such as {printable(new[0])}", _FIX)
+    return {
+        name: torch.tensor(sorted(row[member] for member in listed[name] if member in row), dtype=torch.int64)
+        for name in names
+    }
 
 
 def _check_classes(images: LabelledImages, rows: dict[str, Tensor]) -> None:

@@ -72,12 +72,12 @@ def read_image(
     path = Path(name)
     if body is None:
         _check_file(path)
-    elif not body:
-        raise _empty(path)
     # Pillow warns of bombs, odd metadata and odd palettes; the first is an error here, the others are not the user's.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if not (path.stat().st_size if body is None else len(body)):
+                raise ImageError(path, "is empty (0 bytes)", "copy or save it again")
             stream = path.open("rb") if body is None else io.BytesIO(body)
             with stream as file, Image.open(file, formats=FORMATS) as opened:
                 width, height = opened.size
@@ -87,9 +87,11 @@ def read_image(
                 if min_side is not None:
                     opened.draft(None, (min_side, min_side))
                 opened.load()
-                image = _upright(opened)
-                _check_depth(path, image)
-                return _eight_bits(image, mode)
+                image = opened
+                # Damaged metadata do not make the pixels unreadable.
+                with contextlib.suppress(Exception):
+                    image = ImageOps.exif_transpose(opened)
+                return _eight_bits(image, mode, path)
         except UserError:
             raise
         except PermissionError as error:
@@ -181,10 +183,6 @@ def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), method))
 
 
-def _empty(path: Path) -> ImageError:
-    return ImageError(path, "is empty (0 bytes)", "copy or save it again")
-
-
 def _check_file(path: Path) -> None:
     try:
         if path.is_dir():
@@ -193,36 +191,18 @@ def _check_file(path: Path) -> None:
             raise ImageError(path, "does not exist", "check the path")
         if not path.is_file():
             raise ImageError(path, "is not a file", "give an image file")
-        if path.stat().st_size == 0:
-            raise _empty(path)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # Damaged metadata do not make the pixels unreadable.
-    with contextlib.suppress(Exception):
-        return ImageOps.exif_transpose(image)
-    return image
-
-
-def _is_wide(image: Image.Image) -> bool:
-    """Whether a pixel is one number of more than 8 bits."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16")
-
-
-def _check_depth(path: Path, image: Image.Image) -> None:
-    if not _is_wide(image):
-        return
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
-        raise ImageError(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
-
-
-def _eight_bits(image: Image.Image, mode: Mode) -> np.ndarray:
+def _eight_bits(image: Image.Image, mode: Mode, path: Path) -> np.ndarray:
     """uint8 ``[H, W]`` or ``[H, W, 3]``."""
-    if _is_wide(image):
-        grey_HW = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    # A pixel may be one number of more than 8 bits.
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values_HW = np.asarray(image)
+        if image.mode == "F" or values_HW.min() < 0 or values_HW.max() > 65_535:
+            raise ImageError(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
+        grey_HW = ((values_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return grey_HW if mode == "L" else np.repeat(grey_HW[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         # Premultiplied modes convert to their plain twin only.

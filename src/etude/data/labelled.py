@@ -6,7 +6,6 @@ Shapes: N images, H height, W width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,14 +84,3 @@ def _counts(total: int, shares: Sequence[float]) -> list[int]:
             counts[counts.index(max(counts))] -= 1
             counts[part] = 1
     return counts
-
-
-def mapped(array: np.ndarray) -> Tensor:
-    """A decoded array of the cache as a tensor that stays on disk until it is read; what is written to it is private.
-
-    Args:
-        array: what `etude.data.cache.decoded` returned.
-    """
-    assert isinstance(array, np.memmap)
-    assert array.filename is not None
-    return torch.from_numpy(np.memmap(array.filename, array.dtype, "c", array.offset, array.shape))

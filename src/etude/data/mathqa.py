@@ -15,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from etude.core.errors import UserError
-from etude.core.files import write_atomic
 from etude.data import SAMPLES, Dataset
-from etude.data.cache import digest
-from etude.data.fetch import Source, cache_faults, cache_folder, damage, fetch, locked, status
+from etude.data.cache import decoded, digest
+from etude.data.fetch import Source, damage, fetch, status
 
 Split = Literal["train", "dev", "test"]
 
@@ -121,55 +120,40 @@ def glove(words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray, str]:
     """
     cut = GLOVE_CUT.get(dim)
     if cut is not None and _at_hand(cut):
-        words_K, vectors_KD = _arrays(fetch(cut), "words", "vectors")
-        if vectors_KD.shape[1:] != (dim,):
-            raise UserError(f"{cut.filename} has no vectors of {dim} numbers: remove it and run again")
+        words_K, vectors_KD = _cut_of(fetch(cut), dim)
         known = {str(word): row for row, word in enumerate(words_K)}
-        vectors = vectors_KD.astype(np.float32)
         found_W = np.array([word in known for word in words], dtype=bool)
         rows = [known.get(word, 0) for word in words]
-        return vectors[rows] * found_W[:, None], found_W, cut.filename
+        return vectors_KD.astype(np.float32)[rows] * found_W[:, None], found_W, cut.filename
     if dim not in (50, 100, 200, 300):
         raise UserError(f"GloVe 6B has vectors of 50, 100, 200 and 300 numbers, not of {dim}")
-    place = cache_folder() / "glove" / f"cut-{dim}-{digest(*words)[:16]}.npz"
-    if not place.is_file():
-        with cache_faults(place), locked(place):
-            if not place.is_file():
-                vectors_WD, found_W = _cut(fetch(GLOVE), words, dim)
-                packed = io.BytesIO()
-                np.savez(packed, vectors=vectors_WD, found=found_W)
-                write_atomic(place, packed.getvalue())
-    vectors_WD, found_W = _arrays(place, "vectors", "found")
-    if (vectors_WD.shape, found_W.shape) != ((len(words), dim), (len(words),)):
-        raise UserError(f"{place} holds other vectors than it should: remove it and run again")
-    return vectors_WD, found_W, GLOVE.filename
+    # Behind each vector stands whether there is one; an array without rows cannot be mapped.
+    shape = (max(1, len(words)), dim + 1)
+    made = decoded("glove", digest(str(dim), *words), 1, shape, lambda to: _read(to, words, dim), np.float32)
+    both = made[: len(words)]
+    return both[:, :dim], both[:, dim] > 0, GLOVE.filename
 
 
-def _arrays(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of numbers or text of an .npz file; objects, which only a pickle could hold, are refused."""
+def _cut_of(path: Path, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Words and vectors of a mirror's cut; objects, which only a pickle could hold, are refused."""
     # NumPy leaves a file open that it opened itself and could not read.
     with damage(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        found = [arrays[name] for name in names]
+        words_K, vectors_KD = arrays["words"], arrays["vectors"]
         # Of a member that is no array NumPy gives the bytes.
-        if not all(isinstance(array, np.ndarray) and array.ndim for array in found):
-            raise TypeError("arrays are wanted")
-        kinds = found[0].dtype.kind in "Uf" and found[1].dtype.kind in "fb"
-        if len(found[0]) != len(found[1]) or not kinds:
-            raise ValueError("rows of one number are wanted")
-        return found
+        if words_K.dtype.kind != "U" or vectors_KD.dtype.kind != "f" or vectors_KD.shape != (len(words_K), dim):
+            raise ValueError(f"words with vectors of {dim} numbers are wanted")
+        return words_K, vectors_KD
 
 
-def _cut(path: Path, words: Sequence[str], dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(to_WD: np.ndarray, words: Sequence[str], dim: int) -> None:
     wanted: dict[str, list[int]] = {}
     for row, word in enumerate(words):
         wanted.setdefault(word, []).append(row)
-    vectors_WD, found_W = np.zeros((len(words), dim), np.float32), np.zeros(len(words), bool)
+    path = fetch(GLOVE)
     with damage(path), zipfile.ZipFile(path) as archive, archive.open(f"glove.6B.{dim}d.txt") as lines:
         for line in io.TextIOWrapper(lines, encoding="utf-8"):
             word, _, numbers = line.partition(" ")
-            rows = wanted.get(word)
-            if rows is not None:
+            if word in wanted:
                 # Reshaped, so that a line of one number does not fill a row.
-                vectors_WD[rows] = np.array(numbers.split(), np.float32).reshape(dim)
-                found_W[rows] = True
-    return vectors_WD, found_W
+                to_WD[wanted[word], :dim] = np.array(numbers.split(), np.float32).reshape(dim)
+                to_WD[wanted[word], dim] = 1

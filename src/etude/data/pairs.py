@@ -44,7 +44,6 @@ from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, damage, fetch
 from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
-from etude.data.labelled import mapped
 from etude.data.tiles import tiles
 from etude.data.tree import NO_PICTURE, Picture, Tree, find, inventory, is_hidden, is_picture, opened
 
@@ -300,7 +299,7 @@ def _read(
 
 def _cached(names: Sequence[str], side: int, key: str, build: Callable[[np.ndarray], None]) -> Pairs:
     array = decoded("pairs", key, _VERSION, (len(names), 2, side, side, 3), build)
-    return Pairs(mapped(array), tuple(names))
+    return Pairs(torch.from_numpy(array), tuple(names))
 
 
 def _set(what: str, splits: Mapping[Split, Pairs], checksums: Mapping[str, str], side: float) -> PairSet:
@@ -344,7 +343,7 @@ def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, 
     """Rows of each split: those of its folder, or else a share of the training ones, at random."""
     rows: dict[Split, list[int]] = {split: [row for row, part in enumerate(parts) if part == split] for split in SPLITS}
     pool = [row for row, part in enumerate(parts) if part in ("", "train")]
-    drawn = [split for split in SPLITS[1:] if not rows[split]]
+    drawn: list[Split] = [split for split in SPLITS if split != "train" and not rows[split]]
     if drawn and len(pool) <= len(drawn):
         have = "one picture" if len(pool) == 1 else f"{len(pool)} pictures"
         fault = f"has {have} to train on and to draw {' and '.join(drawn)} from"
