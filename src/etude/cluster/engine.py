@@ -17,7 +17,7 @@ from etude.core.run_folder import RunFolder
 from etude.runs.grid import STOPPED, Engine, LocalEngine
 
 RETRIES = 5
-"""How often a run whose node or worker died goes on elsewhere."""
+"""The number of times that a run whose node or worker died goes on elsewhere."""
 _MOST = 1000
 """Runs that are handed to Ray at a time where nothing else limits them; it starts those that have room."""
 _SAVING = 90.0
@@ -57,43 +57,39 @@ class Where:
         require_sizes(self.cpus, self.gpus)
 
     def engine(self, say: Callable[[str], None]) -> Engine:
-        """What makes the runs."""
+        """The engine that makes the runs."""
         if not self.ray:
             return LocalEngine(self.jobs or 1)
-        return RayEngine(self.ray, cpus=self.cpus, gpus=self.gpus, jobs=self.jobs, storage=self.storage, say=say)
+        return RayEngine(self, say)
 
 
 class RayEngine:
     """Runs as Ray tasks, each a process of ``etude`` on some node.
 
     Args:
-        address: see `etude.cluster.connect.connect`.
-        cpus, gpus, jobs, storage: the flags of `Where`.
+        flags: name the cluster, see `etude.cluster.connect.connect`, and the sizes of runs.
         say: is told what happens.
 
     Raises:
         UserError: no Ray, no cluster at the address, no node large enough, a storage that cannot be written to.
     """
 
-    def __init__(
-        self, address: str, *, cpus: int = 1, gpus: float = 0.0, jobs: int = 0, storage: str = "",
-        say: Callable[[str], None] = print,
-    ) -> None:  # fmt: skip
-        self.cpus, self.gpus, self.jobs, self.say = cpus, gpus, jobs, say
-        self.storage = Storage(storage) if storage else None
+    def __init__(self, flags: Where, say: Callable[[str], None]) -> None:
+        self.cpus, self.gpus, self.jobs, self.say = flags.cpus, flags.gpus, flags.jobs, say
+        self.storage = Storage(flags.storage) if flags.storage else None
         if self.storage is not None:
             self.storage.check()
-        self.ray = connect(address)
+        self.ray = connect(flags.ray)
         try:
-            require_room(self.ray, cpus, gpus)
+            require_room(self.ray, self.cpus, self.gpus)
         except BaseException:
             self.ray.shutdown()
             raise
         self.task = self._remote("run", max_retries=0)
-        self.pool = ThreadPoolExecutor(jobs or _MOST)
+        self.pool = ThreadPoolExecutor(self.jobs or _MOST)
         self.closing = False
         self.pending: dict[Path, Any] = {}
-        """What Ray runs, by the logs."""
+        """The runs that Ray has, by their logs."""
         self.stopped: set[Path] = set()
         self.guard = threading.Lock()
 
@@ -201,7 +197,7 @@ def portable(name: str, place: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def work_of(command: Sequence[str], log: Path, cpus: int, storage: Storage | None) -> Work:
-    """What the words for a run mean to a node."""
+    """The meaning of the words for a run to a node."""
     path, mentioned = log.with_name(log.name.removesuffix(".log")), list(command)
     if command[0] == "resume":
         # What it was begun with may name runs too.

@@ -54,9 +54,9 @@ class Storage:
         self.url = url if "://" in url else f"file://{root}"
         protocols = self.fs.protocol
         self.whole = bool(_OBJECTS & {protocols, *(protocols if isinstance(protocols, tuple) else ())})
-        """Whether a file is there whole or not at all."""
+        """True where a file is there whole or not at all."""
         self.mark = uuid.uuid4().hex[:12]
-        """What two processes that write the same name do not share."""
+        """A mark that two processes that write the same name do not share."""
 
     @contextlib.contextmanager
     def faults(self) -> Iterator[None]:
@@ -188,7 +188,7 @@ class Storage:
             beside.rename(path)
 
     def _further(self, name: str, path: Path) -> bool:
-        """Whether the run here is as far as what the storage has of it, or further."""
+        """True where the run here is as far as what the storage has of it, or further."""
         here = max(_whole([str(found.relative_to(path)) for found in path.glob(f"*/*/{_MANIFEST}")]), default=-1)
         with self.faults():
             files = self.files(name)
@@ -217,7 +217,7 @@ class Storage:
 
 
 def name_of(path: Path) -> str:
-    """What the storage calls a run folder or a log of this machine."""
+    """The storage's name for a run folder or a log of this machine."""
     return f"{path.parent.name}/{path.name}"
 
 

@@ -1,4 +1,4 @@
-"""What happens on a node: a run is begun or gone on with, in a process that ends when the worker does."""
+"""The work of a node: a run is begun or gone on with, in a process that ends when the worker does."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ class Work:
     path: str
     """Its folder, ``RUNS/STUDY/NAME`` as the words call it; the log lies beside it."""
     words: tuple[str, ...]
-    """Of ``etude`` for a new run; below ``RUNS/STUDY`` they name other runs."""
+    """The words of ``etude`` for a new run; below ``RUNS/STUDY`` they name other runs."""
     cwd: str
     """The folder of the command, where relative paths begin."""
     cpus: int = 1
@@ -53,9 +53,9 @@ class Work:
     before: tuple[str, ...] = ()
     """Names of the runs that the words mention."""
     environment: tuple[tuple[str, str], ...] = ()
-    """For variables that the node itself does not set."""
+    """Values for variables that the node itself does not set."""
     source: str = ""
-    """Where etude's source lies, if it is not installed."""
+    """The folder of etude's source, if it is not installed."""
 
 
 class Attempt:
@@ -166,7 +166,7 @@ def environment(work: Work) -> dict[str, str]:
 
 
 def monitor(work: Work) -> dict[str, str]:
-    """What `etude.runs.monitor` says of a run's words here."""
+    """The answer of `etude.runs.monitor` about a run's words here."""
     here = Path(work.cwd)
     return ask_monitor(work.words, environment(work), here if here.is_dir() else None)
 

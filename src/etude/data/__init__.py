@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NAMES = ("omniglot", "cifar10", "mathqa", "mnist", "pairs", "clevrtex", "inception")
 SAMPLES = Path(__file__).parent / "samples"
-"""What comes with the package, a folder a data set."""
+"""The samples that come with the package, a folder a data set."""
 
 
 @dataclass(frozen=True)

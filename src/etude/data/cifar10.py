@@ -88,7 +88,7 @@ def train_val(labels_N: Tensor, val_size: int = 5000, seed: int = 0) -> tuple[Te
     Args:
         labels_N: int64 ``[N]`` of the training part.
         val_size: images to validate on, as many of each class; rounded for each class where that does not divide.
-        seed: of the draw.
+        seed: decides the draw.
     """
     if not 1 <= val_size < len(labels_N):
         raise UserError(f"{val_size} images to validate on are not possible: give 1 to {len(labels_N) - 1}")
@@ -153,16 +153,9 @@ def _read_jpegs(path: Path, split: Split) -> tuple[list[bytes], np.ndarray]:
         raise ImageError(path, "has other classes than CIFAR-10", fix)
     if labels_N.shape != (count,) or labels_N.dtype.kind not in "iu" or not np.isin(labels_N, range(10)).all():
         raise ImageError(path, f"has no {count:,} labels of 0 to 9 for '{split}'", fix)
-    whole = (
-        bytes_B.dtype == np.uint8
-        and bytes_B.ndim == 1
-        and offsets.dtype.kind in "iu"
-        and offsets.shape == (count + 1,)
-        and offsets[0] == 0
-        and offsets[-1] == len(bytes_B)
-        and (offsets[1:] > offsets[:-1]).all()
-    )
-    if not whole:
+    good = bytes_B.dtype == np.uint8 and bytes_B.ndim == 1 and offsets.dtype.kind in "iu"
+    good = good and offsets.shape == (count + 1,) and (offsets[0], offsets[-1]) == (0, len(bytes_B))
+    if not (good and (offsets[1:] > offsets[:-1]).all()):
         raise ImageError(path, f"has offsets for '{split}' that do not fit its bytes", fix)
     body, ends = bytes_B.tobytes(), offsets.tolist()
     return [body[start:end] for start, end in itertools.pairwise(ends)], labels_N

@@ -1,4 +1,4 @@
-"""What every prediction of classes reads and writes."""
+"""The part that all predictions of classes share: flags, networks, batches, results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Network(Generic[M, C]):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one picture was taken for."""
+    """The class that one picture was taken for."""
 
     image: str
     label: str
@@ -67,7 +67,7 @@ def classified(
     max_pixels: int,
     also: Callable[[list[Path], Tensor, list[Prediction]], None] | None = None,
 ) -> list[Prediction]:
-    """What pictures are taken for, in their order.
+    """The predictions for some pictures, in their order.
 
     Args:
         network: the one that takes them.
@@ -130,7 +130,7 @@ def class_names(about: Mapping[str, Any], count: int, weights: Path) -> list[str
 
 
 def predictions(batch: Sequence[Path], logits_NR: Tensor, classes: Sequence[str]) -> list[Prediction]:
-    """What a batch was taken for."""
+    """The predictions for a batch, from its logits."""
     probability_NR = logits_NR.float().softmax(-1)
     answers: list[Prediction] = []
     for path, row, taken in zip(batch, probability_NR.tolist(), probability_NR.argmax(-1).tolist(), strict=True):

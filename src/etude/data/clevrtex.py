@@ -45,7 +45,7 @@ from etude.data.tree import Tree, find, opened
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CROP = 0.8
-"""Of a picture's shorter side."""
+"""The share of a picture's shorter side that is kept."""
 NUM_SCENES = 50_000
 _HOME = "https://thor.robots.ox.ac.uk/datasets/clevrtex"
 ARCHIVES = tuple(
@@ -104,7 +104,7 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
     """The scenes of a folder or zip file, decoded once into the cache and mapped from there.
 
     Args:
-        name: of the folder or zip file; looked for below ETUDE_MIRROR too.
+        name: the folder or zip file; looked for below ETUDE_MIRROR too.
         size: height and width of the result.
         most: take the first scenes only; 0: all of them.
 

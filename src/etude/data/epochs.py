@@ -20,7 +20,7 @@ class Epochs:
     Args:
         runtime: whose seed draws the orders.
         device: that the rows are wanted on; None: the runtime's.
-        stream: of the draws, for a second order beside the first.
+        stream: the name of the draws, for a second order beside the first.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Epochs:
 
         Args:
             step: from 0.
-            count: of the training set, at least ``size``.
-            size: of a batch.
+            count: the size of the training set, at least ``size``.
+            size: the size of a batch.
         """
         epoch, place = divmod(step, count // size)
         if self._order is None or self._order[:2] != (epoch, count):

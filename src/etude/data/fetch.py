@@ -74,7 +74,7 @@ class Source:
 
 
 def cache_place() -> Path:
-    """Where the cache is, whether it has been made or not; enough for reading from it."""
+    """The place of the cache, whether it has been made or not; enough for reading from it."""
     chosen = os.environ.get("ETUDE_CACHE")
     return (Path(chosen).expanduser() if chosen else pooch.os_cache("etude")).absolute()
 
@@ -190,7 +190,7 @@ def noted_digest(source: Source) -> str:
 
 
 def status(source: Source, *, recheck: bool = False) -> Status:
-    """Whether a file is at hand in the cache or in a mirror folder; nothing is downloaded.
+    """The state of a file in the cache or in a mirror folder; nothing is downloaded.
 
     Args:
         source: the file.
@@ -236,7 +236,7 @@ def _mirror() -> Path | str | None:
 
 
 def _state(path: Path, source: Source, hashed: Literal["never", "if changed", "always"]) -> Status:
-    """What is known of a file that is there, or is found out by hashing it."""
+    """The state of a file that is there, as it is known or found out by hashing."""
     try:
         now, noted = path.stat(), _noted(path)
         known = "" if noted is None else noted["sha256"]

@@ -92,7 +92,7 @@ def read(
         size: height and width in pixels, 1 to 4,096.
         fit: ``crop`` takes the middle square, ``squash`` the whole picture.
         skip_corrupt: leave out images that cannot be read, with a `UserWarning` that names them.
-        max_pixels: of one image before it is resized; a larger one counts as one that cannot be read.
+        max_pixels: the most of one image before it is resized; a larger one counts as one that cannot be read.
 
     Raises:
         UserError: the layout is none of those above, or an image cannot be read.
@@ -185,9 +185,9 @@ def split(
     Args:
         folder_images: what `read` returned.
         path_of_split_file: JSON; by default one in the cache for this folder, these shares and this seed.
-        val_share: of the images that have no other split's folder, above 0; unused where there is a ``val`` folder.
+        val_share: the share of the images of no other split's folder, above 0; unused where there is a ``val`` folder.
         test_share: the same of ``test``.
-        seed: of the draw.
+        seed: decides the draw.
 
     Returns:
         int64 rows of each split, ascending; every split has an image of every class.

@@ -54,7 +54,7 @@ def stratified(labels_N: Tensor, shares: Sequence[float], seed: int) -> list[Ten
 
     Args:
         labels_N: int64 ``[N]``.
-        shares: of each part; not negative, together one.
+        shares: each part's; not negative, together one.
         seed: the same seed gives the same parts, and a class's parts do not depend on the other classes.
 
     Returns:

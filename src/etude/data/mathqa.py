@@ -70,7 +70,7 @@ def filtered_copies() -> dict[str, Path] | None:
 
 
 def _at_hand(source: Source) -> bool:
-    """Whether a file is there and is the right one, so that `fetch` asks no server for it."""
+    """True where a file is there and is the right one, so that `fetch` asks no server for it."""
     return status(source) == "verified" or status(source, recheck=True) == "verified"
 
 

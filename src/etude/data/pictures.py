@@ -40,7 +40,7 @@ def load(config: PictureConfig, num_classes: int, *, batch: int = 0, device: tor
 
     Args:
         config: which.
-        num_classes: of the network.
+        num_classes: the number of the network's.
         batch: training pictures of a step; 0: any.
         device: that they are put on.
 

@@ -34,7 +34,7 @@ class MakingOptions(PictureOptions):
 
 
 def picture_files(given: Sequence[Path]) -> list[Path]:
-    """What a user named: files as they are, folders as the images in them.
+    """The pictures that a user named: files as they are, folders as the images in them.
 
     Raises:
         UserError: a folder without an image.
@@ -43,11 +43,11 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
 
 
 def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *, force: bool) -> list[list[Path]]:
-    """Where what is made of each picture goes: its name without its ending, and each of ``endings``, in a folder.
+    """The paths of what is made of each picture: its name without its ending, and each of ``endings``, in a folder.
 
     Args:
         paths: the pictures.
-        folder: of the results.
+        folder: the place of the results.
         endings: such as ``".png"`` or ``"-mask.png"``.
         force: whether results may be written over files that are there.
 

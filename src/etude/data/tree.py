@@ -29,12 +29,12 @@ NO_PICTURE = f"holds no image ({', '.join(EXTENSIONS)})"
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name ends as a picture's."""
+    """True where a file's name ends as a picture's."""
     return "." in name and name.rpartition(".")[2].lower() in EXTENSIONS
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is one that systems keep to themselves."""
+    """True for a name that systems keep to themselves."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -99,7 +99,7 @@ class Tree:
         return [joined(at, name) for at in sorted(self._folders) for name in self.contents(at)[1]]
 
     def stamp(self, at: str) -> str:
-        """What changes when an image does."""
+        """A text that changes when an image does."""
         # What cannot be read is found out, and said, when it is read.
         with contextlib.suppress(OSError):
             found = (self.path / at).stat()
@@ -128,7 +128,7 @@ def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
 
 
 class Zip(Tree):
-    """What a zip file holds."""
+    """Everything in a zip file, listed once."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -237,7 +237,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What is read of a tree.
+    """The pictures that are read of a tree, and the rest with its reasons.
 
     Attributes:
         pictures: by class, then by name.

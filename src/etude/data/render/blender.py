@@ -61,8 +61,8 @@ class Rendered:
         scene: what it shows.
         image: uint8 ``[H, W, 3]``.
         mask: uint8 ``[H, W]``: 0 is the ground, other values are the objects' numbers.
-        pixels: of each object in the mask; 0 of one beside the crop.
-        frame_pixels: of each object in the 320 x 240 frame, of which the picture is the middle; at least 200.
+        pixels: counts of each object in the mask; 0 for one beside the crop.
+        frame_pixels: counts of each object in the 320 x 240 frame, of which the picture is the middle; at least 200.
     """
 
     scene: Scene
@@ -77,7 +77,7 @@ class Studio:
 
     Args:
         textures: the folder that materials' names are in, where they are pictures.
-        size: of the pictures, in pixels.
+        size: the pictures' side, in pixels.
         samples: paths of light a pixel, before the denoiser.
 
     Raises:

@@ -45,16 +45,16 @@ _BLENDER = "rendering needs Blender: `uv sync --extra render`, on Python 3.11"
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the scenes what they are; a folder has one of each.
+    """The settings that make the scenes what they are; a folder has one of each.
 
     Attributes:
         size: pixels a side of a picture.
         samples: paths of light a pixel, before the denoiser.
-        seed: of all draws.
-        shapes: to choose from.
+        seed: the seed of all draws.
+        shapes: the shapes to choose from.
         textures: SHA-256 of the pictures that surfaces are made of, with their names; empty for made-up patterns.
         blender: its version.
-        format: of this renderer.
+        format: the version of this renderer.
     """
 
     size: int
@@ -68,14 +68,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to know to render any scene of a folder."""
+    """All that a process needs to know to render any scene of a folder."""
 
     out: Path
     settings: Settings
     folder: Path | None
-    """Of the textures."""
+    """The folder of the textures."""
     textures: tuple[str, ...]
-    """Their names within it."""
+    """The textures' names within it."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def render(
 
     Args:
         out: the folder; made if need be.
-        count: of all its scenes.
+        count: the number of all its scenes.
         textures: a folder of pictures, at any depth, for the surfaces; made-up patterns without one.
         size: pixels a side.
-        shapes: to choose from.
+        shapes: the shapes to choose from.
         samples: paths of light a pixel, before the denoiser.
         seed: not negative. Scene number n is the same for a seed whatever the count and the jobs.
         jobs: processes, each with its own Blender and one thread.
@@ -153,7 +153,7 @@ def render(
 
 
 def files(out: Path, number: int) -> tuple[Path, Path, Path]:
-    """Where a scene's picture, mask and JSON are."""
+    """The paths of a scene's picture, mask and JSON."""
     stem = out / str(number // _PER_FOLDER) / f"{_PREFIX}_{number:06d}"
     return stem.with_suffix(".png"), stem.with_name(f"{stem.name}_flat.png"), stem.with_suffix(".json")
 

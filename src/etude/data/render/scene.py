@@ -1,4 +1,4 @@
-"""What is in a scene, in numbers, drawn without Blender.
+"""The contents of a scene, in numbers, drawn without Blender.
 
 Karazija, Laina and Rupprecht 2021, "ClevrTex: a texture-rich benchmark for unsupervised multi-object segmentation",
 section 3 and its published generator; camera and lamps are those of CLEVR (Johnson et al. 2017). Where this differs:
@@ -48,7 +48,7 @@ FRAME = (320, 240)
 """Pixels of the published frame, width and height; its middle `CROP` x `CROP` is the picture."""
 CROP = 192
 LEAST_PIXELS = 200
-"""Of the frame, that must show each object."""
+"""Pixels of the frame that must show each object."""
 # The lens sees 32 mm over 320 pixels, so 19.2 mm over the middle 192: a square sensor of that width is the same view.
 CROP_SENSOR = SENSOR * CROP / FRAME[0]
 
@@ -58,12 +58,12 @@ class Material:
     """A surface.
 
     Attributes:
-        name: of the picture within its folder, or of the pattern.
+        name: the picture's within its folder, or the pattern's.
         pattern: what gives the colour.
         colours: linear RGB from 0 to 1; of a pattern.
         scale: repeats in a unit of length.
         turn: Euler angles of the pattern within the object.
-        shift: of the pattern, in repeats.
+        shift: the pattern's, in repeats.
         roughness: 0 is a mirror.
         metallic: 1 for a metal, 0 for anything else.
         bump: strength of the relief that follows the pattern, from 0 to 1.
@@ -88,9 +88,9 @@ class Thing:
         number: from 1.
         shape: its primitive.
         size: the name of its radius.
-        radius: of the circle on the ground that it stands in; `MARGIN` is kept between these circles.
-        scale: of the primitive, which is two units wide: the radius, and of a cube the radius over the root of 2.
-        position: of its centre; the height is the scale, so that it stands on the ground.
+        radius: the circle's on the ground that it stands in; `MARGIN` is kept between these circles.
+        scale: the primitive's, which is two units wide: the radius, and of a cube the radius over the root of 2.
+        position: its centre; the height is the scale, so that it stands on the ground.
         yaw_degrees: its turn about the vertical.
         material: its surface.
     """
@@ -111,7 +111,7 @@ class Lamp:
 
     Attributes:
         name: its part in the three-point lighting.
-        position: of its centre.
+        position: its centre.
         watts: its power.
         side: its width.
         colour: linear RGB.
@@ -137,7 +137,7 @@ class Scene:
     """One scene.
 
     Attributes:
-        seed: of the set.
+        seed: the set's.
         number: within the set, from 0.
         attempt: how many drawings came before this one.
         objects: as many as the mask has numbers.
@@ -163,8 +163,8 @@ def drawings(
     They depend on the arguments alone, so that more scenes can be added to a set.
 
     Args:
-        seed: of the set, not negative.
-        number: of the scene, not negative.
+        seed: the set's, not negative.
+        number: the scene's, not negative.
         shapes: to choose from.
         textures: names of pictures to choose from; made-up patterns where there is none.
     """
