@@ -154,3 +154,19 @@ def test_the_verb(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert "contradicted" in capsys.readouterr().out
     assert main(["compare", "resnet", "--claims", "--format", "markdown", "--runs", str(tmp_path)]) == 0
     assert "| claim | source | verdict | evidence |" in capsys.readouterr().out
+
+
+def test_a_comparison_stands_beside_what_needs_no_network(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """MathQA's nearest training problem, as committed: better than every network of the table."""
+    assert main(["compare", "text2math", "--json", "--runs", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    (row,) = (
+        row for row in rows
+        if (row["experiment"], row["cell"], row["metric"], row["split"], row["source"])
+        == ("architectures", "lstm_attn", "execution", "test", "course report")
+    )  # fmt: skip
+    assert row["baseline"] == pytest.approx(83.48, abs=0.01)
+    assert "nearest training problem" in row["baseline_name"]
+    assert (row["margin"], row["proxy"]) == (1.5, "")
+    assert {"study", "published", "ours", "interval", "seeds", "scale", "verdict", "protocol", "runs"} <= set(row)
+    assert not any(row["verdict"] in ("matches", "exceeds") for row in rows if len(row["seeds"]) < 3)

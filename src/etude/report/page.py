@@ -22,8 +22,8 @@ from etude.draw import svg
 from etude.draw.pictures import Picture, read_picture
 from etude.report.claims import Judgement, judgements
 from etude.report.prose import Readme
-from etude.report.reference import Comparison, compare, read_reference
-from etude.report.results import Run, comparisons, faults, find_runs, read_run
+from etude.report.reference import Comparison
+from etude.report.results import Run, compared, comparisons, faults, find_runs, read_run
 from etude.report.verdict import VERDICTS
 from etude.runs.text import code, escaped, fence
 
@@ -147,7 +147,7 @@ def of_run(path: Path) -> Report:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     summaries = {} if run.summary is None else {run.name: run.summary}
-    rows = compare(study.name, read_reference(study.folder / "reference.toml"), summaries)
+    rows = compared(study, summaries, [])
     rows = [row for row in rows if row.ours is not None]
     readme = Readme(study.folder / "README.md")
     part = _part(run, study, f"{study.name}-run", _BROAD)

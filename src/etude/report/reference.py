@@ -108,6 +108,8 @@ class Comparison:
     better: Literal["higher", "lower"] = "higher"
     place: Place | Literal[""] = ""
     """Where our mean lies: better by more than the margin, within it, or worse."""
+    variant: str = ""
+    """The data of our runs."""
     proxy: str = ""
     """What stands for what, where the runs are not of the source's kind."""
     baseline: float | None = None
@@ -202,7 +204,7 @@ def _compare(
         "study": study, "experiment": number.experiment, "cell": number.cell, "metric": number.metric,
         "split": number.split, "published": number.value, "source": number.source, "unit": number.unit,
         "margin": reference.margin[number.metric], "published_protocol": number.protocol,
-        "uncertainty": number.uncertainty, "better": number.better,
+        "uncertainty": number.uncertainty, "better": number.better, "variant": number.variant,
     }  # fmt: skip
     if not group:
         return Comparison(**about, ours=None, interval=None, seeds=(), scale=None, verdict="not run")
@@ -212,7 +214,8 @@ def _compare(
     scale: Scale = group[0].summary["scale"]
     counted = () if scale == "smoke" else values
     return Comparison(
-        **about, ours=mean, interval=None if width is None else (mean - width, mean + width),
+        **about | {"variant": group[0].row["variant"]}, ours=mean,
+        interval=None if width is None else (mean - width, mean + width),
         seeds=tuple(sorted(found.summary["seed"] for found in group)), scale=scale,
         verdict=judge(counted, number.value, about["margin"], number.better, proxy=bool(why)),
         place=place(mean, number.value, about["margin"], number.better), proxy=why,

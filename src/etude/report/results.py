@@ -1,7 +1,7 @@
 """Where runs are found, finished or not, and their comparison with the published numbers."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Study
 from etude.core.summary import broken_summaries, read_summaries, read_summary
 from etude.draw.metrics import read_metrics
-from etude.report.baselines import broken_baselines
+from etude.report.baselines import best_baseline, broken_baselines
 from etude.report.reference import Comparison, compare, read_reference
 
 Status = Literal["finished", "still going", "interrupted"]
@@ -37,11 +37,16 @@ def summaries(study: Study, runs: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 def comparisons(studies: Sequence[Study], runs: Sequence[Path]) -> list[Comparison]:
     """Each published number of some studies beside the committed and local runs."""
-    return [
-        row
-        for study in studies
-        for row in compare(study.name, read_reference(study.folder / "reference.toml"), summaries(study, runs))
-    ]
+    return [row for study in studies for row in compared(study, summaries(study, runs), runs)]
+
+
+def compared(study: Study, summaries: Mapping[str, dict[str, Any]], runs: Sequence[Path]) -> list[Comparison]:
+    """Each published number of a study beside some of its runs, and the best method without a network."""
+    rows: list[Comparison] = []
+    for row in compare(study.name, read_reference(study.folder / "reference.toml"), summaries):
+        best = best_baseline(study.name, row.metric, row.split, row.cell, row.variant, runs, row.experiment)
+        rows.append(row if best is None else replace(row, baseline=best.value, baseline_name=best.name))
+    return rows
 
 
 def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:

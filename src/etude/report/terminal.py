@@ -45,6 +45,8 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
                 "seeds": row.seeds,
                 "scale": row.scale,
                 "verdict": row.told,
+                "margin": f"{row.margin:g}",
+                "without learning": "" if row.baseline is None else f"{row.baseline:.4g} ({row.baseline_name})",
             }
         )
     show(table)
