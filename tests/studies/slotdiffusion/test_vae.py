@@ -20,6 +20,7 @@ from torch.distributions import Normal, kl_divergence
 from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.errors import UserError
 from etude.studies.slotdiffusion import vae as module
+from etude.studies.slotdiffusion import vae_files
 from etude.studies.slotdiffusion.vae import VAE, Attention, Codebook, ResidualBlock, kl_loss, vq_loss
 from etude.studies.slotdiffusion.vae_files import load_vae
 
@@ -60,6 +61,12 @@ def peer(kind: str, channels: tuple[int, ...] = (8, 16, 16), groups: int = 4, **
         block_out_channels=channels, latent_channels=3, norm_num_groups=groups,
         **({"layers_per_block": 2} | given_options | options),
     ))  # fmt: skip
+
+
+def grouped(monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    """Norms of so many groups, for networks too narrow for 32."""
+    monkeypatch.setattr(module, "GROUPS", groups)
+    monkeypatch.setitem(vae_files._SETTINGS, "norm_num_groups", groups)
 
 
 def fault(act: Callable[[], Any], *said: str) -> str:
@@ -149,9 +156,12 @@ def test_shapes(kind: Any, multipliers: tuple[int, ...], stride: int) -> None:
 
 
 @pytest.mark.parametrize(("in_channels", "channels", "groups"), [(8, 8, 4), (8, 12, 2), (32, 32, 32)])
-def test_a_residual_block_is_diffusers(in_channels: int, channels: int, groups: int) -> None:
+def test_a_residual_block_is_diffusers(
+    in_channels: int, channels: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped(monkeypatch, groups)
     torch.manual_seed(0)
-    ours = stir(ResidualBlock(in_channels, channels, groups))
+    ours = stir(ResidualBlock(in_channels, channels))
     theirs = ResnetBlock2D(
         in_channels=in_channels, out_channels=channels, temb_channels=None, groups=groups, eps=1e-6
     )  # fmt: skip
@@ -165,9 +175,10 @@ def test_a_residual_block_is_diffusers(in_channels: int, channels: int, groups: 
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_attention_is_diffusers(layout: torch.memory_format) -> None:
+def test_the_attention_is_diffusers(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped(monkeypatch, 4)
     torch.manual_seed(0)
-    ours = stir(Attention(16, 4))
+    ours = stir(Attention(16))
     theirs = TheirAttention(
         16, heads=1, dim_head=16, eps=1e-6, norm_num_groups=4, residual_connection=True, bias=True,
         _from_deprecated_attn_block=True,
@@ -188,7 +199,7 @@ def test_the_attention_is_diffusers(layout: torch.memory_format) -> None:
 
 
 def test_groups_fall_back_where_they_do_not_divide() -> None:
-    assert [norm.groups for norm in (module._norm(c, 32) for c in (32, 64, 48, 8, 3))] == [32, 32, 24, 4, 1]
+    assert [norm.groups for norm in (module._norm(c) for c in (32, 64, 48, 8, 3))] == [32, 32, 24, 4, 1]
 
 
 # --- the two forms ---
@@ -196,7 +207,8 @@ def test_groups_fall_back_where_they_do_not_divide() -> None:
 
 def test_kl_decodes_the_mean_or_a_draw() -> None:
     vae, images = tiny("kl"), pictures()
-    mean, log_variance = vae.moments(images)
+    _, named = vae(images)
+    mean, log_variance = named["mean"], named["log_variance"]
     torch.testing.assert_close(vae.encode(images), mean)
     plain, named = vae(images)
     torch.testing.assert_close(plain, vae.decode(mean))
@@ -212,7 +224,7 @@ def test_variances_are_held_within_bounds() -> None:
     vae = tiny("kl")
     with torch.no_grad():
         vae.quant_conv.bias[3:] = torch.tensor([-100.0, 0.0, 100.0])
-    _, log_variance = vae.moments(pictures())
+    log_variance = vae(pictures())[1]["log_variance"]
     assert (log_variance[:, 0] == -30).all()
     assert (log_variance[:, 2] == 20).all()
     assert (log_variance[:, 1].abs() < 20).all()
@@ -328,7 +340,10 @@ def test_the_loss_reaches_every_parameter(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"layers_per_block": 1, "channels": (8, 24), "groups": 8}])
 @torch.no_grad()
-def test_a_folder_of_diffusers_computes_the_same(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_of_diffusers_computes_the_same(
+    kind: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped(monkeypatch, options.get("groups", 4))
     theirs, images = peer(kind, **options), pictures()
     theirs.save_pretrained(tmp_path)
     before = torch.random.get_rng_state()
@@ -338,7 +353,8 @@ def test_a_folder_of_diffusers_computes_the_same(kind: str, options: dict[str, A
     z = ours.encode(images)
     found = theirs.encode(images)
     if kind == "kl":
-        mean, log_variance = ours.moments(images)
+        _, named = ours(images)
+        mean, log_variance = named["mean"], named["log_variance"]
         torch.testing.assert_close(mean, found.latent_dist.mean, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(log_variance, found.latent_dist.logvar, atol=1e-5, rtol=1e-5)
     else:
@@ -349,7 +365,8 @@ def test_a_folder_of_diffusers_computes_the_same(kind: str, options: dict[str, A
     assert (ours.decode(z) - ours.decode(draw(*z.shape))).abs().max() > 0.01
 
 
-def test_the_older_names_of_diffusers_attention(tmp_path: Path) -> None:
+def test_the_older_names_of_diffusers_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped(monkeypatch, 4)
     peer("kl").save_pretrained(tmp_path)
     new = load_vae(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
@@ -392,46 +409,6 @@ def test_our_own_weights_are_read(half: bool, tmp_path: Path) -> None:
 
 
 # --- what is refused ---
-
-
-@pytest.mark.parametrize(
-    ("images", "said"),
-    [
-        (pictures() * 2 + 1, "[-1, 1], not in [-0."),
-        ((pictures() + 1) * 127.5, "x / 127.5 - 1"),
-        (pictures() - 0.01 - 1, "not in [-2"),
-        (pictures() / torch.tensor([1.0, 0.0, 1.0])[:, None, None] * 0, "not in [nan, nan]"),
-        (pictures()[:, :1], "[2, 1, 16, 24]"),
-        (pictures()[0], "[3, 16, 24]"),
-        (pictures().byte(), "torch.uint8"),
-        (pictures(2, 18, 16), "18 x 16: both sides must be multiples of 4"),
-        (pictures(2, 16, 18), "16 x 18"),
-        (pictures(2, 16, 0), "16 x 0"),
-    ],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_that_make_no_sense(kind: Any, images: Tensor, said: str) -> None:
-    vae = tiny(kind)
-    for act in [vae.encode] if kind == "vq" else [vae.encode, vae.moments]:
-        fault(lambda act=act: act(images), "images", said)
-
-
-@pytest.mark.parametrize("images", [pictures()[:, :1], pictures()[0], pictures().byte(), pictures(2, 18, 16)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_looks_at_shapes_alone(kind: Any, images: Tensor) -> None:
-    """Not at values: that would wait for the device in every step."""
-    fault(lambda: tiny(kind)(images), "images")
-    tiny(kind)(pictures() * 2)
-
-
-def test_rounding_beyond_the_range_is_let_pass() -> None:
-    tiny().encode(pictures().sign() * 1.0009)
-    fault(lambda: tiny().encode(pictures().sign() * 1.002), "[-1.002, 1.002]")
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (3, 4, 4), (2, 12)])
-def test_latents_of_another_shape(shape: tuple[int, ...]) -> None:
-    fault(lambda: tiny().decode(torch.zeros(shape)), f"[B, 3, h, w], not {list(shape)}")
 
 
 def saved(path: Path, change: Callable[[dict[str, Any]], Any], kind: str = "kl") -> Path:
@@ -514,17 +491,20 @@ def folder(path: Path, kind: str = "kl", change: dict[str, Any] | None = None, *
         ({"_class_name": None}, ["of the class None"]),
         ({"_class_name": ["AutoencoderKL"]}, ["of the class ['AutoencoderKL']"]),
         ({"_class_name": "VQModel"}, ["it lacks quantize.embedding.weight"]),
-        ({"norm_num_groups": 0}, ["norm_num_groups 0"]),
-        ({"norm_num_groups": "4"}, ["norm_num_groups '4'"]),
+        ({"norm_num_groups": 16}, ["norm_num_groups 16: only 4"]),
         ({"act_fn": "relu"}, ["act_fn 'relu': only 'silu'"]),
         ({"norm_type": "spatial"}, ["norm_type 'spatial'"]),
     ],
 )
-def test_a_config_of_something_else(change: dict[str, Any], said: list[str], tmp_path: Path) -> None:
+def test_a_config_of_something_else(
+    change: dict[str, Any], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped(monkeypatch, 4)
     fault(lambda: load_vae(folder(tmp_path, change=change)), *said)
 
 
-def test_a_folder_without_its_files(tmp_path: Path) -> None:
+def test_a_folder_without_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped(monkeypatch, 4)
     fault(lambda: load_vae(tmp_path), "has no config.json", "often vae")
     for text in ("{", "[1]"):
         (tmp_path / "config.json").write_text(text)
@@ -534,11 +514,13 @@ def test_a_folder_without_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"])
-def test_parts_of_diffusers_that_are_not_there(name: str, tmp_path: Path) -> None:
+def test_parts_of_diffusers_that_are_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped(monkeypatch, 4)
     fault(lambda: load_vae(folder(tmp_path, **{name: False})), f"has {name} False: only True is supported")
 
 
-def test_attention_within_diffusers_levels(tmp_path: Path) -> None:
+def test_attention_within_diffusers_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grouped(monkeypatch, 4)
     theirs = AutoencoderKL(
         down_block_types=("AttnDownEncoderBlock2D",), up_block_types=("AttnUpDecoderBlock2D",),
         block_out_channels=(8,), norm_num_groups=4,

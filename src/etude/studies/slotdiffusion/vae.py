@@ -20,13 +20,12 @@ D latent channels, M = B h w latent vectors, K codes.
 """
 
 from collections import OrderedDict
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from etude.core.errors import UserError
 from etude.nn.fast_norms import GroupNorm
 from etude.nn.norms import choose_groups
 
@@ -34,18 +33,18 @@ Kind = Literal["kl", "vq"]
 LOG_VARIANCES = (-30.0, 20.0)
 """What the logarithms of variances are held between, as in the authors' code."""
 GROUPS = 32
+"""The groups of channels that are normalised together; fewer where that many do not divide a layer's channels."""
 BETA = 0.25
 """The weight of the commitment (van den Oord et al. 2017, section 3.2)."""
-_TOLERANCE = 1e-3
 _DISTANCES = 1 << 22
 """How many distances to codes are held at a time: 16 MiB."""
 
 
-def _norm(channels: int, groups: int) -> GroupNorm:
-    norm = GroupNorm(channels, choose_groups(channels, groups), eps=1e-6)
-    if channels % groups == 0:
+def _norm(channels: int) -> GroupNorm:
+    norm = GroupNorm(channels, choose_groups(channels, GROUPS), eps=1e-6)
+    if channels % GROUPS == 0:
         # Ours leaves two channels or more in a group; published weights were not always trained so.
-        norm.groups = groups
+        norm.groups = GROUPS
     return norm
 
 
@@ -59,11 +58,11 @@ class ResidualBlock(nn.Module):
     Shape: ``[B, in_channels, H, W]`` -> ``[B, channels, H, W]``.
     """
 
-    def __init__(self, in_channels: int, channels: int, groups: int = GROUPS) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.norm1 = _norm(in_channels, groups)
+        self.norm1 = _norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = _norm(channels, groups)
+        self.norm2 = _norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.nin_shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
 
@@ -79,9 +78,9 @@ class Attention(nn.Module):
     Shape: ``[B, C, H, W]`` -> the same.
     """
 
-    def __init__(self, channels: int, groups: int = GROUPS) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels, groups)
+        self.norm = _norm(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -128,16 +127,16 @@ class Upsample(nn.Module):
         return self.conv(functional.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
 
 
-def _blocks(in_channels: int, channels: int, number: int, groups: int) -> nn.Sequential:
+def _blocks(in_channels: int, channels: int, number: int) -> nn.Sequential:
     befores = [in_channels] + [channels] * (number - 1)
-    return nn.Sequential(*(ResidualBlock(before, channels, groups) for before in befores))
+    return nn.Sequential(*(ResidualBlock(before, channels) for before in befores))
 
 
-def _middle(channels: int, groups: int) -> nn.Sequential:
+def _middle(channels: int) -> nn.Sequential:
     return _named(
-        block_1=ResidualBlock(channels, channels, groups),
-        attn_1=Attention(channels, groups),
-        block_2=ResidualBlock(channels, channels, groups),
+        block_1=ResidualBlock(channels, channels),
+        attn_1=Attention(channels),
+        block_2=ResidualBlock(channels, channels),
     )
 
 
@@ -150,20 +149,19 @@ class Encoder(nn.Sequential):
         channels: of each level.
         out_channels: of the result.
         num_blocks: in a level.
-        groups: of the norms.
     """
 
-    def __init__(self, channels: tuple[int, ...], out_channels: int, num_blocks: int = 2, groups: int = GROUPS) -> None:
+    def __init__(self, channels: tuple[int, ...], out_channels: int, num_blocks: int = 2) -> None:
         last = len(channels) - 1
         levels: list[nn.Module] = []
         for place, (before, after) in enumerate(zip((channels[0], *channels[:-1]), channels, strict=True)):
-            block = _blocks(before, after, num_blocks, groups)
+            block = _blocks(before, after, num_blocks)
             levels.append(_named(block=block) if place == last else _named(block=block, downsample=Downsample(after)))
         parts = {
             "conv_in": nn.Conv2d(3, channels[0], 3, padding=1),
             "down": nn.Sequential(*levels),
-            "mid": _middle(channels[-1], groups),
-            "norm_out": _norm(channels[-1], groups),
+            "mid": _middle(channels[-1]),
+            "norm_out": _norm(channels[-1]),
             "act": nn.SiLU(),
             "conv_out": nn.Conv2d(channels[-1], out_channels, 3, padding=1),
         }
@@ -179,18 +177,17 @@ class Decoder(nn.Module):
         channels: of each level, in the encoder's order.
         in_channels: of the latents.
         num_blocks: in a level of the encoder.
-        groups: of the norms.
     """
 
-    def __init__(self, channels: tuple[int, ...], in_channels: int, num_blocks: int = 2, groups: int = GROUPS) -> None:
+    def __init__(self, channels: tuple[int, ...], in_channels: int, num_blocks: int = 2) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, channels[-1], 3, padding=1)
-        self.mid = _middle(channels[-1], groups)
+        self.mid = _middle(channels[-1])
         self.up = nn.ModuleList()
         for place, (before, after) in enumerate(zip((*channels[1:], channels[-1]), channels, strict=True)):
-            block = _blocks(before, after, num_blocks + 1, groups)
+            block = _blocks(before, after, num_blocks + 1)
             self.up.append(_named(block=block, upsample=Upsample(after)) if place else _named(block=block))
-        self.norm_out = _norm(channels[0], groups)
+        self.norm_out = _norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, z_BDhw: Tensor) -> Tensor:
@@ -201,19 +198,16 @@ class Decoder(nn.Module):
 
 
 class Quantized(NamedTuple):
-    """What a codebook makes of latents.
-
-    Attributes:
-        z_BDhw: the nearest codes; its gradient is that of the latents.
-        codes_Bhw: which they are, int64.
-        codebook: mean square of codes minus latents; moves the codes.
-        commitment: the same value; moves the latents.
-    """
+    """What a codebook makes of latents."""
 
     z_BDhw: Tensor
+    """The nearest codes; their gradient is that of the latents."""
     codes_Bhw: Tensor
+    """The numbers of those codes, int64."""
     codebook: Tensor
+    """The mean square of codes minus latents; it moves the codes."""
     commitment: Tensor
+    """The same value; it moves the latents."""
 
 
 class Codebook(nn.Module):
@@ -231,7 +225,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, z_MD: Tensor) -> Tensor:
-        """Which code is nearest to each vector, int64 ``[M]``; the first of equally near ones.
+        """The code that is nearest to each vector, int64 ``[M]``; the first of equally near ones.
 
         A vector's own square is the same for all codes. Leaving it out also keeps differences between codes that are
         small beside it.
@@ -268,66 +262,38 @@ class VAE(nn.Module):
         latent_channels: D.
         num_codes: K, for ``vq``.
         num_blocks: residual blocks in a level of the encoder; the decoder has one more.
-        groups: of channels that are normalised together; fewer where that many do not divide a layer's channels.
     """
 
     def __init__(
         self, kind: Kind = "kl", *, width: int = 64, multipliers: tuple[int, ...] = (1, 2, 4), latent_channels: int = 3,
-        num_codes: int = 8192, num_blocks: int = 2, groups: int = GROUPS,
+        num_codes: int = 8192, num_blocks: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
-        assert kind in get_args(Kind), kind
         self.kind: Kind = kind
         self.latent_channels = latent_channels
         self.stride = 1 << len(multipliers) - 1
         channels = tuple(width * multiplier for multiplier in multipliers)
         encoded = 2 * latent_channels if kind == "kl" else latent_channels
-        self.encoder = Encoder(channels, encoded, num_blocks, groups)
-        self.decoder = Decoder(channels, latent_channels, num_blocks, groups)
+        self.encoder = Encoder(channels, encoded, num_blocks)
+        self.decoder = Decoder(channels, latent_channels, num_blocks)
         self.quant_conv = nn.Conv2d(encoded, encoded, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         if kind == "vq":
             self.quantize = Codebook(num_codes, latent_channels)
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Latents ``[B, D, h, w]``: the mean with ``kl``; with ``vq`` what the codebook has not yet rounded.
+        """Latents ``[B, D, h, w]`` of pictures ``[B, 3, H, W]``, whose sides are multiples of the stride.
 
-        Args:
-            images_BCHW: ``[B, 3, H, W]`` in [-1, 1], both sides multiples of the stride.
-
-        Raises:
-            UserError: another shape or range.
+        With ``kl`` they are the mean, with ``vq`` what the codebook has not yet rounded.
         """
-        self._check(images_BCHW)
-        z = self._encoded(images_BCHW)
+        z = self.quant_conv(self.encoder(images_BCHW))
         return z.chunk(2, 1)[0] if self.kind == "kl" else z
 
-    def _encoded(self, images_BCHW: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(images_BCHW))
-
-    def moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """With ``kl``: the mean and the logarithm of the variance, ``[B, D, h, w]`` each. Raises as `encode` does."""
-        assert self.kind == "kl", "only kl has a distribution"
-        self._check(images_BCHW)
-        return self._moments(images_BCHW)
-
-    def _moments(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        mean_BDhw, log_variance_BDhw = self._encoded(images_BCHW).chunk(2, 1)
-        return mean_BDhw, log_variance_BDhw.clamp(*LOG_VARIANCES)
-
     def decode(self, z_BDhw: Tensor, *, quantize: bool = True) -> Tensor:
-        """Pictures ``[B, 3, H, W]`` of latents; not held to [-1, 1].
+        """Pictures ``[B, 3, H, W]`` of latents ``[B, D, h, w]``; not held to [-1, 1].
 
-        Args:
-            z_BDhw: latents.
-            quantize: with ``vq``, whether the nearest codes take the latents' place first; leave it so but for latents
-                that are codes already.
-
-        Raises:
-            UserError: another number of channels or dimensions.
+        With ``vq`` the nearest codes take the latents' place first; ``quantize`` is off for latents that are codes.
         """
-        if z_BDhw.ndim != 4 or z_BDhw.shape[1] != self.latent_channels:
-            raise UserError(f"latents must be [B, {self.latent_channels}, h, w], not {list(z_BDhw.shape)}")
         if self.kind == "vq" and quantize:
             z_BDhw = self.quantize(z_BDhw).z_BDhw
         return self.decoder(self.post_quant_conv(z_BDhw))
@@ -336,43 +302,25 @@ class VAE(nn.Module):
         """Reconstructions, and what the loss needs by name.
 
         Args:
-            images_BCHW: see `encode`; whether they are in [-1, 1] is not looked at, for in training that would wait for
-                the device in every step.
+            images_BCHW: see `encode`.
             noise_BDhw: standard normal, for ``kl`` only; None: the mean is decoded.
 
         Returns:
             Pictures ``[B, 3, H, W]``; with ``kl`` ``mean``, ``log_variance`` and ``z``, the latents that were decoded;
             with ``vq`` ``z`` before rounding, ``codes`` ``[B, h, w]``, and the scalars ``codebook`` and ``commitment``.
         """
-        self._check_shape(images_BCHW)
+        z_BDhw = self.quant_conv(self.encoder(images_BCHW))
         if self.kind == "vq":
-            assert noise_BDhw is None, "vq draws nothing"
-            z_BDhw = self._encoded(images_BCHW)
             found = self.quantize(z_BDhw)
             named = {"z": z_BDhw, "codes": found.codes_Bhw}
             named |= {"codebook": found.codebook, "commitment": found.commitment}
             return self.decode(found.z_BDhw, quantize=False), named
-        mean_BDhw, log_variance_BDhw = self._moments(images_BCHW)
+        mean_BDhw, log_variance_BDhw = z_BDhw.chunk(2, 1)
+        log_variance_BDhw = log_variance_BDhw.clamp(*LOG_VARIANCES)
         z_BDhw = mean_BDhw
         if noise_BDhw is not None:
             z_BDhw = mean_BDhw + (log_variance_BDhw / 2).exp() * noise_BDhw
         return self.decode(z_BDhw), {"mean": mean_BDhw, "log_variance": log_variance_BDhw, "z": z_BDhw}
-
-    def _check_shape(self, images: Tensor) -> None:
-        shape, stride = list(images.shape), self.stride
-        if images.ndim != 4 or shape[1] != 3 or not images.is_floating_point():
-            raise UserError(f"images must be [B, 3, H, W] of floating-point values, not {shape} of {images.dtype}")
-        if shape[2] % stride or shape[3] % stride or not shape[2] * shape[3]:
-            raise UserError(f"images of {shape[2]} x {shape[3]}: both sides must be multiples of {stride}, crop them")
-
-    def _check(self, images: Tensor) -> None:
-        self._check_shape(images)
-        if not len(images):
-            return
-        low, high = torch.stack(torch.aminmax(images.detach())).tolist()
-        # So written that NaN is refused.
-        if not (low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE):
-            raise UserError(f"images must be in [-1, 1], not in [{low:g}, {high:g}]: bytes are mapped by x / 127.5 - 1")
 
 
 def kl_loss(mean_BDhw: Tensor, log_variance_BDhw: Tensor) -> Tensor:
@@ -384,9 +332,9 @@ def kl_loss(mean_BDhw: Tensor, log_variance_BDhw: Tensor) -> Tensor:
     return nats.flatten(1).sum(1).mean()
 
 
-def vq_loss(codebook: Tensor, commitment: Tensor, beta: float = BETA) -> Tensor:
+def vq_loss(codebook: Tensor, commitment: Tensor) -> Tensor:
     """The codebook's term and beta times the commitment (van den Oord et al. 2017, equation 3).
 
     The code that VQ-f4 was trained with has beta on the other term, by what its authors call a bug.
     """
-    return codebook + beta * commitment
+    return codebook + BETA * commitment

@@ -16,23 +16,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from etude.core.checkpoint import Checkpoints, load_weights, read_weights
+from etude.core.checkpoint import Checkpoints, read_weights
 from etude.core.errors import UserError
 from etude.core.files import read_json
-from etude.nn.fast_norms import GroupNorm
 from etude.studies.slotdiffusion.study import UNTRAINED, VAEConfig
 from etude.studies.slotdiffusion.vae import GROUPS, VAE, Kind
 
-_FIRST = "encoder.conv_in.weight"
-_CODES = "quantize.embedding.weight"
+_FIRST, _CODES = "encoder.conv_in.weight", "quantize.embedding.weight"
 _PREFIXES = ("", "first_stage_model.", "model.", "vae.")
 _NOT_OURS = ("loss.", "model_ema.")
 _INNER_ATTENTION = re.compile(r"\.(down|up)(_blocks)?\.\d+\.(attn|attentions)\.")
-_CONFIG, _FOLDER_WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _CLASSES: dict[str, Kind] = {"AutoencoderKL": "kl", "VQModel": "vq"}
 _SETTINGS = {
-    "act_fn": "silu", "norm_type": "group", "mid_block_add_attention": True, "use_quant_conv": True,
-    "use_post_quant_conv": True,
+    "act_fn": "silu", "norm_type": "group", "norm_num_groups": GROUPS, "mid_block_add_attention": True,
+    "use_quant_conv": True, "use_post_quant_conv": True,
 }  # fmt: skip
 # From diffusers' names to the authors'; the older names of its attention are the second ones.
 _RENAMED = (
@@ -85,64 +82,16 @@ def read_vae(vae: VAE, given: str) -> None:
         if step is None:
             raise UserError(f"{path} has no checkpoint: train it to its end first")
         path = checkpoints.weights(step)
-    if path.is_dir() and (path / "weights.safetensors").is_file():
+    if (path / "weights.safetensors").is_file():
         path = path / "weights.safetensors"
-    tensors = _ours(path) if path.suffix == ".safetensors" else None
-    if tensors is not None:
-        theirs = {k.removeprefix("vae."): v.shape for k, v in tensors.items() if k.startswith("vae.")}
-        if not theirs:
-            raise UserError(f"{path} holds no autoencoder: give weights.safetensors of a run's checkpoint")
-        _check_sizes(vae, theirs, path)
-        load_weights({"vae": vae}, tensors, path)
-        return
-    found = load_vae(path)
-    state = found.state_dict()
-    _check_sizes(vae, {name: value.shape for name, value in state.items()}, path)
-    if _groups(found) != _groups(vae):
-        # Weights of any grouping have the same shapes.
-        raise UserError(f"{path} has norms of other groups than {GROUPS}, which is not supported here")
+    state, sizes = _read(path)
+    if {key: value.shape for key, value in state.items()} != _shapes(vae):
+        told = {name: getattr(sizes, name) for name in ("kind", "width", "multipliers", "channels", "blocks")}
+        told |= {"multipliers": " ".join(map(str, sizes.multipliers))}
+        told |= {"codes": sizes.codes} if sizes.kind == "vq" else {}
+        flags = " ".join(f"--vae.{name} {value}" for name, value in told.items())
+        raise UserError(f"{path} is an autoencoder of other sizes: give {flags}")
     vae.load_state_dict(state)
-
-
-def _ours(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a weights file of this study; None of a file that etude did not write."""
-    try:
-        tensors, header = read_weights(path)
-    except UserError:
-        return None
-    if header.study != "slotdiffusion":
-        raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of 'slotdiffusion'")
-    return tensors
-
-
-def _check_sizes(vae: VAE, theirs: Mapping[str, torch.Size], path: Path) -> None:
-    """Refuse tensors of other sizes, and name the flags that would do."""
-    if theirs == {name: value.shape for name, value in vae.state_dict().items()}:
-        return
-
-    def number(name: str, dim: int = 0) -> int:
-        return theirs[name][dim] if name in theirs else 0
-
-    width = number("encoder.conv_in.weight")
-    firsts = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(len(theirs))]
-    codes = number("quantize.embedding.weight")
-    told = {
-        "kind": "vq" if codes else "kl",
-        "width": width,
-        "multipliers": " ".join(str(number(name) // max(width, 1)) for name in firsts if name in theirs),
-        "channels": number("decoder.conv_in.weight", 1),
-        "blocks": sum(f"encoder.down.0.block.{block}.conv1.weight" in theirs for block in range(len(theirs))),
-    }
-    told |= {"codes": codes} if codes else {}
-    flags = " ".join(f"--vae.{name} {value}" for name, value in told.items())
-    raise UserError(f"{path} is an autoencoder of other sizes: give {flags}")
-
-
-def _groups(vae: VAE) -> list[int]:
-    return [module.groups for module in vae.modules() if isinstance(module, GroupNorm)]
-
-
-# --- files of others ---
 
 
 def load_vae(path: Path | str) -> VAE:
@@ -157,20 +106,40 @@ def load_vae(path: Path | str) -> VAE:
         UserError: no such file, one that holds code or is broken, keys that are missing or unknown, other shapes, and
             what is not supported: attention within levels, none in the middle, other classes of diffusers.
     """
-    path = Path(path)
+    state, sizes = _read(Path(path))
+    # Nothing is drawn, nor held twice.
+    with torch.device("meta"):
+        vae = build_vae(sizes)
+    form = {"dtype": torch.float32, "copy": True, "memory_format": torch.contiguous_format}
+    vae.load_state_dict({key: tensor.detach().to("cpu", **form) for key, tensor in state.items()}, assign=True)
+    return vae
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], VAEConfig]:
+    """The tensors of a file or a folder under the names of vae.py, and the sizes that they have."""
+    kind: Kind | None = None
     if path.is_dir():
-        return _load_folder(path)
-    if not path.is_file():
+        state, kind = _read_folder(path)
+    elif not path.is_file():
         raise UserError(f"no autoencoder at {path}: give a .pth, .ckpt or .safetensors file, or a folder of diffusers")
-    read: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if isinstance(read, Mapping) and isinstance(read.get("state_dict"), Mapping):
-        read = read["state_dict"]
-    if not isinstance(read, Mapping):
-        raise UserError(f"{path} holds a {type(read).__name__}, not a state dict: save model.state_dict()")
-    state = {str(key): value for key, value in read.items()}
-    prefix = next((prefix for prefix in _PREFIXES if prefix + _FIRST in state), "")
-    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return _build(state, path)
+    else:
+        read: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if isinstance(read, Mapping) and isinstance(read.get("state_dict"), Mapping):
+            read = read["state_dict"]
+        if not isinstance(read, Mapping):
+            raise UserError(f"{path} holds a {type(read).__name__}, not a state dict: save model.state_dict()")
+        state = {str(key): value for key, value in read.items()}
+        prefix = next((prefix for prefix in _PREFIXES if prefix + _FIRST in state), "")
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = {key: value for key, value in state.items() if not key.startswith(_NOT_OURS)}
+    if _FIRST not in state:
+        raise UserError(f"{path} holds no autoencoder of latent diffusion: it lacks {_FIRST}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            raise UserError(f"{path} has no floating-point tensor at {key}: keep only the state dict in it")
+        if _INNER_ATTENTION.search(key):
+            raise UserError(f"{path} has attention within a level ({key}), which is not supported: only in the middle")
+    return state, _sizes(state, path, kind)
 
 
 def _read_torch(path: Path) -> Any:
@@ -190,6 +159,13 @@ def _read_torch(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        _, header = read_weights(path)
+    except UserError:
+        # Not a file of etude's own.
+        header = None
+    if header is not None and header.study != "slotdiffusion":
+        raise UserError(f"{path} is a checkpoint of the study '{header.study}', not of 'slotdiffusion'")
+    try:
         return cast(Any, safetensors.torch).load_file(str(path))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: save with safe_serialization=True, in one piece") from error
@@ -197,11 +173,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is truncated or not a safetensors file ({error}): copy it again") from error
 
 
-def _load_folder(folder: Path) -> VAE:
-    """A folder of diffusers."""
-    path = folder / _CONFIG
+def _read_folder(folder: Path) -> tuple[dict[str, Tensor], Kind]:
+    """The tensors of a folder of diffusers under the authors' names, and the kind of autoencoder."""
+    path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder} has no {_CONFIG}: give the folder of the autoencoder itself, often vae or vqvae")
+        raise UserError(f"{folder} has no {path.name}: give the folder of the autoencoder itself, often vae or vqvae")
     config = read_json(path)
     met = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
     # A list: what stands there may have no hash.
@@ -210,15 +186,7 @@ def _load_folder(folder: Path) -> VAE:
     for name, wanted in _SETTINGS.items():
         if config.get(name, wanted) != wanted:
             raise UserError(f"{path} has {name} {config[name]!r}: only {wanted!r} is supported")
-    groups = config.get("norm_num_groups", GROUPS)
-    if not isinstance(groups, int) or groups < 1:
-        raise UserError(f"{path} has norm_num_groups {groups!r}: give a number of 1 or more")
-    weights = folder / _FOLDER_WEIGHTS
-    return _build(_rename(_read_safetensors(weights)), weights, kind=_CLASSES[met], groups=groups)
-
-
-def _rename(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under diffusers' names as tensors under the authors'."""
+    theirs = _read_safetensors(folder / "diffusion_pytorch_model.safetensors")
     ups = [re.match(r"decoder\.up_blocks\.(\d+)\.", key) for key in theirs]
     last = max((int(match[1]) for match in ups if match), default=0)
     ours: dict[str, Tensor] = {}
@@ -230,17 +198,11 @@ def _rename(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if _ATTENTION_WEIGHT.search(key) and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]
         ours[key] = tensor
-    return ours
+    return ours, _CLASSES[met]
 
 
-def _build(state: Mapping[str, Any], path: Path, *, kind: Kind | None = None, groups: int = GROUPS) -> VAE:
-    """The autoencoder of a state dict, its settings worked out from the shapes."""
-    state = {key: value for key, value in state.items() if not key.startswith(_NOT_OURS)}
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
-            raise UserError(f"{path} has no floating-point tensor at {key}: keep only the state dict in it")
-        if _INNER_ATTENTION.search(key):
-            raise UserError(f"{path} has attention within a level ({key}), which is not supported: only in the middle")
+def _sizes(state: Mapping[str, Tensor], path: Path, kind: Kind | None) -> VAEConfig:
+    """The settings of a state dict, worked out from its shapes; a `UserError` where no autoencoder has them."""
 
     def size(key: str, dim: int, ndim: int = 4) -> int:
         if key not in state:
@@ -252,40 +214,36 @@ def _build(state: Mapping[str, Any], path: Path, *, kind: Kind | None = None, gr
 
     level, block = "encoder.down.{}.block.0.conv1.weight", "encoder.down.0.block.{}.conv1.weight"
     levels = next(number for number in count() if level.format(number) not in state)
-    num_blocks = next(number for number in count() if block.format(number) not in state)
-    width, latent_channels = size(_FIRST, 0), size("decoder.conv_in.weight", 1)
-    channels = [size(level.format(number), 0) for number in range(max(levels, 1))]
-    if any(number % width for number in channels):
-        raise UserError(f"{path} has levels of {channels} channels: only multiples of the first layer's are supported")
-    multipliers = tuple(number // width for number in channels)
+    width, channels = size(_FIRST, 0), size("decoder.conv_in.weight", 1)
+    widths = [size(level.format(number), 0) for number in range(max(levels, 1))]
+    if any(wide % width for wide in widths):
+        raise UserError(f"{path} has levels of {widths} channels: only multiples of the first layer's are supported")
     kind = kind or ("vq" if _CODES in state else "kl")
-    num_codes = size(_CODES, 0, 2) if kind == "vq" else 1
-    # Nothing is drawn, nor held twice.
+    sizes = VAEConfig(
+        kind=kind, width=width, multipliers=tuple(wide // width for wide in widths), channels=channels,
+        blocks=next(number for number in count() if block.format(number) not in state),
+        codes=max(2, size(_CODES, 0, 2)) if kind == "vq" else 2,
+    )  # fmt: skip
     with torch.device("meta"):
-        vae = VAE(
-            kind, width=width, multipliers=multipliers, latent_channels=latent_channels, num_codes=num_codes,
-            num_blocks=num_blocks, groups=groups,
-        )  # fmt: skip
-    _check_fit({key: tensor.shape for key, tensor in vae.state_dict().items()}, state, path)
-    form = {"dtype": torch.float32, "copy": True, "memory_format": torch.contiguous_format}
-    vae.load_state_dict({key: tensor.detach().to("cpu", **form) for key, tensor in state.items()}, assign=True)
-    return vae
-
-
-def _check_fit(wanted: Mapping[str, torch.Size], state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a state dict of other keys or shapes."""
-    missing = [key for key in wanted if key not in state]
-    unknown = [key for key in state if key not in wanted]
-    differing = [
-        f"{key} {list(state[key].shape)} for {list(shape)}"
-        for key, shape in wanted.items()
-        if key in state and state[key].shape != shape
+        wanted = _shapes(build_vae(sizes))
+    kinds = {
+        "missing": [key for key in wanted if key not in state],
+        "unknown": [key for key in state if key not in wanted],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} for {list(shape)}"
+            for key, shape in wanted.items()
+            if key in state and state[key].shape != shape
+        ],
+    }
+    faults = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for what, keys in kinds.items()
+        if keys
     ]
-    kinds = {"missing": missing, "unknown": unknown, "of another shape": differing}
-    faults = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in kinds.items() if keys]
     if faults:
         raise UserError(f"{path} does not fit an autoencoder of latent diffusion; keys: {', '.join(faults)}")
+    return sizes
 
 
-def _few(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+def _shapes(vae: VAE) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in vae.state_dict().items()}
