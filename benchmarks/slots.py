@@ -23,10 +23,11 @@ from etude.core.config import LoopConfig
 from etude.core.files import write_json
 from etude.core.runtime import Runtime
 from etude.nn.pixels import prepare
+from etude.scenes.config import SceneBatch
 from etude.scenes.slot_attention import EPSILON, SlotAttention
 from etude.scenes.source import SceneConfig
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
-from etude.studies.slots.study import Batch, ModelConfig, OptimConfig, SlotsConfig
+from etude.studies.slots.study import ModelConfig, OptimConfig, SlotsConfig
 from etude.studies.slots.task import SlotsTask
 from side_by_side import ETUDE, Bar, Block, Side, interleave, lead, timed
 
@@ -152,7 +153,7 @@ def settings(quick: bool) -> SlotsConfig:
             broadcast=size, decoder_width=width, decoder_layers=3,
         ),
         data=SceneConfig(source="generated", most=100),
-        batch=Batch(size=4),
+        batch=SceneBatch(size=4),
         optim=OptimConfig(warmup=0, schedule="constant"),
         loop=LoopConfig(max_steps=10**9, device="cpu"),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from tests.studies.slots.common import draw
 from torch import Tensor
 
-from etude.scenes.scores import Scores, dead, sameness, score
+from etude.scenes.scores import Scores, dead, half_width, sameness, score
 
 SIDE = 40
 """Of 1,600 pixels a thousandth is more than one and less than two."""
@@ -91,8 +91,8 @@ def test_means_pass_over_what_has_no_number() -> None:
     assert means["a"] == 2.5
     assert math.isnan(means["b"])
     # Two values: their deviation is 3 / sqrt(2), and that of the mean 3 / 2.
-    assert found.half_width("a") == pytest.approx(1.96 * 1.5)
-    assert found.half_width("b") is None
+    assert half_width(found.of_image["a"]) == pytest.approx(1.96 * 1.5)
+    assert half_width(found.of_image["b"]) is None
 
 
 def test_a_batch_scores_as_its_images() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.scenes.page import SAMPLES, changed, looked, parsed, told
+from etude.scenes.page import SAMPLES, changed, looked, told
 from etude.serve.kit.site import SHIPPED, Site
 from etude.studies.slots.page import look, rebuilt
 from etude.studies.slots.predict import Options, predict
@@ -55,7 +55,7 @@ def test_changes_in_words():
 def test_changes_that_cannot_be_get_one_line(site: Site):
     alone = looked(look, site, SHIPPED, FIRST, None)
     with pytest.raises(UserError, match="needs a second picture: drop one beside the first"):
-        parsed(["move:1"], alone)
+        changed(["move:1"], alone)
     with pytest.raises(UserError, match="slot 1 was taken by an edit before it"):
         changed(["delete:1", "delete:1"], alone)
     with pytest.raises(UserError, match="leave a picture without a slot"):

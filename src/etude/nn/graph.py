@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.core import randomness
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.nn.pixels import StandardizedColours
@@ -25,8 +24,6 @@ OPSET = 20
 """The operators of every graph are those of ONNX 1.15, of the end of 2023."""
 TOLERANCE = 1e-4
 """The largest difference from PyTorch that is let through, as a share of an output's largest value or of 1."""
-SLOT_TOLERANCE = 1e-3
-"""The tolerance of slots: every iteration enlarges the rounding of the one before it."""
 LEVELS = 1
 """The tolerance of bytes: rounding may fall to either side."""
 
@@ -96,30 +93,6 @@ def classifier(model: StandardizedColours, size: int, *, free_size: bool) -> Gra
     example = pictures(3, size, size + 2 if free_size else size)
     outputs = ("logits", "probabilities")
     return Graph(Classifies(model), {"pictures": example}, outputs, about, {"pictures": free}, others)
-
-
-def smooth_pictures(count: int, height: int, width: int, draw: torch.Generator) -> Tensor:
-    """Bytes ``[N, H, W, 3]`` to check slots with: of white noise no slot wins a place, and rounding decides."""
-    coarse = torch.rand(count, 3, 4, 4, generator=draw)
-    fine = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
-    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-class FindsSlots(nn.Module):
-    """The base of graphs from pictures to slots, with the Gaussian start that `etude predict` draws under seed 0.
-
-    Shape suffixes: B pictures, K slots, S a slot's size.
-    """
-
-    def __init__(self, num_slots: int, slot_size: int) -> None:
-        super().__init__()
-        draw = randomness.generator(0, "predict/slots", 0)
-        self.noise_1KS: Tensor
-        self.register_buffer("noise_1KS", torch.randn(1, num_slots, slot_size, generator=draw))
-
-    def noise(self, pictures_BHWC: Tensor) -> Tensor:
-        """The same start ``[B, K, S]`` for each picture."""
-        return self.noise_1KS.expand(pictures_BHWC.shape[0], -1, -1)
 
 
 def require_onnx() -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Settings that studies of scenes share; loads no PyTorch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,6 +76,33 @@ class SceneMetricConfig:
     def __post_init__(self) -> None:
         for name in ("watched", "library"):
             require(getattr(self, name) >= 0, f"metric.{name}", "0 or more", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptim:
+    lr: float
+    """Adam's learning rate after the warm-up."""
+    warmup: int = 0
+    """Steps over which the rate rises from zero."""
+    schedule: str = "constant"
+    """cosine: down to zero."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0: any."""
+    noise_steps: int = 30_000
+    """Steps over which the noise of bilevel slots fades."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        for name in ("warmup", "clip", "noise_steps"):
+            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """The share of their largest value that the rates of a step, from 0, have."""
+        return self.shape(step, max_steps) * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
+
+    def shape(self, step: int, max_steps: int) -> float:
+        """The course of the rates without the warm-up."""
+        return (1 + math.cos(math.pi * step / max_steps)) / 2 if self.schedule == "cosine" else 1.0
 
 
 STARTS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What the tabs of slots and slotdiffusion share: one picture or two, what each slot holds, and changes of slots."""
+"""The tab of a study of scenes: one picture or two, what each slot holds, and changes of slots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from etude.core.errors import UserError
 from etude.data.images import read_image
 from etude.scenes.source import SAMPLE
 from etude.serve.kit.markup import Tile, box, percent, tiles
-from etude.serve.kit.site import Site, answering, current_tab, first_look, picture, read, samples
+from etude.serve.kit.site import SHIPPED, Site, answering, current_tab, first_look, picture, read, samples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etude.scenes.edits import Edit
+    from etude.scenes.prediction import ScenePainter
 
 SAMPLES = SAMPLE.parent
 _EXAMPLES = ((3, 0, 7, 1, 4), (5, 8, 2, 6, 9))
@@ -31,35 +31,48 @@ ORDER = ("first", "second")
 
 @dataclass(frozen=True)
 class Scene:
-    """What a network finds in a picture.
-
-    Attributes:
-        image_HWC: the picture as the network got it.
-        again_HWC: rebuilt of its slots; None where that takes long.
-        colours_HWC: a colour a slot.
-        parts: what the slots hold that have some of the picture, by number, the largest first.
-        shares: their share of the picture.
-        slots: all of them, ``[S]`` each.
-    """
+    """A picture with what a network finds in it."""
 
     image_HWC: np.ndarray
+    """The picture as the network got it."""
     again_HWC: np.ndarray | None
+    """The picture rebuilt of its slots; None where that takes long."""
     colours_HWC: np.ndarray
+    """A colour a slot."""
     parts: Mapping[int, np.ndarray]
+    """What the slots hold that have some of the picture, by number, the largest first."""
     shares: Mapping[int, float]
+    """Their share of the picture."""
     slots: "Sequence[Tensor]"
+    """All slots, ``[S]`` each."""
 
 
 Look = Callable[[Site, str, str | None], Scene]
-"""What the network of a choice finds in an uploaded picture."""
+"""A study's `scene_of`, given a choice of the menu and an uploaded picture."""
 
 
-def fitted(path: str | None, size: int) -> np.ndarray:
-    """An uploaded picture, cut as the training pictures were: bytes ``[size, size, 3]``."""
+def scene_of(painter: "ScenePainter", path: str | None) -> Scene:
+    """What a network finds in an uploaded picture, which is cut as the training pictures were."""
     from etude.data.clevrtex import fitted_picture, least_side
+    from etude.draw.figures import coloured
+    from etude.nn.pixels import to_bytes
+    from etude.scenes.edits import shares_of
+    from etude.scenes.scores import segments
 
-    image = read(path, min_side=least_side(size))
-    return fitted_picture(image, Path(Path(str(path)).name), size)
+    size = painter.config.size
+    image_HWC = fitted_picture(read(path, min_side=least_side(size)), Path(Path(str(path)).name), size)
+    found = painter.find([image_HWC])
+    segments_HW = segments(found.masks_NKHW)[0]
+    shares = {int(slot): share for slot, share in shares_of(segments_HW, painter.config.num_slots).items()}
+    again_HWC = None if found.made_NCHW is None else to_bytes(found.made_NCHW)[0].numpy()
+    parts = {slot: found.parts_NKHWC[0, slot] for slot in shares}
+    return Scene(image_HWC, again_HWC, coloured(segments_HW + 1), parts, shares, list(found.slots_NKS[0]))
+
+
+def warm(site: Site, study: str, look: Look) -> None:
+    """Import and load what the first answer needs."""
+    if SHIPPED in site.choices(study):
+        look(site, SHIPPED, str(sample(_EXAMPLES[0][0])))
 
 
 def looked(look: Look, site: Site, choice: str, first: str | None, second: str | None) -> list[Scene]:
@@ -67,20 +80,14 @@ def looked(look: Look, site: Site, choice: str, first: str | None, second: str |
     return [look(site, choice, path) for path in (first, second)[: 2 if second else 1]]
 
 
-def parsed(words: Sequence[str], scenes: Sequence[Scene]) -> "list[Edit]":
-    """Changes from their words, see `etude.scenes.edits`."""
-    from etude.scenes.edits import parse_edit
+def changed(words: Sequence[str], scenes: Sequence[Scene]) -> "list[list[Tensor]]":
+    """The slots of each picture after changes, given as the words of `etude.scenes.edits`."""
+    from etude.scenes.edits import edited, parse_edit
 
     if len(scenes) == 1 and any(not word.startswith("delete") for word in words):
         raise UserError("this needs a second picture: drop one beside the first")
-    return [parse_edit(word, len(scenes[0].slots), two=len(scenes) == 2) for word in words]
-
-
-def changed(words: Sequence[str], scenes: "Sequence[Scene]") -> "list[list[Tensor]]":
-    """The slots of each picture after the changes."""
-    from etude.scenes.edits import edited
-
-    return edited([scene.slots for scene in scenes], parsed(words, scenes))
+    edits = [parse_edit(word, len(scenes[0].slots), two=len(scenes) == 2) for word in words]
+    return edited([scene.slots for scene in scenes], edits)
 
 
 # --- what is shown ---

@@ -1,33 +1,40 @@
-"""What predictions with slots share: scenes are looked at, changed by their slots, and composed of a library's.
+"""Predictions with slots: scenes are looked at, changed by their slots, and composed of a library's.
 
 Shape suffixes: N pictures, K slots, S a slot's size, H height, W width.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.core import randomness
-from etude.core.checkpoint import WeightsHeader, read_weights
+from etude.core.checkpoint import load_weights, read_weights
+from etude.core.config import StudyConfig, from_dict
 from etude.core.errors import UserError
+from etude.core.loop import progress_bar
+from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import printable
 from etude.data.prediction import MakingOptions, picture_files, refuse_existing, result_files, save_png
 from etude.draw.figures import coloured, grid, save_figure, sheet
-from etude.scenes import slot_library
-from etude.scenes.config import SlotEncoderConfig
+from etude.metrics.segmentation import squared_error
+from etude.nn.pixels import prepare, to_bytes
+from etude.scenes import figures, slot_library
 from etude.scenes.edits import edited, parse_edit, shares_of, suggested
 from etude.scenes.scores import segments
 
 COMPOSED = 10_000
-"""New pictures at once, at most."""
+"""The most new pictures at once."""
+BATCH = 16
+C = TypeVar("C", bound=StudyConfig)
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class SceneOptions(MakingOptions):
     """Of the noise that slots and pictures begin with, and of compositions."""
 
     def check(self) -> None:
-        """`UserError` where flags do not go together: pictures to find or to edit, or a library to compose of."""
+        """Refuse flags that do not go together, with a `UserError`."""
         if not self.inputs and not self.compose:
             raise UserError("no pictures: name some, or a folder of them, or --compose how many new scenes")
         if self.inputs and self.compose:
@@ -63,7 +70,7 @@ class SceneOptions(MakingOptions):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found, or made."""
+    """The record of one picture in which slots were found, or that was made of them."""
 
     image: str
     output: str
@@ -75,40 +82,89 @@ class Prediction:
     """Squared error of the picture made again of its slots, summed over pixels and colours of [0, 1]."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a network finds in some pictures, on the CPU."""
+
+    slots_NKS: Tensor
+    masks_NKHW: Tensor
+    """Each slot's share of a pixel."""
+    parts_NKHWC: np.ndarray
+    """What each slot holds of its picture, as bytes; the rest is white."""
+    made_NCHW: Tensor | None = None
+    """The pictures made again of their slots, about [-1, 1]; None where that takes long."""
+
+
 class ScenePainter(ABC):
     """What a study's networks do with slots.
 
-    Attributes:
-        study: its name.
-        titles: of the columns of a sheet: a picture, what is made again of its slots, its slots.
-        endings: of the files that `describe` writes of each picture.
-        config: of the networks.
+    Args:
+        network: has the ``config`` of a `SlotEncoderConfig`, and a ``card``, see `slot_library.Card`.
+        seed: of the noise that slots begin with.
     """
 
     study: ClassVar[str]
     titles: ClassVar[tuple[str, str, str]]
+    """The titles of a picture, of what is made again of its slots, and of its slots."""
     endings: ClassVar[tuple[str, ...]]
+    """The files of each picture that is looked at: a sheet, the mask and, if wanted, what is made again."""
+    steps = 1
+    """How much of the progress bar a picture is."""
 
-    def __init__(self, config: SlotEncoderConfig) -> None:
-        self.config = config
+    def __init__(self, network: Any, seed: int) -> None:
+        self.network, self.config, self.seed = network, network.config, seed
+
+    @torch.inference_mode()
+    def find(self, images: Sequence[np.ndarray]) -> Found:
+        """Take pictures apart; a picture's slots begin the same whatever is beside it."""
+        device, config = next(self.network.parameters()).device, self.config
+        noise_1KS = torch.randn(
+            1, config.num_slots, config.slot_size, generator=randomness.generator(self.seed, "predict/slots", 0)
+        )
+        images_NHWC = torch.from_numpy(np.stack(images))
+        return self.decompose(images_NHWC.to(device), noise_1KS.expand(len(images), -1, -1).to(device))
 
     @abstractmethod
-    def find(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Slots ``[N, K, S]`` and masks ``[N, K, H, W]`` of pictures, on the CPU."""
+    def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor) -> Found:
+        """Take pictures apart, given what their slots begin with."""
 
     @abstractmethod
-    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], title: str) -> Tensor:
-        """Bytes ``[N, H, W, 3]`` on the CPU; pictures of one number have the same noise, if any."""
+    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], advance: Advance) -> Tensor:
+        """Bytes ``[N, H, W, 3]`` on the CPU.
 
-    @abstractmethod
-    def card(self, slots_KS: Tensor) -> Tensor:
-        """See `etude.scenes.slot_library.Card`."""
+        Args:
+            slots_NKS: of each picture.
+            numbers: of the pictures; those of one number have the same noise, if any.
+            advance: is told of each part of the work, `steps` a picture.
+        """
 
-    @abstractmethod
-    def describe(
-        self, paths: Sequence[Path], files: Sequence[Sequence[Path]], images: Sequence[np.ndarray]
-    ) -> list[Prediction]:
-        """Write what is found in each picture into its files."""
+    def painted(self, slots_NKS: Tensor, numbers: Sequence[int], title: str) -> Tensor:
+        """`paint` with a progress bar."""
+        with progress_bar() as bar:
+            shown = bar.add_task(title, total=len(slots_NKS) * self.steps, note="")
+            return self.paint(slots_NKS, numbers, lambda done: bar.advance(shown, done))
+
+
+def read_networks(
+    weights: Path, study: str, kind: type[C], build: Callable[[C, Mapping[str, Tensor]], Mapping[str, nn.Module]]
+) -> tuple[C, Mapping[str, nn.Module]]:
+    """The configuration and the networks of a weights file, ready for use on the best device there is.
+
+    Args:
+        weights: the file.
+        study: that it must be of.
+        kind: of its configuration.
+        build: makes the networks, by the names that their tensors have.
+    """
+    tensors, header = read_weights(weights, study=study)
+    if header.extra.get("kind") == "library":
+        raise UserError(f"{weights} is a slot library, not a network: give it with --library")
+    config = from_dict(kind, header.config, origin=str(weights))
+    modules = build(config, tensors)
+    load_weights(modules, tensors, weights)
+    for module in modules.values():
+        module.eval().to(resolve_device("auto")).to(memory_format=torch.channels_last)
+    return config, modules
 
 
 def predict(painter: ScenePainter, weights: Path, options: SceneOptions) -> list[Prediction]:
@@ -121,11 +177,7 @@ def predict(painter: ScenePainter, weights: Path, options: SceneOptions) -> list
     if options.compose:
         return _compose(painter, weights, options)
     paths = picture_files(options.inputs)
-    if options.edit is not None:
-        return _edit(painter, paths, options)
-    files = result_files(paths, options.output, painter.endings, force=options.force)
-    # All before the first is written: a broken one late in a folder would leave half of the results.
-    return painter.describe(paths, files, _read(painter, paths, options))
+    return _find(painter, paths, options) if options.edit is None else _edit(painter, paths, options)
 
 
 def tell(answers: Sequence[Prediction]) -> str:
@@ -138,16 +190,44 @@ def tell(answers: Sequence[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def read_network(weights: Path, study: str) -> tuple[Mapping[str, Tensor], WeightsHeader]:
-    """The tensors of a network's weights file; a slot library is refused."""
-    tensors, header = read_weights(weights, study=study)
-    if header.extra.get("kind") == "library":
-        raise UserError(f"{weights} is a slot library, not a network: give it with --library")
-    return tensors, header
-
-
 def _read(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[np.ndarray]:
+    # All before the first result is written: a broken one late in a folder would leave half of the results.
     return [read_picture(path, painter.config.size, options.max_pixels) for path in paths]
+
+
+def _find(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[Prediction]:
+    files = result_files(paths, options.output, painter.endings, force=options.force)
+    images = _read(painter, paths, options)
+    answers: list[Prediction] = []
+    with progress_bar() as bar:
+        shown = bar.add_task("finding", total=len(paths) * painter.steps, note="")
+
+        def advance(done: int) -> None:
+            bar.advance(shown, done)
+
+        for start in range(0, len(paths), BATCH):
+            some = images[start : start + BATCH]
+            found, real_NHWC = painter.find(some), torch.from_numpy(np.stack(some))
+            if found.made_NCHW is None:
+                # One noise for all: a picture's result does not depend on what is beside it.
+                made_NHWC = painter.paint(found.slots_NKS, [0] * len(some), advance)
+                made, real = (x.permute(0, 3, 1, 2) / 255.0 for x in (made_NHWC, real_NHWC))
+            else:
+                made_NHWC = to_bytes(found.made_NCHW)
+                made, real = ((x + 1) / 2 for x in (found.made_NCHW, prepare(real_NHWC)))
+                advance(len(some))
+            error_N, segments_NHW = squared_error(made, real), segments(found.masks_NKHW)
+            for row, (page, mask, *again) in enumerate(files[start : start + BATCH]):
+                one = slice(row, row + 1)
+                parts = (real_NHWC[one], painter.titles[1], made_NHWC[one], found.parts_NKHWC[one])
+                save_figure(page, lambda to, parts=parts: figures.slots(to, *parts))
+                save_png(mask, segments_NHW[row].to(torch.uint8).numpy())
+                for file in again:
+                    save_png(file, made_NHWC[row].numpy())
+                shares = shares_of(segments_NHW[row], painter.config.num_slots)
+                path, error = paths[start + row], error_N[row].item()
+                answers.append(Prediction(str(path), str(page), len(shares), shares, error))
+    return answers
 
 
 def _edit(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[Prediction]:
@@ -159,15 +239,15 @@ def _edit(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -
     page = options.output / "edit.png"
     refuse_existing([page], paths, force=options.force)
     images = _read(painter, paths, options)
-    slots_NKS, masks_NKHW = painter.find(images)
-    segments_NHW = segments(masks_NKHW)
+    found = painter.find(images)
+    segments_NHW = segments(found.masks_NKHW)
     variants = {"edited": edits} if edits else suggested([shares_of(part, num_slots) for part in segments_NHW])
     # Checked before anything is painted.
-    changed = {name: edited([list(part) for part in slots_NKS], variant) for name, variant in variants.items()}
-    again_NHWC = painter.paint(slots_NKS, [0] * len(paths), "as they are").numpy()
+    changed = {name: edited([list(part) for part in found.slots_NKS], variant) for name, variant in variants.items()}
+    again_NHWC = painter.painted(found.slots_NKS, [0] * len(paths), "as they are").numpy()
     # By variant, then by picture; pictures may have other numbers of slots.
     made = {
-        name: [painter.paint(torch.stack(list(part))[None], [0], name)[0].numpy() for part in parts]
+        name: [painter.painted(torch.stack(list(part))[None], [0], name)[0].numpy() for part in parts]
         for name, parts in changed.items()
     }
     rows: list[tuple[str, list[Any]]] = [
@@ -186,13 +266,13 @@ def _compose(painter: ScenePainter, weights: Path, options: SceneOptions) -> lis
     if path is None:
         raise UserError("no slot library: name one with --library (a run has figures/library.safetensors)")
     shape = {name: getattr(painter.config, name) for name in ("num_slots", "slot_size", "size")}
-    library = slot_library.load(path, painter.study, shape, painter.card)
+    library = slot_library.load(path, painter.study, shape, painter.network.card)
     names = [Path(f"{number:03d}") for number in range(options.compose)]
     files = [row[0] for row in result_files(names, options.output, (".png",), force=options.force)]
     page = options.output / "compositions.png"
     refuse_existing([page], [], force=options.force)
     slots_NKS = library.draw(options.compose, randomness.generator(options.seed, "predict/compose", 0))
-    images_NHWC = painter.paint(slots_NKS, range(options.compose), "compositions")
+    images_NHWC = painter.painted(slots_NKS, range(options.compose), "compositions")
     for file, image in zip(files, images_NHWC.numpy(), strict=True):
         save_png(file, image)
     save_png(page, sheet(images_NHWC[:64], math.ceil(math.sqrt(min(64, options.compose)))))

@@ -1,9 +1,8 @@
-"""What a split's reconstructions and masks are worth, image by image, and what goes wrong with slots.
+"""Scores of a split's reconstructions and masks, image by image, and what goes wrong with slots.
 
 Shape suffixes: B images, K slots, H W pixels, T true segments.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +12,12 @@ from torch import Tensor
 from etude.core.runtime import Runtime
 from etude.metrics import segmentation
 
-QUALITY = ("ari", "fg_ari", "miou", "mbo", "mse")
-"""How good; see `etude.metrics.segmentation`."""
 EMPTY = 0.001
-"""A slot with less of an image's pixels holds nothing."""
+"""The share of an image's pixels below which a slot holds nothing."""
 SPLIT = 0.05
-"""A slot with more of the background's pixels has part in it."""
+"""The share of the background's pixels above which a slot has part in it."""
 FEW = 1e-2
-"""Starts that differ by less of their size have collapsed."""
+"""The spread of the starts, as a share of their size, below which they have collapsed."""
 
 ABOUT = {
     "ari": "all pixels, the background a segment",
@@ -32,32 +29,21 @@ ABOUT = {
     "background_slots": "slots with over 5 % of the background",
     "background_share": "of the slot that has most",
 }
-"""What each number of `Scores` is of, for a result's protocol."""
-
-_log = logging.getLogger("etude")
+"""A description of each number of `Scores`, for a result's protocol."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers of each image.
-
-    Attributes:
-        of_image: by name, float64 ``[B]``: those of `QUALITY`; ``empty``, how many slots hold nothing;
-            ``background_slots``, how many share the background; ``background_share``, what the one that has most of it
-            has. nan where an image has no object, or no background.
-        pixels_BK: how many pixels each slot has most of, int64.
-    """
+    """The numbers of each image."""
 
     of_image: Mapping[str, Tensor]
+    """The numbers that `ABOUT` describes, float64 ``[B]``; nan where an image has no object, or no background."""
     pixels_BK: Tensor
+    """How many pixels each slot has most of, int64."""
 
     def means(self) -> dict[str, float]:
         """The mean over the images for which there is a number, nan where there is none."""
         return {name: values.nanmean().item() for name, values in self.of_image.items()}
-
-    def half_width(self, name: str) -> float | None:
-        """Half of the 95 % interval of a mean over images; None of fewer than two."""
-        return half_width(self.of_image[name])
 
 
 def half_width(values_N: Tensor) -> float | None:
@@ -67,7 +53,7 @@ def half_width(values_N: Tensor) -> float | None:
 
 
 def segments(masks_BKHW: Tensor) -> Tensor:
-    """Which slot has most of each pixel: int64 ``[B, H, W]``."""
+    """The slot that has most of each pixel: int64 ``[B, H, W]``."""
     return masks_BKHW.argmax(1)
 
 
@@ -77,10 +63,10 @@ def score(
     """Compare a batch.
 
     Args:
-        segments_BHW: which slot has most of a pixel.
+        segments_BHW: see `segments`.
         true_BHW: true masks, 0 the background.
         made_BCHW: reconstructions in [0, 1]; None: there are none, and ``mse`` is nan.
-        images_BCHW: what they are of, likewise.
+        images_BCHW: the pictures that were reconstructed, likewise.
         num_slots: K.
     """
     # Counted on the device; what follows is small, and wants float64, which not every accelerator has.
@@ -92,7 +78,6 @@ def score(
     background_BK = table_BKT[:, :, segmentation.BACKGROUND].double()
     background_B = background_BK.sum(1)
     share_BK = background_BK / background_B.where(background_B > 0, torch.nan)[:, None]
-    has = background_B > 0
     error_B = torch.full_like(background_B, torch.nan)
     if made_BCHW is not None and images_BCHW is not None:
         error_B = segmentation.squared_error(made_BCHW, images_BCHW)
@@ -103,14 +88,14 @@ def score(
         "mbo": segmentation.mbo(table_BKT),
         "mse": error_B,
         "empty": (pixels_BK < EMPTY * pixels_BK.sum(1, keepdim=True)).sum(1).double(),
-        "background_slots": (share_BK > SPLIT).sum(1).double().where(has, torch.nan),
+        "background_slots": (share_BK > SPLIT).sum(1).double().where(background_B > 0, torch.nan),
         "background_share": share_BK.amax(1),
     }
     return Scores(numbers, pixels_BK)
 
 
 def dead(pixels_BK: Tensor) -> int:
-    """How many slots hold nothing in every image; of slots that are drawn anew for each none would."""
+    """The number of slots that hold nothing in every image; of slots that are drawn anew for each none would."""
     return int((pixels_BK < EMPTY * pixels_BK.sum(1, keepdim=True)).all(0).sum())
 
 
@@ -128,65 +113,36 @@ def sameness(slots_BKS: Tensor) -> Tensor:
 
 
 def gathered(runtime: Runtime, parts: Sequence[Scores], count: int, num_slots: int) -> Scores:
-    """Scores of all images, of which each process has its share.
-
-    Args:
-        runtime: of the processes.
-        parts: of this one's images, in order.
-        count: of all images.
-        num_slots: K.
-    """
+    """The scores of all images, ``count`` of them, of which each process has a share, in parts."""
 
     def together(rows: list[Tensor], empty: Tensor) -> Tensor:
-        local = torch.cat(rows) if rows else empty
+        local = torch.cat([empty, *rows])
         if runtime.device.type == "mps" and local.dtype == torch.float64:
             local = local.float()
         return runtime.gather(local.to(runtime.device), count).cpu()
 
-    of_image = {
-        name: together([part.of_image[name] for part in parts], torch.zeros(0, dtype=torch.float64)) for name in ABOUT
-    }
-    pixels_BK = together([part.pixels_BK for part in parts], torch.zeros(0, num_slots, dtype=torch.int64))
-    return Scores(of_image, pixels_BK)
+    empty = torch.zeros(0, dtype=torch.float64)
+    of_image = {name: together([part.of_image[name] for part in parts], empty) for name in ABOUT}
+    empty_BK = torch.zeros(0, num_slots, dtype=torch.int64)
+    return Scores(of_image, together([part.pixels_BK for part in parts], empty_BK))
 
 
-class Watch:
-    """Says what has gone wrong with the slots, each fault once until it is over.
+def faults(rows: Mapping[str, float], num_slots: int) -> dict[str, str]:
+    """What has gone wrong with the slots, in words by the name of each fault.
 
     Args:
+        rows: of an evaluation: ``dead``, ``background_slots``, ``largest``, ``sameness``, and ``spread`` of the starts.
         num_slots: K.
     """
-
-    def __init__(self, num_slots: int) -> None:
-        self._num_slots = num_slots
-        self._told: set[str] = set()
-
-    def tell(self, rows: Mapping[str, float], *, aloud: bool = True) -> None:
-        """Warn of what is new.
-
-        Args:
-            rows: of an evaluation: ``dead``, ``background_slots``, ``largest``, ``sameness``, and ``spread`` of the
-                starts.
-            aloud: whether this process speaks.
-        """
-        num_slots = self._num_slots
-        faults = {
-            "dead": (
-                rows["dead"] > num_slots / 2,
-                f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene",
-            ),
-            "split": (
-                rows["background_slots"] >= 3,
-                f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI",
-            ),
-            "largest": (
-                rows["largest"] > 0.95,
-                f"one slot has {100 * rows['largest']:.0f} % of a scene, so the others nothing",
-            ),
-            "same": (rows["sameness"] > 0.99, "the slots of a scene are all but the same"),
-            "spread": (rows["spread"] < FEW, "the starts of the slots have become one"),
-        }
-        for name, (wrong, text) in faults.items():
-            if wrong and name not in self._told and aloud:
-                _log.warning("%s", text)
-            self._told = self._told | {name} if wrong else self._told - {name}
+    found: dict[str, str] = {}
+    if rows["dead"] > num_slots / 2:
+        found["dead"] = f"{rows['dead']:.0f} of {num_slots} slots hold nothing in any scene"
+    if rows["background_slots"] >= 3:
+        found["split"] = f"{rows['background_slots']:.1f} slots share a scene's background, which sinks ARI"
+    if rows["largest"] > 0.95:
+        found["largest"] = f"one slot has {100 * rows['largest']:.0f} % of a scene, so the others nothing"
+    if rows["sameness"] > 0.99:
+        found["same"] = "the slots of a scene are all but the same"
+    if rows["spread"] < FEW:
+        found["spread"] = "the starts of the slots have become one"
+    return found

@@ -59,16 +59,6 @@ class Library(nn.Module):
         """The first slot of each cluster, ``[K, S]``."""
         return self.slots_NS[[int((self.cluster_N == cluster).nonzero()[0]) for cluster in range(self.num_clusters)]]
 
-    def thinned(self, most: int) -> "Library":
-        """A part of it for a small file: of each cluster its share of so many slots, the first among them."""
-        rows: list[Tensor] = []
-        for cluster in range(self.num_clusters):
-            members = (self.cluster_N == cluster).nonzero().flatten()
-            share = max(1, min(len(members), most * len(members) // len(self.cluster_N)))
-            rows.append(members[torch.linspace(0, len(members) - 1, share).long()])
-        kept = torch.cat(rows).sort().values
-        return Library(self.slots_NS[kept], self.cluster_N[kept], self.card)
-
     def save(self, path: Path, study: str, config: Mapping[str, Any], *, half: bool = False) -> None:
         """Write one safetensors file.
 

@@ -1,4 +1,4 @@
-"""The part of a task that all studies of scenes share: data, slots and their scores, a slot library, results.
+"""The task of a study of scenes: data, slots and their scores, a slot library, results.
 
 Shape suffixes: B and N images, K slots, S a slot's size, T iterations, C colours, H W pixels.
 """
@@ -23,18 +23,17 @@ from etude.data.render.driver import Split
 from etude.metrics import fid
 from etude.nn.pixels import prepare
 from etude.scenes import slot_library
-from etude.scenes.scores import ABOUT, Scores, Watch, dead, gathered, half_width, largest, sameness, score, segments
+from etude.scenes.scores import ABOUT, Scores, dead, faults, gathered, half_width, largest, sameness, score, segments
 from etude.scenes.slot_library import Library
 from etude.scenes.source import load_scenes
 
+MEASURED: tuple[Split, ...] = ("val", "test")
+"""The splits that final numbers are of."""
 _log = logging.getLogger("etude")
 
 
 class SceneTask(Task):
-    """A task on scenes: which of them a step takes, which are watched in training, and what a run tells of them.
-
-    ``config`` has ``model.size``, ``data``, ``batch``, ``loop`` and ``metric.watched``.
-    """
+    """A task whose ``config`` has ``model.size``, ``data``, ``batch``, ``loop`` and ``metric.watched``."""
 
     measures_fid = True
     """Whether pictures are drawn at the end, and held against real ones."""
@@ -59,19 +58,19 @@ class SceneTask(Task):
         return self._epochs.rows(step, len(self.scenes.splits["train"]), self.config.batch.size)
 
     def flips(self, count: int, step: int, part: int) -> Tensor:
-        """A coin for each picture of a batch, bool ``[count]`` on the device: whether it is mirrored."""
+        """A coin for each picture of a batch, bool ``[count]`` on the device, by which it is mirrored."""
         if not self.config.data.flip:
             return torch.zeros(count, dtype=torch.bool, device=self.runtime.device)
         coin = torch.rand(count, generator=self.runtime.generator("train/flip", step, part)) < 0.5
         return randomness.upload(coin, self.runtime.device)
 
     def normal(self, stream: str, step: int, index: int, *shape: int) -> Tensor:
-        """Standard normal numbers of that shape on the device, keyed by stream, step and index."""
+        """Standard normal numbers of a shape on the device, keyed by stream, step and index."""
         draw = self.runtime.generator(stream, step, index)
         return randomness.upload(torch.randn(shape, generator=draw), self.runtime.device)
 
     def batches(self, count: int, size: int = 0) -> Iterator[slice]:
-        """Rows of ``count`` scenes, ``size`` at a time; 0: as many as an evaluation takes."""
+        """The rows of ``count`` scenes, ``size`` at a time; 0: as many as an evaluation takes."""
         size = size or self.config.batch.evaluation
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
@@ -100,8 +99,8 @@ class SceneTask(Task):
 
 
 def first(scenes: Scenes, most: int) -> Scenes:
-    """The first scenes; 0: all."""
-    count = min(most or len(scenes), len(scenes))
+    """The first ``most`` scenes; 0: all."""
+    count = most or len(scenes)
     return Scenes(scenes.images_NHWC[:count], scenes.masks_NHW[:count], scenes.names[:count])
 
 
@@ -115,22 +114,17 @@ def mirrored(images_BCHW: Tensor, flip_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Some scenes, taken apart by a network.
-
-    Attributes:
-        rows: of the scenes that were given.
-        slots_BKS: the slots.
-        named: ``attention`` ``[B, T, K, N]`` and ``masks`` ``[B, K, H, W]``, each slot's share of a pixel; and what a
-            network has beside.
-        images_BCHW: the pictures in [-1, 1]; None where none are made again.
-        made_BCHW: the pictures made again of their slots, about [-1, 1].
-    """
+    """Some scenes, taken apart by a network."""
 
     rows: slice
+    """Their places among the scenes that were given."""
     slots_BKS: Tensor
     named: dict[str, Tensor]
+    """``attention`` ``[B, T, K, N]``; ``masks`` ``[B, K, H, W]``, each slot's share of a pixel; and what else there is."""
     images_BCHW: Tensor | None = None
+    """The pictures in [-1, 1]; None where none are made again."""
     made_BCHW: Tensor | None = None
+    """The pictures made again of their slots, about [-1, 1]."""
 
 
 class Evaluation(NamedTuple):
@@ -147,12 +141,12 @@ class SlotTask(SceneTask):
     def __init__(self, config: Any, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         self._library: Library | None = None
-        self._watch = Watch(config.model.num_slots)
+        self._told: set[str] = set()
 
     @property
     @abstractmethod
     def network(self) -> Any:
-        """The network in use after training; its ``encoder`` is a `SlotEncoder`."""
+        """The network in use after training, with a `SlotEncoder` as ``encoder``, and a ``card``."""
 
     @property
     @abstractmethod
@@ -161,12 +155,9 @@ class SlotTask(SceneTask):
 
     @abstractmethod
     def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Decomposed]:
-        """Take scenes apart, some at a time, in evaluation mode.
+        """Take scenes, given as bytes, apart in evaluation mode, ``size`` at a time, see `batches`.
 
-        Args:
-            images_NHWC: bytes.
-            noise_NKS: the noise that the slots of each scene begin with.
-            size: scenes at a time; 0: as many as an evaluation takes.
+        The slots of each scene begin with its noise.
         """
 
     @abstractmethod
@@ -177,16 +168,9 @@ class SlotTask(SceneTask):
     def paint(self, slots_NKS: Tensor, stream: str, title: str, **changes: Any) -> Tensor:
         """Draw pictures of slots: bytes ``[N, H, W, 3]`` on the CPU, the work shared by the processes.
 
-        Args:
-            slots_NKS: of all pictures.
-            stream: of the noise, where there is any.
-            title: of the progress bar.
-            changes: of the sampler's settings, where there is one.
+        ``stream`` is that of the noise and ``changes`` are those of the sampler's settings, where there are such;
+        ``title`` is that of the progress bar.
         """
-
-    @abstractmethod
-    def card(self, slots_KS: Tensor) -> Tensor:
-        """The small picture ``[3, 8, 8]`` of some slots by which a slot library knows the network."""
 
     @cached_property
     def scenes(self) -> SceneSet:
@@ -206,7 +190,7 @@ class SlotTask(SceneTask):
         return self.normal(stream, step, index, count, self.config.model.num_slots, self.config.model.slot_size)
 
     def slots(self, images_NHWC: Tensor, noise_NKS: Tensor, size: int = 0) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Rows, slots ``[B, K, S]`` and attention ``[B, T, K, N]`` of scenes, some at a time, without a decoder."""
+        """The rows, slots ``[B, K, S]`` and attention ``[B, T, K, N]`` of scenes without a decoder, as `decompose`."""
         self.network.eval()
         iterations = self.config.model.eval_iterations
         for rows in self.batches(len(images_NHWC), size):
@@ -236,14 +220,19 @@ class SlotTask(SceneTask):
         rows = found.scores.means() | self.validation(found)
         rows |= {"dead": float(dead(pixels_BK)), "largest": largest(pixels_BK)}
         rows |= {"sameness": found.sameness, "spread": self.network.encoder.attention.spread()}
-        self._watch.tell(rows, aloud=self.runtime.is_main)
+        wrong = faults(rows, self.config.model.num_slots)
+        if self.runtime.is_main:
+            for name in [name for name in wrong if name not in self._told]:
+                _log.warning("%s", wrong[name])
+        # Each is told once until it is over.
+        self._told = set(wrong)
         return {name: value for name, value in rows.items() if value == value}
 
     # --- the library ---
 
     @property
     def library(self) -> Library:
-        """Slots of the training scenes in clusters, made once of the weights as they are."""
+        """The slots of the training scenes in clusters, made once of the weights as they are."""
         if self._library is None:
             train = first(self.scenes.splits["train"], self.config.metric.library)
             share, model = self.runtime.share(len(train)), self.config.model
@@ -252,7 +241,7 @@ class SlotTask(SceneTask):
             empty = torch.zeros(0, model.num_slots * model.slot_size, device=self.runtime.device)
             together = self.runtime.gather(torch.cat([empty, *found]), len(train))
             slots_NS = together.float().cpu().reshape(-1, model.slot_size)
-            self._library = slot_library.build(slots_NS, model.num_slots, self.config.seed, self.card)
+            self._library = slot_library.build(slots_NS, model.num_slots, self.config.seed, self.network.card)
         return self._library
 
     def compose(self, count: int, stream: str, **changes: Any) -> Tensor:
@@ -269,15 +258,14 @@ class SlotTask(SceneTask):
             yield name, values, ABOUT[name]
 
     def samplers(self) -> Mapping[str, tuple[str, int] | None]:
-        """Samplers and their steps by what their numbers' names end with; None: the network decodes at once."""
+        """The samplers and their steps by the endings of their numbers' names; None: the network decodes at once."""
         return {"": None}
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         # Other weights may have been loaded since.
         self._library = None
         rows: list[Result] = []
-        measured: tuple[Split, ...] = ("val", "test")
-        for split in measured:
+        for split in MEASURED:
             for name, values, about in self.measured(split):
                 count = int((~values.isnan()).sum())
                 if count:
@@ -296,10 +284,9 @@ class SlotTask(SceneTask):
         return Result(config.table, config.model.cell, name, split, value, about, width, unit, self.variant)
 
     def distances(self, samplers: Mapping[str, tuple[str, int] | None]) -> list[Result]:
-        """FID and KID of compositions against validation scenes, of the same slots for each sampler.
+        """FID and KID of compositions of the same slots for each of `samplers` against validation scenes.
 
-        Args:
-            samplers: see `samplers`; of those that are named, the time is told too.
+        The time is told too where a sampler is named.
         """
         config = self.config
         real_NHWC = first(self.scenes.splits["val"], getattr(config.metric, "composed", 0)).images_NHWC.cpu()
@@ -328,8 +315,8 @@ class SlotTask(SceneTask):
 def objects(masks_NHW: Tensor) -> int:
     """The most objects that a scene of ``[N, H, W]`` masks has; 0 is the ground."""
     most = 0
-    for part_BHW in masks_NHW.split(256):
+    for part_BHW in masks_NHW.split(256) if len(masks_NHW) else ():
         found_BI = torch.zeros(len(part_BHW), 256, dtype=torch.bool, device=part_BHW.device)
         found_BI.scatter_(1, part_BHW.flatten(1).long(), True)
-        most = max(most, int(found_BI[:, 1:].sum(1).max())) if len(part_BHW) else most
+        most = max(most, int(found_BI[:, 1:].sum(1).max()))
     return most

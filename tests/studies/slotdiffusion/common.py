@@ -1,6 +1,5 @@
 """Small models, small tasks of both phases, and what reads their faults."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
 from etude.scenes import slot_library
 from etude.scenes.slot_library import Library
-from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, card, schedule_of
+from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, schedule_of
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
 from etude.studies.slotdiffusion.task import SlotDiffusionTask
 from etude.studies.slotdiffusion.vae import VAE
@@ -100,9 +99,9 @@ def one_line(caught: pytest.ExceptionInfo[ValueError], *parts: str) -> None:
 
 
 def build(net: SlotDiffusion, slots_NS: Tensor, seed: int = 0) -> Library:
-    return slot_library.build(slots_NS, net.config.num_slots, seed, partial(card, net))
+    return slot_library.build(slots_NS, net.config.num_slots, seed, net.card)
 
 
 def load(path: Path, net: SlotDiffusion) -> Library:
     shape = {name: getattr(net.config, name) for name in ("num_slots", "slot_size", "size")}
-    return slot_library.load(path, "slotdiffusion", shape, partial(card, net))
+    return slot_library.load(path, "slotdiffusion", shape, net.card)

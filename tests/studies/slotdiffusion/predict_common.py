@@ -1,7 +1,6 @@
 """A small model with slots that matter, its files, and what predictions of it must be."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from etude.studies.slotdiffusion.model import (
     Painter,
     SlotDiffusion,
     attention_masks,
-    card,
     schedule_of,
 )
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig, smoke
@@ -71,7 +69,7 @@ def saved(path: Path, seed: int = 0, **changes: Any) -> Path:
 def slots_file(path: Path, count: int = 20) -> Library:
     """A library of slots that were drawn, of the model."""
     slots_NS = torch.randn(count, S, generator=torch.Generator().manual_seed(1))
-    library = slot_library.build(slots_NS, K, 0, partial(card, networks()[0]))
+    library = slot_library.build(slots_NS, K, 0, networks()[0].card)
     path.parent.mkdir(parents=True, exist_ok=True)
     library.save(path, "slotdiffusion", to_dict(settings()))
     return library

@@ -27,13 +27,14 @@ def test_three_steps_by_hand() -> None:
     expected = {
         "betas": [0.1, 0.2, 0.3],
         "alphas_bar": [0.9, 0.72, 0.504],
-        # (1 - .9) / (1 - .72) * .2 and (1 - .72) / (1 - .504) * .3
-        "posterior_variance": [0, 1 / 14, 0.084 / 0.496],
         "log_snr": [math.log(9), math.log(0.72 / 0.28), math.log(0.504 / 0.496)],
     }
     for name, values in expected.items():
         wanted = torch.tensor(values, dtype=torch.float64)
         torch.testing.assert_close(getattr(schedule, name), wanted, rtol=1e-12, atol=1e-15)
+    # (1 - .9) / (1 - .72) * .2 and (1 - .72) / (1 - .504) * .3
+    found = [posterior(schedule.level(t), schedule.level(t - 1)).variance for t in range(3)]
+    assert found == pytest.approx([0, 1 / 14, 0.084 / 0.496])
     assert schedule.level(-1) == (1, 0)
     assert schedule.level(1) == pytest.approx((math.sqrt(0.72), math.sqrt(0.28)), rel=1e-12)
     assert schedule.level(1).half_log_snr == pytest.approx(math.log(0.72 / 0.28) / 2, rel=1e-12)
@@ -65,7 +66,8 @@ def test_the_tables_are_those_of_diffusers(spacing: str) -> None:
     torch.testing.assert_close(ours.alphas_bar.float(), theirs.alphas_cumprod, rtol=2e-5, atol=0)
     variance = torch.stack([theirs._get_variance(t) for t in range(1, 1000)])
     # One minus a float32 near one.
-    torch.testing.assert_close(ours.posterior_variance[1:].float(), variance, rtol=2e-4, atol=0)
+    found = torch.tensor([posterior(ours.level(t), ours.level(t - 1)).variance for t in range(1, 1000)])
+    torch.testing.assert_close(found, variance, rtol=2e-4, atol=0)
     z0, noise, t_B = draw(5, 3, 4, 4), draw(5, 3, 4, 4, seed=1), torch.tensor([0, 1, 250, 700, 999])
     wanted = theirs.add_noise(z0.float(), noise.float(), t_B)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(ours.q_sample(z0.float(), t_B, noise.float()), wanted, rtol=1e-5, atol=1e-5)
@@ -145,7 +147,6 @@ def test_the_posterior_is_bayes(now: int, then: int) -> None:
     wanted = (early.signal / early.noise**2 / precision, shrink / beta / precision, 1 / precision)
     assert found == pytest.approx(wanted, rel=1e-9)
     if then == now - 1:
-        assert found.variance == pytest.approx(schedule.posterior_variance[now].item(), rel=1e-9)
         assert beta == pytest.approx(schedule.betas[now].item(), rel=1e-9)
 
 

@@ -32,7 +32,7 @@ from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.scenes.scores import segments
 from etude.scenes.slot_library import Library
-from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks, card
+from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks
 from etude.studies.slotdiffusion.samplers import ddim
 from etude.studies.slotdiffusion.study import STUDY
 from etude.studies.slotdiffusion.vae_files import read_vae
@@ -446,13 +446,13 @@ def test_a_users_own_sampler_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [3, 4, 1])
 def test_the_card_is_small_and_fixed(channels: int) -> None:
     net, slots_KS = network(vae__channels=channels).eval(), draw(K, S)
-    found = card(net, slots_KS)
+    found = net.card(slots_KS)
     assert (found.shape, found.dtype) == ((3, 8, 8), torch.float32)
     assert found.isfinite().all()
-    assert torch.equal(card(net, slots_KS), found)
-    torch.testing.assert_close(card(net, slots_KS.flip(0)), found, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(card(net, draw(K, S, seed=1)), found, atol=1e-3)
-    assert not torch.allclose(card(network(seed=1, vae__channels=channels).eval(), slots_KS), found, atol=1e-3)
+    assert torch.equal(net.card(slots_KS), found)
+    torch.testing.assert_close(net.card(slots_KS.flip(0)), found, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(net.card(draw(K, S, seed=1)), found, atol=1e-3)
+    assert not torch.allclose(network(seed=1, vae__channels=channels).eval().card(slots_KS), found, atol=1e-3)
 
 
 @pytest.fixture

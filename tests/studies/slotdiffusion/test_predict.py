@@ -133,7 +133,7 @@ def test_a_folder_and_a_picture(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More than one batch, in order; a picture's answer does not depend on what is beside it."""
-    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(prediction, "BATCH", 3)
     Path("in").mkdir()
     for number in range(4):
         photo(f"in/{number:02d}.png", number)
@@ -271,15 +271,15 @@ def test_the_runs_own_sampler_is_taken(capsys: pytest.CaptureFixture[str]) -> No
 
 
 MINE = """
-def idle(predict, schedule, z_BX, generators, *, steps, clip=None, on_step=None):
+def idle(predict, schedule, z_BX, generators, *, steps, on_step=None):
     for step in range(steps):
         on_step and on_step(step + 1, steps, z_BX, z_BX)
     return z_BX
 
-def silent(predict, schedule, z_BX, generators, *, steps, clip=None, on_step=None):
+def silent(predict, schedule, z_BX, generators, *, steps, on_step=None):
     return z_BX
 
-def wrong(predict, schedule, z_BX, generators, *, steps, clip=None, on_step=None):
+def wrong(predict, schedule, z_BX, generators, *, steps, on_step=None):
     return z_BX[:1]
 """
 
@@ -488,7 +488,7 @@ def test_compositions(
     assert call(weights, *words, "other", "--seed", 1) == 0
     assert files("other")["000.png"] != files("out")["000.png"]
     # A picture's noise is its own, however many are drawn at a time.
-    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "BATCH", 2)
     assert call(weights, *words, "parts") == 0
     for name, image in zip(names, images, strict=True):
         assert_close(f"parts/{name}", image)

@@ -40,6 +40,7 @@ from etude.core.runtime import Runtime
 from etude.data import clevrtex
 from etude.metrics import fid, segmentation
 from etude.nn.pixels import to_bytes
+from etude.scenes.scores import half_width
 from etude.studies.slotdiffusion.model import Painter, attention_masks
 from etude.studies.slotdiffusion.task import SlotDiffusionTask, make_task
 from etude.studies.slotdiffusion.vae import VAE
@@ -734,7 +735,7 @@ def test_results_are_of_whole_splits() -> None:
         for name in names - {"mse"}:
             row = rows[split, name]
             assert row.value == pytest.approx(scores.means()[name])
-            assert row.half_width == pytest.approx(scores.half_width(name))
+            assert row.half_width == pytest.approx(half_width(scores.of_image[name]))
             assert row.protocol.startswith("mean over 4 scenes, attention as masks, ")
         made = task.reconstruct(first_of(scenes, 3), split).double() / 255
         off = (made - scenes.images_NHWC[:3].double() / 255).square().sum((1, 2, 3))

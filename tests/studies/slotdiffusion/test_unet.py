@@ -125,15 +125,19 @@ def test_shapes(options: dict[str, Any], shape: tuple[int, ...]) -> None:
     assert net(draw(*shape), torch.zeros(shape[0]), draw(shape[0], 5, S)).shape == shape
 
 
+def count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 @pytest.mark.parametrize(("width", "parameters"), [(64, 29_670_211), (128, 116_118_979), (192, 259_346_499)])
 def test_parameters(width: int, parameters: int) -> None:
     with torch.device("meta"):
-        assert UNet(width=width).num_parameters == parameters
+        assert count(UNet(width=width)) == parameters
 
 
 def test_parameters_of_the_small_one() -> None:
     with torch.device("meta"):
-        assert UNet(width=32, multipliers=(1, 2, 3), slot_size=64, heads=4).num_parameters == 3_509_987
+        assert count(UNet(width=32, multipliers=(1, 2, 3), slot_size=64, heads=4)) == 3_509_987
 
 
 def test_it_begins_by_predicting_zero() -> None:
@@ -173,12 +177,6 @@ def test_layouts_agree_and_channels_last_stays() -> None:
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_either_norm_takes_the_same_weights() -> None:
-    torchs, ours = network(), network(norm="gn")
-    ours.load_state_dict(torchs.state_dict())
-    torch.testing.assert_close(ours(*inputs()), torchs(*inputs()))
-
-
 # --- slots ---
 
 
@@ -206,7 +204,7 @@ def test_any_number_of_slots(count: int) -> None:
 def test_a_context_serves_all_steps_bit_for_bit(dtype: torch.dtype) -> None:
     net, (z, _, slots) = network(dtype, multipliers=(1, 2, 3)), inputs(8, dtype)
     context = net.context(slots)
-    assert len(context.keys_and_values) == 11
+    assert len(context) == 11
     for time in (999, 500, 0):
         t = torch.tensor([time])
         assert torch.equal(net(z, t, context=context), net(z, t, slots))
@@ -383,9 +381,8 @@ def test_dropout_is_drawn_in_training_alone_and_by_the_steps_key() -> None:
     assert torch.equal(still(*given), quiet)
 
 
-@pytest.mark.parametrize("norm", ["gn", "gn-torch"])
-def test_half_precision_stays_close(norm: Any) -> None:
-    net, given = network(torch.float32, multipliers=(1, 2, 3), norm=norm), inputs(8, torch.float32)
+def test_half_precision_stays_close() -> None:
+    net, given = network(torch.float32, multipliers=(1, 2, 3)), inputs(8, torch.float32)
     whole = net(*given)
     with torch.autocast("cpu", torch.bfloat16):
         half = net(*given)
@@ -426,30 +423,6 @@ def refused(run: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 2, 8), (2, 4, 8, 8), (3, 8, 8), (2, 3, 0, 8)])
-def test_maps_that_do_not_fit(shape: tuple[int, ...]) -> None:
-    net = network(multipliers=(1, 2, 3))
-    says = refused(lambda: net(torch.zeros(shape), torch.zeros(2), draw(2, K, S)))
-    assert says == f"a latent picture {list(shape)}: give [B, 3, H, W], H and W multiples of 4"
-
-
-@pytest.mark.parametrize("shape", [(2, K, S + 1), (2, S), (2, 0, S)])
-def test_slots_that_do_not_fit(shape: tuple[int, ...]) -> None:
-    net, (z, t, _) = network(), inputs()
-    says = f"slots {list(shape)}: give [B, K, 6], K at least 1"
-    assert refused(lambda: net(z, t, torch.zeros(shape))) == says
-    assert refused(lambda: net.context(torch.zeros(shape))) == says
-
-
-def test_numbers_of_images_that_differ() -> None:
-    net, (z, t, slots) = network(), inputs()
-    assert "slots of 1 images for 2 latent pictures" in refused(lambda: net(z, t, slots[:1]))
-    assert "slots of 1 images for 2" in refused(lambda: net(z, t, context=net.context(slots[:1])))
-    assert "times [3] of 2" in refused(lambda: net(z, torch.zeros(3), slots))
-    assert "times [] of 2" in refused(lambda: net(z, torch.tensor(3), slots))
-    assert "give one of them" in refused(lambda: net(z, t, slots, context=net.context(slots)))
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -457,9 +430,6 @@ def test_numbers_of_images_that_differ() -> None:
         ({"heads": 0}, "0 heads cannot share 16 channels"),
         ({"width": 7}, "7 wide"),
         ({"width": 2}, "2 wide"),
-        ({"multipliers": ()}, "multipliers []"),
-        ({"multipliers": (1, 0)}, "multipliers [1, 0]"),
-        ({"depth": 0}, "depth 0"),
     ],
 )
 def test_settings_that_make_no_network(options: dict[str, Any], says: str) -> None:

@@ -1,6 +1,5 @@
 """A small model, a small task, and what reads their faults."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
 from etude.scenes import slot_library
 from etude.scenes.slot_library import Library
-from etude.studies.slots.model import SlotAutoencoder, card
+from etude.studies.slots.model import SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig, smoke
 from etude.studies.slots.task import SlotsTask
 
@@ -61,9 +60,9 @@ def one_line(caught: pytest.ExceptionInfo[ValueError], *parts: str) -> None:
 
 
 def build(net: SlotAutoencoder, slots_NS: Tensor, seed: int) -> Library:
-    return slot_library.build(slots_NS, net.config.num_slots, seed, partial(card, net))
+    return slot_library.build(slots_NS, net.config.num_slots, seed, net.card)
 
 
 def load(path: Path, net: SlotAutoencoder) -> Library:
     shape = {name: getattr(net.config, name) for name in ("num_slots", "slot_size", "size")}
-    return slot_library.load(path, "slots", shape, partial(card, net))
+    return slot_library.load(path, "slots", shape, net.card)

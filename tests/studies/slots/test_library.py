@@ -12,7 +12,6 @@ from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.scenes.slot_library import Library
-from etude.studies.slots.model import card
 
 K, S = 3, 8
 CONFIG = to_dict(settings())
@@ -67,21 +66,11 @@ def test_too_few_slots_that_differ() -> None:
 
 def test_the_card_is_the_first_slot_of_each_cluster_together() -> None:
     net, (slots, which) = network(), far_apart()
-    found = card(net, Library(slots, which, torch.zeros(3, 8, 8)).probe)
+    found = net.card(Library(slots, which, torch.zeros(3, 8, 8)).probe)
     image = net.decode(slots[:K][None])[0][0].detach()
     assert found.shape == (3, 8, 8)
     # A mean over 2 x 2 pixels.
     torch.testing.assert_close(found, image.unflatten(1, (8, 2)).unflatten(3, (8, 2)).mean((2, 4)))
-
-
-def test_a_part_for_a_small_file(library: Library) -> None:
-    part = library.thinned(12)
-    assert len(part.slots_NS) == 12
-    assert part.cluster_N.bincount().tolist() == [4, 4, 4], "each cluster its share"
-    assert torch.equal(part.probe, library.probe), "by which the model is known"
-    assert all((library.slots_NS == slot).all(1).any() for slot in part.slots_NS)
-    assert len(library.thinned(1).slots_NS) == K
-    assert torch.equal(library.thinned(10**6).slots_NS, library.slots_NS)
 
 
 # --- files ---

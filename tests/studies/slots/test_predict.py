@@ -19,9 +19,9 @@ from etude.core.checkpoint import WeightsHeader, save_weights
 from etude.core.config import to_dict
 from etude.core.errors import UserError
 from etude.nn.pixels import prepare
+from etude.scenes import prediction
 from etude.scenes.edits import Edit, edited, parse_edit, shares_of
 from etude.scenes.scores import segments
-from etude.studies.slots import predict as module
 from etude.studies.slots.predict import Options, predict, tell
 
 K, S = 3, 8
@@ -98,7 +98,7 @@ def test_a_folder_and_a_picture(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """More than one batch, in order; a picture's answer does not depend on what is beside it."""
-    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(prediction, "BATCH", 3)
     Path("in").mkdir()
     for number in range(4):
         photo(f"in/{number:02d}.png", number)

@@ -21,7 +21,7 @@ from etude.data import clevrtex
 from etude.draw.figures import coloured, sheet
 from etude.metrics import fid, segmentation
 from etude.nn.pixels import to_bytes
-from etude.scenes.scores import Scores
+from etude.scenes.scores import Scores, half_width
 from etude.scenes.source import SceneConfig, load_scenes
 from etude.scenes.task import Evaluation, objects
 from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
@@ -255,14 +255,14 @@ def test_a_run_resumes_exactly(tmp_path: Path, cut_at: int) -> None:
 
 def test_rates() -> None:
     halving = OptimConfig(lr=0.4, warmup=10, halve_every=100)
-    assert [halving.rate(step, 1) for step in (0, 4)] == pytest.approx([0.04, 0.4 * 0.5 * 0.5**0.04])
-    assert [halving.rate(step, 1) for step in (100, 200, 150)] == pytest.approx([0.2, 0.1, 0.4 * 0.5**1.5])
+    assert [halving.factor(step, 1) for step in (0, 4)] == pytest.approx([0.1, 0.5 * 0.5**0.04])
+    assert [halving.factor(step, 1) for step in (100, 200, 150)] == pytest.approx([0.5, 0.25, 0.5**1.5])
     cosine = OptimConfig(lr=0.4, warmup=0, schedule="cosine")
-    assert [cosine.rate(step, 100) for step in (0, 50, 100)] == pytest.approx([0.4, 0.2, 0])
+    assert [cosine.factor(step, 100) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
     constant = OptimConfig(lr=0.4, warmup=5, schedule="constant")
-    assert [constant.rate(step, 100) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.08, 0.16, 0.4, 0.4, 0.4])
+    assert [constant.factor(step, 100) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.2, 0.4, 1, 1, 1])
     # At the published settings the rise ends near the full rate.
-    assert OptimConfig().rate(9_999, 500_000) == pytest.approx(4e-4 * 0.5**0.09999)
+    assert OptimConfig().factor(9_999, 500_000) == pytest.approx(0.5**0.09999)
 
 
 @pytest.mark.parametrize("size", [4, 5])
@@ -597,7 +597,7 @@ def test_results_are_of_whole_splits() -> None:
         for metric in metrics:
             row = rows[split, metric]
             assert row.value == scores.means()[metric]
-            assert row.half_width == scores.half_width(metric)
+            assert row.half_width == half_width(scores.of_image[metric])
             assert row.protocol.startswith("mean over 4 scenes, ")
             assert row.variant == "generated scenes, 32 / 4 / 4, 16 px"
     told = rows["test", "ari"].protocol

@@ -113,18 +113,12 @@ class Schedule:
         return (1 - self.betas).cumprod(0)
 
     @cached_property
-    def posterior_variance(self) -> Tensor:
-        r"""$\tilde\beta_t$, eq. 7: of a latent whose successor and data are known. The first is 0."""
-        before_T = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_bar[:-1]])
-        return (1 - before_T) / (1 - self.alphas_bar) * self.betas
-
-    @cached_property
     def log_snr(self) -> Tensor:
         r"""$\log(\bar\alpha_t / (1 - \bar\alpha_t))$, natural; twice the $\lambda$ of `Level`."""
         return self.alphas_bar.log() - (-self.alphas_bar).log1p()
 
     def level(self, t: int) -> Level:
-        """Of a place; -1 is the data."""
+        """The level of a place; -1 is the data."""
         assert -1 <= t < self.num_steps, "a place of the chain"
         if t < 0:
             return Level(1.0, 0.0)
@@ -155,7 +149,7 @@ class Schedule:
         return (z_BX - noise * noise_BX) / signal
 
     def predict_noise(self, z_BX: Tensor, t_B: Tensor, z0_BX: Tensor) -> Tensor:
-        """What was added, if ``z0_BX`` is the data; the inverse of `predict_z0`."""
+        """The noise that was added, if ``z0_BX`` is the data; the inverse of `predict_z0`."""
         signal, noise = self._levels(t_B, z_BX)
         return (z_BX - signal * z0_BX) / noise
 
@@ -165,7 +159,7 @@ class Schedule:
         return signal * noise_BX - noise * z0_BX
 
     def noise_of_velocity(self, z_BX: Tensor, t_B: Tensor, velocity_BX: Tensor) -> Tensor:
-        """What was added to a latent of a velocity."""
+        """The noise that was added to a latent of a velocity."""
         signal, noise = self._levels(t_B, z_BX)
         return signal * velocity_BX + noise * z_BX
 

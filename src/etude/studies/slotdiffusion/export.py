@@ -1,4 +1,4 @@
-"""What of this study leaves etude: its networks, its slot library, and graphs for ONNX.
+"""The parts of this study that leave etude: its networks, its slot library, and graphs for ONNX.
 
 Shape suffixes as in model.py and vae.py.
 """
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
+from etude.nn.graph import Graph
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import slot_library
+from etude.scenes.export import FindsSlots, smooth_pictures
 from etude.studies.slotdiffusion.model import SlotDiffusion, attention_masks
 from etude.studies.slotdiffusion.study import UNTRAINED, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
@@ -18,7 +19,7 @@ from etude.studies.slotdiffusion.vae_files import build_vae
 
 HUB_TASK = "image-to-image"
 ALONE = {"vae.weights": UNTRAINED}
-"""Settings of a run that only has what was exported: the autoencoder's weights lie among its own."""
+"""The settings of a run that only has what was exported: the autoencoder's weights lie among its own."""
 companions = slot_library.companions
 
 
@@ -36,9 +37,7 @@ class Encodes(nn.Module):
         self.vae = vae
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor]:
-        # Bytes are in range, which `encode` would look for and a graph cannot ask.
-        encoded = self.vae.quant_conv(self.vae.encoder(prepare(pictures_BHWC)))
-        return (encoded.chunk(2, 1)[0] if self.vae.kind == "kl" else encoded,)
+        return (self.vae.encode(prepare(pictures_BHWC)),)
 
 
 class Decodes(nn.Module):
@@ -62,16 +61,11 @@ class Decodes(nn.Module):
 class Finds(FindsSlots):
     """Pictures as bytes ``[B, H, W, 3]`` to slots and their shares of each pixel, as `etude predict` under seed 0."""
 
-    def __init__(self, model: SlotDiffusion) -> None:
-        super().__init__(model.config.num_slots, model.config.slot_size)
-        self.model = model
-
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        encoder, config = self.model.encoder, self.model.config
-        found = encoder(
-            prepare(pictures_BHWC), self.noise(pictures_BHWC), spread=0.0, iterations=config.eval_iterations
+        found = self.model(
+            prepare(pictures_BHWC), self.noise(pictures_BHWC), spread=0.0, iterations=self.config.eval_iterations
         )
-        return found.slots_BKS.float(), attention_masks(found.attention_BTKN, encoder.places, config.size)
+        return found.slots_BKS.float(), attention_masks(found.attention_BTKN, self.model.places, self.config.size)
 
 
 def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> list[Graph]:
@@ -82,7 +76,7 @@ def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> lis
     stride, channels, size = vae.stride, vae.latent_channels, config.model.size
 
     def pictures(count: int, height: int, width: int) -> Tensor:
-        return smooth_pictures(count, height, width, draw)
+        return smooth_pictures(count, height * stride, width * stride, draw)
 
     def latents(count: int, height: int, width: int) -> Tensor:
         return torch.randn(count, channels, height, width, generator=draw)
@@ -92,11 +86,11 @@ def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> lis
     pixels = f"uint8 [N, H, W, 3], RGB, both sides multiples of {stride}"
     found = [
         Graph(
-            Encodes(vae), {"pictures": pictures(2, 4 * stride, 6 * stride)}, ("latents",),
+            Encodes(vae), {"pictures": pictures(2, 4, 6)}, ("latents",),
             {"pictures": f"{pixels}; trained on {size} x {size}; mapped to [-1, 1] in the graph",
              "latents": f"float32 [N, {channels}, H / {stride}, W / {stride}], {kind}, not scaled"},
             {"pictures": {0: "N", **sides}},
-            [(pictures(1, 8 * stride, 8 * stride),), (pictures(3, 2 * stride, 4 * stride),)], name="encoder",
+            [(pictures(1, 8, 8),), (pictures(3, 2, 4),)], name="encoder",
         ),
         Graph(
             Decodes(vae), {"latents": latents(2, 4, 6)}, ("pictures", "values"),
@@ -107,16 +101,10 @@ def graphs(config: SlotDiffusionConfig, modules: Mapping[str, nn.Module]) -> lis
             [(latents(1, 8, 8),), (latents(3, 2, 5),)], name="decoder",
         ),
     ]  # fmt: skip
-    model = modules.get("model")
-    if model is not None:
+    if "model" in modules:
+        model = modules["model"]
         assert isinstance(model, SlotDiffusion)
-        slots, width = config.model.num_slots, config.model.slot_size
-        found.append(Graph(
-            Finds(model), {"pictures": pictures(2, size, size)}, ("slots", "masks"),
-            {"pictures": f"uint8 [N, {size}, {size}, 3], RGB; mapped to [-1, 1] in the graph",
-             "slots": f"float32 [N, {slots}, {width}]; a Gaussian start is that of seed 0",
-             "masks": f"float32 [N, {slots}, {size}, {size}], each slot's share of a pixel by its attention"},
-            {"pictures": {0: "N"}}, [(pictures(1, size, size),), (pictures(3, size, size),)], name="slots",
-            tolerance=SLOT_TOLERANCE,
-        ))  # fmt: skip
+        finds = Finds(model.encoder, config.model)
+        masks = f"float32 [N, {config.model.num_slots}, {size}, {size}], each slot's share of a pixel by its attention"
+        found.append(finds.graph({"slots": finds.about, "masks": masks}, draw, "slots"))
     return found

@@ -22,22 +22,18 @@ from etude.studies.slotdiffusion.task import SlotDiffusionTask
 from etude.studies.slotdiffusion.vae_task import VAETask
 
 MOMENTS = 20
-"""Pictures of a sheet of denoising, at most."""
-
-
-# --- the autoencoder ---
+"""The most pictures of a sheet of denoising."""
 
 
 def draw(task: SlotDiffusionTask | VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Draw the pictures of a run of either phase into ``folder``."""
     if isinstance(task, VAETask):
-        draw_vae(task, folder, metrics)
+        _draw_vae(task, folder, metrics)
     else:
-        draw_diffusion(task, folder, metrics)
+        _draw_diffusion(task, folder, metrics)
 
 
-def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the pictures of an autoencoder's run into ``folder``."""
+def _draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     bound = "divergence" if task.vae.kind == "kl" else "codebook"
     curves(
         folder / "curves.png",
@@ -58,11 +54,7 @@ def draw_vae(task: VAETask, folder: Path, metrics: Sequence[Mapping[str, Any]]) 
     grid(folder / "reconstructions.png", rows)
 
 
-# --- the diffusion ---
-
-
-def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the pictures of a run into ``folder``."""
+def _draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     figures.learning_curves(folder / "curves.png", metrics, "Noise", "loss")
     scenes = task.scenes.splits["test"]
     count = min(SHOWN, len(scenes))
@@ -79,7 +71,8 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     images_NHWC = images_NHWC.cpu()
     again = {"autoencoder": again_NHWC, "noise + slots": made_NHWC}
     figures.reconstructions(folder / "reconstructions.png", images_NHWC, again, masks_NHW, shares_NKHW)
-    slots(folder / "slots.png", images_NHWC, made_NHWC, shares_NKHW)
+    parts_NKHWC = parts_of(images_NHWC, shares_NKHW)
+    figures.slots(folder / "slots.png", images_NHWC, "noise + slots", made_NHWC, parts_NKHWC)
     attention(folder / "attention.png", images_NHWC[0], attention_NTKN[0], task.mean.encoder.places)
     fast = (task.config.sample.sampler, task.config.sample.steps)
     slow = ("ancestral", task.config.sample.ancestral)
@@ -92,31 +85,20 @@ def draw_diffusion(task: SlotDiffusionTask, folder: Path, metrics: Sequence[Mapp
     figures.compositions(folder, task, "slotdiffusion", "drawn", count)
 
 
-def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, shares_NKHW: Tensor) -> None:
-    """Draw a row a scene: the picture, its reconstruction, and what each slot looks at, the rest white."""
-    parts = [seen(image, shares) for image, shares in zip(images_NHWC, shares_NKHW, strict=True)]
-    figures.slots(path, images_NHWC, "noise + slots", made_NHWC, np.stack(parts))
+def parts_of(images_NHWC: Tensor, shares_NKHW: Tensor) -> np.ndarray:
+    """The part of a picture that each slot looks at, as bytes ``[N, K, H, W, 3]``; the rest is white."""
+    return (255 - shares_NKHW[..., None] * (255 - images_NHWC[:, None].float())).byte().numpy()
 
 
-def seen(image_HWC: Tensor, shares_KHW: Tensor) -> np.ndarray:
-    """The part of a picture that each slot looks at, as bytes ``[K, H, W, 3]``; the rest is white."""
-    return (255 - shares_KHW[..., None] * (255 - image_HWC.float())).byte().numpy()
-
-
-def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENTS) -> tuple[Tensor, Tensor]:
-    """Latents on the way from noise to a picture, as pictures; the last is the picture.
-
-    Args:
-        painter: draws it.
-        slots_1KS: of one picture.
-        stream: of its noise.
-        most: pictures at most, evenly apart.
+def moments(painter: Painter, slots_1KS: Tensor, stream: str) -> tuple[Tensor, Tensor]:
+    """Latents on the way from noise to a picture, `MOMENTS` at most and evenly apart; the last is the picture.
 
     Returns:
-        bytes ``[M, H, W, 3]`` of the latents with their noise, and of what the network took them for.
+        Bytes ``[M, H, W, 3]`` of the latents with their noise, and of what the network took them for.
     """
     steps = painter.config.steps
-    wanted = {round((place + 1) * steps / min(most, steps)) for place in range(min(most, steps))}
+    most = min(MOMENTS, steps)
+    wanted = {round((place + 1) * steps / most) for place in range(most)}
     kept: list[Tensor] = []
     guessed: list[Tensor] = []
 
@@ -134,7 +116,7 @@ def moments(painter: Painter, slots_1KS: Tensor, stream: str, most: int = MOMENT
 
 
 def denoising(path: Path, title: str, painter: Painter, slots_1KS: Tensor, stream: str) -> None:
-    """How a picture comes out of the noise, and what the network took it for at each moment."""
+    """Draw how a picture comes out of the noise, and what the network took it for at each moment."""
     noisy, clean = moments(painter, slots_1KS, stream)
     columns = min(10, len(noisy))
     rows = math.ceil(len(noisy) / columns)

@@ -16,7 +16,7 @@ from etude.scenes.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule
 from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
 from etude.studies.slotdiffusion.study import ChainConfig, ModelConfig, SampleConfig
-from etude.studies.slotdiffusion.unet import Context, UNet
+from etude.studies.slotdiffusion.unet import UNet
 from etude.studies.slotdiffusion.vae import VAE
 
 OnStep = Callable[[int, int, Tensor, Tensor], None]
@@ -64,6 +64,16 @@ class SlotDiffusion(nn.Module):
         # Without a condition on the rate: several processes wait for a gradient of every parameter.
         slots_BKS = self.unet.dropped(found.slots_BKS, drop_B)
         return self.unet(z_BChw, t_B, slots_BKS), {"slots": found.slots_BKS, "attention": found.attention_BTKN}
+
+    @torch.no_grad()
+    def card(self, slots_KS: Tensor) -> Tensor:
+        """The noise seen by some slots in a fixed latent, ``[3, 8, 8]``, by which a slot library knows the model."""
+        side, device = 8 << len(self.config.multipliers) - 1, self.scale.device
+        z_BChw = draw(image_generators(0, "card", slice(0, 1)), (self.unet.channels, side, side)).to(device)
+        noise_BChw = self.unet(z_BChw, torch.full((1,), 100, device=device), slots_KS[None].to(device))
+        small = functional.adaptive_avg_pool2d(noise_BChw[0].float().cpu(), CARD)
+        # A latent may have another number of channels than a picture.
+        return small.mean(0, keepdim=True).expand(3, -1, -1).clone() if len(small) != 3 else small
 
 
 def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) -> Tensor:
@@ -120,11 +130,10 @@ class Painter:
         given = unet.context(slots_BKS.to(device))
         none = unet.context(unet.no_slots.expand(1, slots_BKS.shape[1], -1))
         # Pairs in a row, as plain tensors.
-        flat = [[part for pair in context.keys_and_values for part in pair] for context in (given, none)]
+        flat = [[part for pair in context for part in pair] for context in (given, none)]
 
         def predict(z: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
-            pairs = tuple(zip(parts[::2], parts[1::2], strict=True))
-            found = unet(z, t[:1], context=Context(len(z), pairs))  # pyright: ignore[reportArgumentType]
+            found = unet(z, t[:1], context=list(zip(parts[::2], parts[1::2], strict=True)))
             return found if config.target == "noise" else self.schedule.noise_of_velocity(z, t, found)
 
         return self.sampler(
@@ -142,15 +151,3 @@ class Painter:
     ) -> Tensor:
         """Pictures of slots, see `latents`."""
         return self.decode(self.latents(slots_BKS, images, stream, on_step))
-
-
-@torch.no_grad()
-def card(model: SlotDiffusion, slots_KS: Tensor) -> Tensor:
-    """The noise that the model sees by slots in a fixed latent, ``[3, 8, 8]``, by which a slot library knows it."""
-    unet, device = model.unet, model.scale.device
-    side = 8 << len(model.config.multipliers) - 1
-    z_BChw = draw(image_generators(0, "card", slice(0, 1)), (unet.channels, side, side)).to(device)
-    noise_BChw = unet(z_BChw, torch.full((1,), 100, device=device), slots_KS[None].to(device))
-    small = functional.adaptive_avg_pool2d(noise_BChw[0].float().cpu(), CARD)
-    # A latent may have another number of channels than a picture.
-    return small.mean(0, keepdim=True).expand(3, -1, -1).clone() if len(small) != 3 else small

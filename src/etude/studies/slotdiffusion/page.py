@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from etude import registry
 from etude.core.errors import UserError
-from etude.scenes.page import ORDER, SAMPLES, Scene, changed, desk, fitted, looked
+from etude.scenes import page
+from etude.scenes.page import ORDER, Scene, changed, desk, looked, scene_of
 from etude.serve.kit.markup import Tile, box, tiles
 from etude.serve.kit.site import Site, answering
 from etude.serve.kit.stream import Line, told_by
@@ -64,22 +64,9 @@ def has_slots(config: Mapping[str, Any]) -> bool:
 
 def look(site: Site, choice: str, path: str | None) -> Scene:
     """What the network of a choice finds in a picture."""
-    import torch
+    from etude.studies.slotdiffusion.predict import Options, ScenePaintings
 
-    from etude.draw.figures import coloured
-    from etude.scenes.edits import shares_of
-    from etude.scenes.scores import segments
-    from etude.studies.slotdiffusion.figures import seen
-    from etude.studies.slotdiffusion.predict import find
-
-    model = _networks(site, choice).model
-    image_HWC = fitted(path, model.config.size)
-    slots_1KS, masks_1KHW = find(model, [image_HWC], 0)
-    segments_HW = segments(masks_1KHW)[0]
-    shares = {int(slot): share for slot, share in shares_of(segments_HW, model.config.num_slots).items()}
-    parts_KHWC = seen(torch.from_numpy(image_HWC), masks_1KHW[0])
-    parts = {slot: parts_KHWC[slot] for slot in shares}
-    return Scene(image_HWC, None, coloured(segments_HW + 1), parts, shares, list(slots_1KS[0]))
+    return scene_of(ScenePaintings(_networks(site, choice).painter(Options())), path)
 
 
 # --- drawing ---
@@ -87,27 +74,23 @@ def look(site: Site, choice: str, path: str | None) -> Scene:
 
 @dataclass(frozen=True)
 class Moment:
-    """A picture on its way out of the noise.
-
-    Attributes:
-        picture: which, from 0.
-        step: how many steps of it are done.
-        steps: of how many.
-        left: seconds that the rest of all pictures will take.
-        noisy_HWC: the latent, decoded.
-        guess_HWC: what the network takes it for; after the last step both are the picture.
-    """
+    """A picture on its way out of the noise."""
 
     picture: int
+    """Its number, from 0."""
     step: int
+    """How many steps of it are done, of ``steps``."""
     steps: int
     left: float
+    """Seconds that the rest of all pictures will take."""
     noisy_HWC: np.ndarray
+    """The latent, decoded."""
     guess_HWC: np.ndarray
+    """What the network takes it for; after the last step both are the picture."""
 
 
 def painter_of(networks: "Networks", sampler: str, steps: int, seed: int) -> "Painter":
-    """What draws with a sampler of `SAMPLERS`."""
+    """The painter that draws with a sampler of `SAMPLERS`."""
     from etude.studies.slotdiffusion.predict import Options
 
     # A path would be a program to run.
@@ -126,46 +109,43 @@ def drawing(painter: "Painter", pictures: "Sequence[Sequence[Tensor]]", pause: f
         pictures: the slots ``[S]`` of each.
         pause: seconds from one moment to the next at least; the first and the last of a picture always come.
     """
-    return told_by(lambda line: _draw(painter, pictures, pause, line))
-
-
-def _draw(painter: "Painter", pictures: "Sequence[Sequence[Tensor]]", pause: float, line: Line[Moment]) -> None:
     import torch
 
     from etude.nn.pixels import to_bytes
     from etude.studies.slotdiffusion.predict import STREAM
 
-    began = last = time.monotonic()
-    for number, slots in enumerate(pictures):
+    def work(line: Line[Moment]) -> None:
+        began = last = time.monotonic()
+        for number, slots in enumerate(pictures):
 
-        def on_step(step: int, steps: int, z: "Tensor", z0: "Tensor", number: int = number) -> None:
-            nonlocal last
-            line.check()
-            if time.monotonic() - last < pause and 1 < step < steps:
-                return
-            noisy, guess = to_bytes(painter.decode(torch.cat([z, z0]))).cpu().numpy()
-            done, last = number * steps + step, time.monotonic()
-            left = (last - began) / done * (len(pictures) * steps - done)
-            line.tell(Moment(number, step, steps, left, noisy, guess))
+            def on_step(step: int, steps: int, z: "Tensor", z0: "Tensor", number: int = number) -> None:
+                nonlocal last
+                line.check()
+                if time.monotonic() - last < pause and 1 < step < steps:
+                    return
+                noisy, guess = to_bytes(painter.decode(torch.cat([z, z0]))).cpu().numpy()
+                done, last = number * steps + step, time.monotonic()
+                left = (last - began) / done * (len(pictures) * steps - done)
+                line.tell(Moment(number, step, steps, left, noisy, guess))
 
-        # One noise for all: what differs between pictures comes of their slots.
-        painter.latents(torch.stack(list(slots))[None], [0], STREAM, on_step)
+            # One noise for all: what differs between pictures comes of their slots.
+            painter.latents(torch.stack(list(slots))[None], [0], STREAM, on_step)
+
+    return told_by(work)
 
 
-def drawn_html(
-    scenes: Sequence[Scene], done: Sequence[np.ndarray], moment: Moment | None, way: Sequence[np.ndarray]
-) -> str:
-    """What is drawn: the pictures that are ready, the one that is drawn now, how it came out of the noise."""
+def drawn_html(scenes: Sequence[Scene], done: Sequence[np.ndarray], moment: Moment, way: Sequence[np.ndarray]) -> str:
+    """The pictures that are ready, the one that is drawn now, and how it came out of the noise."""
     shown: list[Tile] = []
     for order, scene, image in zip(ORDER, scenes, done, strict=False):
         shown.append(Tile(scene.image_HWC, f"{order} picture", f"the {order} picture"))
         told = f"the {order} picture drawn of noise and its slots"
         shown.append(Tile(image, "drawn of noise and slots", told))
     html = tiles(shown, 240) if shown else ""
-    if moment is not None and moment.step < moment.steps:
+    if moment.step < moment.steps:
+        order = ORDER[moment.picture]
         html += tiles([
-            Tile(scenes[moment.picture].image_HWC, f"{ORDER[moment.picture]} picture",
-                 f"the {ORDER[moment.picture]} picture"),
+            Tile(scenes[moment.picture].image_HWC, f"{order} picture", f"the {order} picture"),
             Tile(moment.noisy_HWC, f"the latent after step {moment.step}", "the noisy latent, decoded"),
             Tile(moment.guess_HWC, "what the network takes it for", "what the network takes the latent for"),
         ], 240)  # fmt: skip
@@ -176,10 +156,11 @@ def drawn_html(
 
 
 def progress_html(moment: Moment, pictures: int, painter: "Painter") -> str:
-    """A bar, the step, the time left."""
+    """A progress bar with the step and the time left."""
     total, done = pictures * moment.steps, moment.picture * moment.steps + moment.step
     where = f" of picture {moment.picture + 1} of {pictures}" if pictures > 1 else ""
-    told, role = f"Step {moment.step} of {moment.steps}{where}, about {_seconds(moment.left)} left", ""
+    left = f"{moment.left / 60:.0f} min" if moment.left >= 90 else f"{max(1, round(moment.left))} s"
+    told, role = f"Step {moment.step} of {moment.steps}{where}, about {left} left", ""
     if done == total:
         # Only the end is read aloud.
         told, role = f"Drawn in {painter.config.steps} steps with {painter.config.sampler}.", ' role="status"'
@@ -189,12 +170,8 @@ def progress_html(moment: Moment, pictures: int, painter: "Painter") -> str:
     )
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
-
-
 def thinned(way: list[np.ndarray], most: int = _SHOWN) -> list[np.ndarray]:
-    """Every second of the moments, from the last one back, where they are more than ``most``."""
+    """The moments, or every second of them from the last one back where they are more than ``most``."""
     return way if len(way) <= most else way[::-2][::-1]
 
 
@@ -221,7 +198,7 @@ def draw(
 
 
 class _Drawing:
-    """What a visitor has drawn now: whether it is to stop, and whether it has ended."""
+    """A drawing for a visitor: whether it is to stop, and whether it has ended."""
 
     def __init__(self) -> None:
         self.unwanted, self.over = threading.Event(), threading.Event()
@@ -281,6 +258,4 @@ def tab(site: Site) -> None:
 
 
 def warm(site: Site) -> None:
-    """Import and load what the first answer needs."""
-    if registry.load(TITLE).shipped_weights:
-        look(site, site.choices(TITLE)[0], str(next(SAMPLES.glob("*[0-9].png"))))
+    page.warm(site, TITLE, look)

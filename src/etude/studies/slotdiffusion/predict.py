@@ -15,42 +15,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from etude.core import randomness
-from etude.core.checkpoint import load_weights
-from etude.core.config import from_dict
 from etude.core.errors import UserError
-from etude.core.loop import progress_bar
-from etude.core.runtime import resolve_device
-from etude.data.prediction import refuse_existing, save_png
+from etude.data.clevrtex import read_picture
+from etude.data.prediction import picture_files, refuse_existing
 from etude.draw.figures import save_figure
-from etude.metrics.segmentation import squared_error
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import prediction
-from etude.scenes.edits import shares_of
-from etude.scenes.prediction import Prediction, SceneOptions, ScenePainter, tell
-from etude.scenes.scores import segments
+from etude.scenes.prediction import BATCH, Advance, Found, Prediction, SceneOptions, ScenePainter, tell
 from etude.scenes.source import SAMPLE
 from etude.studies.slotdiffusion import figures
-from etude.studies.slotdiffusion.model import (
-    Painter,
-    SlotDiffusion,
-    attention_masks,
-    card,
-    schedule_of,
-)
+from etude.studies.slotdiffusion.export import networks
+from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, attention_masks, schedule_of
 from etude.studies.slotdiffusion.samplers import check_steps, halving
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import VAE
-from etude.studies.slotdiffusion.vae_files import build_vae
 
 __all__ = ["Options", "Prediction", "example", "predict", "tell"]
-_BATCH = 16
 STREAM = "predict/paint"
-"""Of the noise that pictures begin with."""
+"""The stream of the noise that pictures begin with."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +67,30 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     options.check()
     if options.denoising and (options.compose or options.edit is not None):
         raise UserError("--denoising shows how a picture is drawn again: leave out --edit and --compose")
-    return prediction.predict(_Painter(read_networks(weights).painter(options), options), weights, options)
+    painter = ScenePaintings(read_networks(weights).painter(options))
+    if not options.denoising:
+        return prediction.predict(painter, weights, options)
+    paths = picture_files(options.inputs)
+    strip = options.output / f"{paths[0].stem}-denoising.png"
+    refuse_existing([strip], paths, force=options.force)
+    answers = prediction.predict(painter, weights, options)
+    image_HWC = read_picture(paths[0], painter.config.size, options.max_pixels)
+    slots_1KS, sampling = painter.find([image_HWC]).slots_NKS, painter.painter.config
+    title = f"{sampling.sampler}, {sampling.steps} steps: read from top left to bottom right"
+    save_figure(strip, lambda to: figures.denoising(to, title, painter.painter, slots_1KS, STREAM))
+    return [*answers, Prediction(str(paths[0]), str(strip))]
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What a weights file holds, ready for use."""
+    """The networks of a weights file, ready for use."""
 
     model: SlotDiffusion
     vae: VAE
     config: SlotDiffusionConfig
 
     def painter(self, options: Options) -> Painter:
-        """What draws as the options say, and where they say nothing as the run did."""
+        """The painter that draws as the options say, and where they say nothing as the run did."""
         sample = self.config.sample
         if options.steps is not None:
             check_steps(options.steps, self.config.chain.steps)
@@ -117,95 +112,42 @@ class Networks:
 
 def read_networks(weights: Path) -> Networks:
     """The networks of a weights file, on the best device there is."""
-    tensors, header = prediction.read_network(weights, "slotdiffusion")
-    config = from_dict(SlotDiffusionConfig, header.config, origin=str(weights))
-    if config.phase == "vae":
+    config, modules = prediction.read_networks(weights, "slotdiffusion", SlotDiffusionConfig, networks)
+    if "model" not in modules:
         raise UserError(
             f"{weights} is an autoencoder alone: train slots on it, as in etude run slotdiffusion laptop --vae.weights "
             f"{weights}"
         )
-    model, vae = SlotDiffusion(config.model, config.vae.channels), build_vae(config.vae)
-    load_weights({"model": model, "vae": vae}, tensors, weights)
-    device = resolve_device("auto")
-    for part in (model, vae):
-        part.eval().to(device).to(memory_format=torch.channels_last)
+    model, vae = modules["model"], modules["vae"]
+    assert isinstance(model, SlotDiffusion)
+    assert isinstance(vae, VAE)
     return Networks(model, vae, config)
 
 
-@torch.inference_mode()
-def find(model: SlotDiffusion, images: Sequence[np.ndarray], seed: int) -> tuple[Tensor, Tensor]:
-    """Slots ``[B, K, S]`` and masks ``[B, K, H, W]``; a picture's begin the same whatever is beside it."""
-    config, device = model.config, model.scale.device
-    draw = randomness.generator(seed, "predict/slots", 0)
-    noise_1KS = torch.randn(1, config.num_slots, config.slot_size, generator=draw).to(device)
-    found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(images), _BATCH):
-        images_BCHW = prepare(torch.from_numpy(np.stack(images[start : start + _BATCH])).to(device))
-        noise_BKS = noise_1KS.expand(len(images_BCHW), -1, -1)
-        slots = model.encoder(images_BCHW, noise_BKS, spread=0.0, iterations=config.eval_iterations)
-        masks_BKHW = attention_masks(slots.attention_BTKN, model.encoder.places, config.size)
-        found.append((slots.slots_BKS.float().cpu(), masks_BKHW.cpu()))
-    slots_parts, masks_parts = zip(*found, strict=True)
-    return torch.cat(slots_parts), torch.cat(masks_parts)
-
-
-class _Painter(ScenePainter):
-    """A painter, as `etude.scenes.prediction` uses it."""
+class ScenePaintings(ScenePainter):
+    """A `Painter`, as `etude.scenes.prediction` uses it."""
 
     study, endings = "slotdiffusion", ("-slots.png", "-mask.png", "-again.png")
     titles = ("picture", "noise + slots", "slots")
 
-    def __init__(self, painter: Painter, options: Options) -> None:
-        super().__init__(painter.model.config)
-        self.painter, self.options = painter, options
+    def __init__(self, painter: Painter) -> None:
+        super().__init__(painter.model, painter.seed)
+        self.painter, self.steps = painter, painter.config.steps
 
-    def find(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        return find(self.painter.model, images, self.options.seed)
+    def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor) -> Found:
+        encoder, config = self.network.encoder, self.config
+        slots = encoder(prepare(images_NHWC), noise_NKS, spread=0.0, iterations=config.eval_iterations)
+        masks_NKHW = attention_masks(slots.attention_BTKN, encoder.places, config.size).cpu()
+        return Found(slots.slots_BKS.float().cpu(), masks_NKHW, figures.parts_of(images_NHWC.cpu(), masks_NKHW))
 
-    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], title: str) -> Tensor:
-        """The steps are shown on a bar; for the numbers see `Painter.latents`."""
-        count, steps = len(slots_NKS), self.painter.config.steps
-        with progress_bar() as bar:
-            shown = bar.add_task(title, total=count * steps, note="")
+    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], advance: Advance) -> Tensor:
+        def part(rows: slice) -> Tensor:
+            def on_step(*_: Any) -> None:
+                advance(rows.stop - rows.start)
 
-            def part(rows: slice) -> Tensor:
-                def tell_bar(*_: Any) -> None:
-                    bar.advance(shown, rows.stop - rows.start)
+            return to_bytes(self.painter.paint(slots_NKS[rows], numbers[rows], STREAM, on_step)).cpu()
 
-                return to_bytes(self.painter.paint(slots_NKS[rows], numbers[rows], STREAM, tell_bar)).cpu()
-
-            return halving(part, count, _BATCH)
-
-    def card(self, slots_KS: Tensor) -> Tensor:
-        return card(self.painter.model, slots_KS)
-
-    def describe(
-        self, paths: Sequence[Path], files: Sequence[Sequence[Path]], images: Sequence[np.ndarray]
-    ) -> list[Prediction]:
-        strip = self.options.output / f"{paths[0].stem}-denoising.png"
-        if self.options.denoising:
-            refuse_existing([strip], paths, force=self.options.force)
-        slots_NKS, masks_NKHW = self.find(images)
-        # One noise for all: a picture's result does not depend on what is beside it.
-        made_NHWC = self.paint(slots_NKS, [0] * len(paths), "drawing")
-        answers: list[Prediction] = []
-        for row, (page, mask, again) in enumerate(files):
-            image_NHWC, one = torch.from_numpy(images[row])[None], slice(row, row + 1)
-            parts = (image_NHWC, made_NHWC[one], masks_NKHW[one])
-            save_figure(page, lambda to, parts=parts: figures.slots(to, *parts))
-            segments_HW = segments(masks_NKHW[one])[0]
-            save_png(mask, segments_HW.to(torch.uint8).numpy())
-            save_png(again, made_NHWC[row].numpy())
-            shares = shares_of(segments_HW, self.config.num_slots)
-            made, real = (x.permute(0, 3, 1, 2) / 255.0 for x in (made_NHWC[one], image_NHWC))
-            error = squared_error(made, real).item()
-            answers.append(Prediction(str(paths[row]), str(page), len(shares), shares, error))
-        if self.options.denoising:
-            sampling = self.painter.config
-            title = f"{sampling.sampler}, {sampling.steps} steps: read from top left to bottom right"
-            save_figure(strip, lambda to: figures.denoising(to, title, self.painter, slots_NKS[:1], STREAM))
-            answers.append(Prediction(str(paths[0]), str(strip)))
-        return answers
+        return halving(part, len(slots_NKS), BATCH)
 
 
 def example(out: Path) -> list[str]:

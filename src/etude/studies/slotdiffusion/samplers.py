@@ -7,14 +7,13 @@ and is $\hat z_0$ for all of them (for `ddim` whatever its noise).
 
 All have one interface, which a sampler of the user's own has to meet too:
 
-    sampler(predict, schedule, z_BX, generators, *, steps, clip=None, on_step=None) -> Tensor [B, X]
+    sampler(predict, schedule, z_BX, generators, *, steps, on_step=None) -> Tensor [B, X]
 
 - ``predict(z_BX, t_B)``: the noise; ``t_B`` is int64, and alike for all images;
 - ``schedule``: the chain that the network was trained on;
 - ``z_BX``: what to begin with, at place T - 1: standard normal, see `draw`. Results have its dtype and device;
 - ``generators``: one for each image, for noise on the way;
 - ``steps``: how often the network is asked, 1 to T;
-- ``clip``: a bound on $|\hat z_0|$ for data that has one; the noise is then what leads to the bounded guess;
 - ``on_step(step, steps, z_BX, z0_BX)``: called after each step, from 1, with the latents and the guess they came from.
   What it raises ends the sampling.
 
@@ -27,7 +26,8 @@ Shape suffixes: B images, X all axes of one latent, N steps.
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,25 +50,21 @@ _log = logging.getLogger("etude")
 # --- noise ---
 
 
-def image_generators(seed: int, stream: str, images: slice, *, step: int = 0) -> list[torch.Generator]:
-    """One for each image, keyed by its number: made anew wherever the image is begun anew.
+def image_generators(seed: int, stream: str, images: slice) -> list[torch.Generator]:
+    """A generator for each image, keyed by its number: made anew wherever the image is begun anew.
 
     Args:
         seed: the run's seed.
         stream: what is drawn.
         images: their numbers, from ``start`` to ``stop``.
-        step: the training step.
     """
-    return [randomness.generator(seed, stream, step, index) for index in range(images.start or 0, images.stop)]
+    return [randomness.generator(seed, stream, 0, index) for index in range(images.start or 0, images.stop)]
 
 
 def draw(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor | None = None) -> Tensor:
     """Standard normal ``[B, *shape]``, each image's from its own generator: float32, drawn on the CPU.
 
-    Args:
-        generators: B of them.
-        shape: of one latent.
-        like: whose dtype and device it gets.
+    With ``like`` it has that tensor's dtype and device.
     """
     noise_BX = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
     return noise_BX if like is None else noise_BX.to(like)
@@ -78,7 +74,7 @@ def draw(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tens
 
 
 def check_steps(steps: int, num_steps: int) -> None:
-    """`UserError` unless a chain of ``num_steps`` can be sampled in ``steps``."""
+    """Raise `UserError` unless a chain of ``num_steps`` can be sampled in ``steps``."""
     if not 1 <= steps <= num_steps:
         raise UserError(f"cannot sample in {steps} steps: give 1 to {num_steps}, as many as the model was trained with")
 
@@ -114,39 +110,26 @@ def places(schedule: Schedule, steps: int, grid: Grid = "trailing") -> list[int]
     return rising_N[::-1].tolist()
 
 
-class _Move(NamedTuple):
-    step: int
-    t: int
-    now: Level
-    then: Level
-
-
-def _moves(schedule: Schedule, steps: int, grid: Grid) -> list[_Move]:
-    visited = places(schedule, steps, grid)
-    levels = [schedule.level(t) for t in (*visited, -1)]
-    return [_Move(i + 1, t, levels[i], levels[i + 1]) for i, t in enumerate(visited)]
-
-
-def _guess(predict: Predict, z_BX: Tensor, move: _Move, clip: float | None) -> tuple[Tensor, Tensor]:
-    """The data and the noise that the network sees in a latent."""
-    noise_BX = predict(z_BX, torch.full((len(z_BX),), move.t, device=z_BX.device)).to(z_BX.dtype)
-    assert noise_BX.shape == z_BX.shape, "noise of the latent's shape"
-    signal, noise = move.now
-    z0_BX = (z_BX - noise * noise_BX) / signal
-    if clip is not None:
-        z0_BX = z0_BX.clamp(-clip, clip)
-        noise_BX = (z_BX - signal * z0_BX) / noise
-    return z0_BX, noise_BX
-
-
-def _arrive(name: str, step: int, steps: int, z_BX: Tensor, z0_BX: Tensor, on_step: OnStep | None) -> None:
-    if not z_BX.isfinite().all():
-        raise UserError(
-            f"the {name} sampler met numbers that are not finite at step {step} of {steps}: sample in float32, with "
-            "less guidance, or from another checkpoint"
-        )
-    if on_step is not None:
-        on_step(step, steps, z_BX, z0_BX)
+def _walk(
+    name: str, predict: Predict, schedule: Schedule, z_BX: Tensor, steps: int, grid: Grid, on_step: OnStep | None,
+    move: Callable[[Level, Level, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """Visit the places of a grid; ``move(now, then, z_BX, z0_BX, noise_BX)`` is the latent at the next one."""
+    visited = [*places(schedule, steps, grid), -1]
+    for step, (t, following) in enumerate(pairwise(visited), 1):
+        now, then = schedule.level(t), schedule.level(following)
+        noise_BX = predict(z_BX, torch.full((len(z_BX),), t, device=z_BX.device)).to(z_BX.dtype)
+        assert noise_BX.shape == z_BX.shape, "noise of the latent's shape"
+        z0_BX = (z_BX - now.noise * noise_BX) / now.signal
+        z_BX = move(now, then, z_BX, z0_BX, noise_BX)
+        if not z_BX.isfinite().all():
+            raise UserError(
+                f"the {name} sampler met numbers that are not finite at step {step} of {steps}: sample in float32, "
+                "with less guidance, or from another checkpoint"
+            )
+        if on_step is not None:
+            on_step(step, steps, z_BX, z0_BX)
+    return z_BX
 
 
 # --- samplers ---
@@ -155,40 +138,30 @@ def _arrive(name: str, step: int, steps: int, z_BX: Tensor, z0_BX: Tensor, on_st
 @torch.no_grad()
 def ancestral(
     predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
-    variance: Literal["posterior", "beta"] = "posterior", grid: Grid = "even", clip: float | None = None,
-    on_step: OnStep | None = None,
+    variance: Literal["posterior", "beta"] = "posterior", grid: Grid = "even", on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
     r"""Algorithm 2 of Ho et al. 2020: step by step a draw from $q(z_s \mid z_t, \hat z_0)$.
 
     Fewer steps than T are the same algorithm on the chain of the places visited (Nichol and Dhariwal 2021, section 4).
-
-    Args:
-        predict: see the top of the file, as for all others that are not named here.
-        schedule: the chain.
-        z_BX: the beginning.
-        generators: the images'.
-        steps: N.
-        variance: ``posterior`` $\tilde\beta_t$, right for data that is one point; ``beta`` $\beta_t$, right for data
-            that is standard normal (section 3.2).
-        grid: see `places`.
-        clip: the bound.
-        on_step: the listener.
+    The variance is ``posterior``, $\tilde\beta_t$, right for data that is one point, or ``beta``, $\beta_t$, right for
+    data that is standard normal (section 3.2). For the grid see `places`, for the rest the top of the file.
     """
-    for move in _moves(schedule, steps, grid):
-        z0_BX, _ = _guess(predict, z_BX, move, clip)
-        back = posterior(move.now, move.then)
+
+    def move(now: Level, then: Level, z_BX: Tensor, z0_BX: Tensor, noise_BX: Tensor) -> Tensor:
+        back = posterior(now, then)
         z_BX = back.data * z0_BX + back.latent * z_BX
-        if move.then.noise:
-            chosen = back.variance if variance == "posterior" else leap(move.now, move.then)
-            z_BX = z_BX + math.sqrt(chosen) * draw(generators, z_BX.shape[1:], z_BX)
-        _arrive("ancestral", move.step, steps, z_BX, z0_BX, on_step)
-    return z_BX
+        if not then.noise:
+            return z_BX
+        chosen = back.variance if variance == "posterior" else leap(now, then)
+        return z_BX + math.sqrt(chosen) * draw(generators, z_BX.shape[1:], z_BX)
+
+    return _walk("ancestral", predict, schedule, z_BX, steps, grid, on_step, move)
 
 
 @torch.no_grad()
 def ddim(
     predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
-    eta: float = 0.0, grid: Grid = "trailing", clip: float | None = None, on_step: OnStep | None = None,
+    eta: float = 0.0, grid: Grid = "trailing", on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
     r"""Song et al. 2021, "Denoising diffusion implicit models", eq. 12 and 16:
 
@@ -196,37 +169,28 @@ def ddim(
     \qquad \varsigma = \eta \sqrt{\frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}}
     \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}$$
 
-    Args:
-        predict: see the top of the file, as for all others that are not named here.
-        schedule: the chain.
-        z_BX: the beginning.
-        generators: the images'; untouched if ``eta`` is 0.
-        steps: N.
-        eta: 0: no noise on the way, a first-order solver of the probability-flow equation; 1: `ancestral`.
-        grid: see `places`.
-        clip: the bound.
-        on_step: the listener.
+    With $\eta$ 0 there is no noise on the way, and it is a first-order solver of the probability-flow equation; with 1
+    it is `ancestral`. For the grid see `places`, for the rest the top of the file.
 
     Raises:
         UserError: ``eta`` is not within 0 and 1, or see `check_steps`.
     """
     if not 0 <= eta <= 1:
         raise UserError(f"eta of ddim is {eta:g}: give 0 (no noise on the way) to 1 (as much as the ancestral sampler)")
-    for move in _moves(schedule, steps, grid):
-        z0_BX, noise_BX = _guess(predict, z_BX, move, clip)
-        fresh = eta * math.sqrt(posterior(move.now, move.then).variance)
-        kept = math.sqrt(max(move.then.noise**2 - fresh**2, 0.0))
-        z_BX = move.then.signal * z0_BX + kept * noise_BX
-        if fresh:
-            z_BX = z_BX + fresh * draw(generators, z_BX.shape[1:], z_BX)
-        _arrive("ddim", move.step, steps, z_BX, z0_BX, on_step)
-    return z_BX
+
+    def move(now: Level, then: Level, z_BX: Tensor, z0_BX: Tensor, noise_BX: Tensor) -> Tensor:
+        fresh = eta * math.sqrt(posterior(now, then).variance)
+        kept = math.sqrt(max(then.noise**2 - fresh**2, 0.0))
+        z_BX = then.signal * z0_BX + kept * noise_BX
+        return z_BX + fresh * draw(generators, z_BX.shape[1:], z_BX) if fresh else z_BX
+
+    return _walk("ddim", predict, schedule, z_BX, steps, grid, on_step, move)
 
 
 @torch.no_grad()
 def dpm_solver_pp(
     predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
-    grid: Grid = "snr", clip: float | None = None, on_step: OnStep | None = None,
+    grid: Grid = "snr", on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
     r"""DPM-Solver++(2M), algorithm 2 of Lu et al. 2022, "DPM-Solver++": the probability-flow equation to second order.
 
@@ -237,30 +201,22 @@ def dpm_solver_pp(
     z_i = \frac{\sigma_i}{\sigma_{i-1}} z_{i-1} - \alpha_i (e^{-h_i} - 1) D$$
 
     The first step has no earlier value, and the last, to the data, is infinitely long in $\lambda$, where a line would
-    lead nowhere: both take $D = \hat z_0$, which is the first order.
-
-    Args:
-        predict: see the top of the file, as for all others that are not named here.
-        schedule: the chain.
-        z_BX: the beginning.
-        generators: untouched.
-        steps: N.
-        grid: see `places`. Steps that are even in t are of very uneven length in $\lambda$, and near the data the line
-            then leads astray.
-        clip: the bound.
-        on_step: the listener.
+    lead nowhere: both take $D = \hat z_0$, which is the first order. Steps that are even in t are of very uneven length
+    in $\lambda$, and near the data the line then leads astray. For the grid see `places`, for the rest the top of the
+    file; the generators are untouched.
     """
     before_BX, h_before = None, math.nan
-    for move in _moves(schedule, steps, grid):
-        z0_BX, _ = _guess(predict, z_BX, move, clip)
-        h = move.then.half_log_snr - move.now.half_log_snr
+
+    def move(now: Level, then: Level, z_BX: Tensor, z0_BX: Tensor, noise_BX: Tensor) -> Tensor:
+        nonlocal before_BX, h_before
+        h = then.half_log_snr - now.half_log_snr
         data_BX = z0_BX
         if before_BX is not None and math.isfinite(h):
             data_BX = torch.lerp(before_BX, z0_BX, 1 + h / (2 * h_before))
-        z_BX = move.then.noise / move.now.noise * z_BX - move.then.signal * math.expm1(-h) * data_BX
         before_BX, h_before = z0_BX, h
-        _arrive("dpm-solver++", move.step, steps, z_BX, z0_BX, on_step)
-    return z_BX
+        return then.noise / now.noise * z_BX - then.signal * math.expm1(-h) * data_BX
+
+    return _walk("dpm-solver++", predict, schedule, z_BX, steps, grid, on_step, move)
 
 
 SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim, "dpm-solver++": dpm_solver_pp}
@@ -270,9 +226,6 @@ def make_sampler(name: str) -> Sampler:
     """A sampler by its name in `SAMPLERS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
 
     It is tried on data that is standard normal, where the noise in a latent is $\\sigma z$ on average.
-
-    Args:
-        name: which.
 
     Raises:
         UserError: there is none of that name, or it fails, or returns something else than finite latents.
@@ -295,7 +248,7 @@ def make_sampler(name: str) -> Sampler:
 
     def call() -> Any:
         return sampler(
-            predict, schedule, start_BX.clone(), image_generators(0, "try/noise", slice(0, 2)), steps=4, clip=None,
+            predict, schedule, start_BX.clone(), image_generators(0, "try/noise", slice(0, 2)), steps=4,
             on_step=lambda step, steps, z_BX, z0_BX: told.append(step),
         )  # fmt: skip
 
@@ -342,13 +295,6 @@ def guided(predict: Callable[..., Tensor], given: Sequence[Tensor], null: Sequen
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    # Only CUDA has a type for it.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error).lower() for words in _NO_MEMORY
-    )
-
-
 def halving(sample: Callable[[slice], Tensor], count: int, batch: int) -> Tensor:
     """Sample ``count`` images, at most ``batch`` at a time, and half as many as soon as memory does not suffice.
 
@@ -358,13 +304,11 @@ def halving(sample: Callable[[slice], Tensor], count: int, batch: int) -> Tensor
     Args:
         sample: the images of these numbers ``[n, ...]``; best on the CPU, as all are kept.
         count: how many in all, at least 1.
-        batch: at most at a time, at least 1.
+        batch: the most at a time, at least 1.
 
     Raises:
         UserError: not even one fits.
     """
-    assert count >= 1, "something to sample"
-    assert batch >= 1, "some at a time"
     made: list[Tensor] = []
     start = 0
     while start < count:
@@ -373,7 +317,9 @@ def halving(sample: Callable[[slice], Tensor], count: int, batch: int) -> Tensor
         try:
             made.append(sample(part))
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            # Only CUDA has a type for it.
+            known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if not known and not any(words in str(error).lower() for words in _NO_MEMORY):
                 raise
             if size == 1:
                 raise UserError(

@@ -1,6 +1,5 @@
 """Slot-conditioned latent diffusion on CLEVRTex: presets and experiments."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from etude.core.config import LoopConfig, StudyConfig, require
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SlotEncoderConfig
+from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SceneOptim, SlotEncoderConfig
 from etude.scenes.source import SceneConfig
 
 UNTRAINED = "untrained"
@@ -24,16 +23,16 @@ class VAEConfig:
     multipliers: tuple[int, ...] = (1, 2, 4)
     """Channels of each level as a multiple of the width; each further level has half the side."""
     channels: int = 3
-    """Of the latents."""
+    """Channels of the latents."""
     blocks: int = 2
     """Residual blocks of a level of the encoder; the decoder has one more."""
     codes: int = 8192
-    """Of the codebook of vq."""
+    """Codes of the codebook of vq."""
     weights: str = ""
     """The trained autoencoder that the diffusion stands on: a run of phase vae, a file in the layout of latent
     diffusion, or a folder of diffusers. `untrained`: none."""
     kl_weight: float = 1e-6
-    """Of the divergence of a latent in the loss of kl, beside the absolute error of a pixel."""
+    """Weight of a latent's divergence in the loss of kl, beside the absolute error of a pixel."""
 
     def __post_init__(self) -> None:
         for name in ("width", "channels", "blocks"):
@@ -58,11 +57,11 @@ class ModelConfig(SlotEncoderConfig):
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
     """Channels of each of its levels as a multiple of the width; each further level has half the side."""
     heads: int = 8
-    """Of its attention."""
+    """Heads of its attention."""
     depth: int = 2
     """Its residual blocks of a level on the way down; one more on the way up."""
     dropout: float = 0.1
-    """In its residual blocks."""
+    """Dropout in its residual blocks."""
     target: Literal["noise", "velocity"] = "noise"
     """What it answers with, and the loss is of: the noise (Ho et al. 2020), or the velocity (Salimans and Ho 2022), in
     which an error is not magnified where a latent is nearly all noise."""
@@ -109,48 +108,31 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(SceneOptim):
     lr: float = 2e-4
     """Adam's learning rate of the U-Net, or of the autoencoder."""
     encoder_lr: float = 1e-4
     """Adam's learning rate of the slots' encoder."""
-    warmup: int = 0
-    """Steps over which the rates rise from zero."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: down to zero."""
     clip: float = 1.0
     """Largest norm of the gradient; 0: any."""
     ema: float = 0.9999
     """Memory of the mean weights that are used after training; 0: the last weights are."""
-    noise_steps: int = 30_000
-    """Steps over which the noise of bilevel slots fades."""
     drop: float = 0.0
     """Share of the pictures whose slots are left out, so that sampling can be guided."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        super().__post_init__()
         require(self.encoder_lr > 0, "optim.encoder_lr", "above 0", self.encoder_lr)
-        require(0 <= self.ema < 1, "optim.ema", "from 0 to below 1", self.ema)
-        require(0 <= self.drop < 1, "optim.drop", "from 0 to below 1", self.drop)
-        for name in ("warmup", "clip", "noise_steps"):
-            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
+        for name in ("ema", "drop"):
+            require(0 <= getattr(self, name) < 1, f"optim.{name}", "from 0 to below 1", getattr(self, name))
 
     def set_rates(self, groups: Sequence[dict[str, Any]], step: int, max_steps: int) -> float:
         """Set the rates of an optimiser's groups for a step, from 0, by their ``initial_lr``; returns the first's."""
         for group in groups:
             group["lr"] = group["initial_lr"] * self.factor(step, max_steps)
         return groups[0]["lr"]
-
-    def factor(self, step: int, max_steps: int) -> float:
-        """The share of their initial value that the rates of a step, from 0, have."""
-        shape = (1 + math.cos(math.pi * step / max_steps)) / 2 if self.schedule == "cosine" else 1.0
-        return shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch(SceneBatch):
-    evaluation: int = 32
-    """Pictures at a time where nothing is learned; sampling halves it where memory does not suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +164,8 @@ class SlotDiffusionConfig(StudyConfig):
     """How pictures are drawn."""
     data: SceneConfig = field(default_factory=SceneConfig)
     """The scenes."""
-    batch: Batch = field(default_factory=Batch)
-    """How many pictures at a time."""
+    batch: SceneBatch = field(default_factory=SceneBatch)
+    """How many pictures at a time; sampling halves the number where memory does not suffice."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     metric: MetricConfig = field(default_factory=MetricConfig)
@@ -269,7 +251,7 @@ def vae() -> SlotDiffusionConfig:
     return SlotDiffusionConfig(
         phase="vae",
         data=SceneConfig(flip=True),
-        batch=Batch(size=32),
+        batch=SceneBatch(size=32),
         optim=OptimConfig(schedule="cosine", warmup=500),
         loop=LoopConfig(max_steps=60_000, log_every=100, eval_every=2500, save_every=2500),
         table="autoencoder",
@@ -289,7 +271,7 @@ def vae_laptop() -> SlotDiffusionConfig:
         vae=VAEConfig(width=12, blocks=1),
         model=replace(full.model, size=64),
         data=SceneConfig(source="folder", folder="scenes", flip=True),
-        batch=Batch(size=16),
+        batch=SceneBatch(size=16),
         optim=OptimConfig(lr=1e-3, schedule="cosine", warmup=200, ema=0.99),
         loop=LoopConfig(max_steps=6000, log_every=100, eval_every=500, save_every=500),
     )
@@ -332,7 +314,7 @@ def smoke() -> SlotDiffusionConfig:
         chain=ChainConfig(steps=50, first=0.01, last=0.3),
         sample=SampleConfig(steps=5, ancestral=10),
         data=SceneConfig(source="generated", most=120),
-        batch=Batch(size=8),
+        batch=SceneBatch(size=8),
         optim=OptimConfig(lr=1e-3, encoder_lr=1e-3, warmup=5, schedule="cosine", ema=0.9, noise_steps=20),
         metric=MetricConfig(inception="none", reconstructed=4, composed=4),
         loop=LoopConfig(max_steps=40, log_every=10, eval_every=20, save_every=20, device="cpu"),

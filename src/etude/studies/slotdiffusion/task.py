@@ -28,7 +28,7 @@ from etude.nn.pixels import prepare, to_bytes
 from etude.scenes.encoder import noise_scale
 from etude.scenes.task import Decomposed, Evaluation, SlotTask, first, mirrored
 from etude.studies.slotdiffusion.diffusion import epsilon_loss
-from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, attention_masks, card, schedule_of
+from etude.studies.slotdiffusion.model import Painter, SlotDiffusion, attention_masks, schedule_of
 from etude.studies.slotdiffusion.samplers import halving, make_sampler
 from etude.studies.slotdiffusion.study import SampleConfig, SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae_files import build_vae, read_vae
@@ -225,9 +225,6 @@ class SlotDiffusionTask(SlotTask):
             empty = torch.zeros(0, size, size, 3, dtype=torch.uint8)
             made = halving(part, mine, self.config.batch.evaluation) if mine else empty
         return self.runtime.gather(made.to(self.runtime.device), count).cpu()
-
-    def card(self, slots_KS: Tensor) -> Tensor:
-        return card(self.mean, slots_KS)
 
     # --- the end ---
 

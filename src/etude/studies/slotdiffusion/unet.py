@@ -31,7 +31,6 @@ embedding, K slots, S a slot's size, D a head's size; M = number of heads.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -39,20 +38,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.errors import UserError
-from etude.nn.fast_norms import GroupNorm
 from etude.nn.norms import choose_groups
 
 Mode = Literal["normal", "down", "up"]
-Norm = Literal["gn", "gn-torch"]
-"""Group normalisation: etude's, or PyTorch's one kernel, which takes less time and memory. Weights fit either."""
 KeysAndValues = tuple[Tensor, Tensor]
-"""Of one layer: ``[B, M, K, D]`` each."""
+"""The keys and values of one layer: ``[B, M, K, D]`` each."""
 GROUPS = 32
 
 
-def _group_norm(channels: int, norm: Norm) -> nn.Module:
-    groups = choose_groups(channels, GROUPS)
-    return GroupNorm(channels, groups) if norm == "gn" else nn.GroupNorm(groups, channels)
+def _group_norm(channels: int) -> nn.GroupNorm:
+    # PyTorch's one kernel takes less time and memory than etude's own.
+    return nn.GroupNorm(choose_groups(channels, GROUPS), channels)
 
 
 # --- time ---
@@ -115,21 +111,19 @@ class ResidualBlock(nn.Module):
         time_size: E.
         mode: ``normal``, ``down`` or ``up``.
         dropout: the probability of a zero in training, drawn from the global generator, which the loop keys each step.
-        norm: see `Norm`.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, time_size: int, *, mode: Mode = "normal", dropout: float = 0.0,
-        norm: Norm = "gn-torch",
-    ) -> None:  # fmt: skip
+        self, in_channels: int, channels: int, time_size: int, *, mode: Mode = "normal", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         assert mode == "normal" or in_channels == channels, "pooling and interpolation keep the channels"
         self.mode: Mode = mode
-        self.norm1 = _group_norm(in_channels, norm)
+        self.norm1 = _group_norm(in_channels)
         # The time's layer has a bias already.
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False) if mode == "normal" else None
         self.time = nn.Linear(time_size, channels)
-        self.norm2 = _group_norm(channels, norm)
+        self.norm2 = _group_norm(channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         _zero_(self.conv2)
@@ -258,19 +252,6 @@ class Level(nn.Module):
         self.change = change
 
 
-@dataclass(frozen=True)
-class Context:
-    """All that the network takes from the slots.
-
-    Attributes:
-        images: B.
-        keys_and_values: of each transformer block, in the order in which they are called.
-    """
-
-    images: int
-    keys_and_values: tuple[KeysAndValues, ...]
-
-
 class UNet(nn.Module):
     """The noise in a latent picture at a time, given slots.
 
@@ -285,7 +266,6 @@ class UNet(nn.Module):
         heads: of every attention; divides the channels of all levels but the first.
         dropout: in the residual blocks.
         depth: residual blocks of a level on the way down; one more on the way up.
-        norm: see `Norm`.
 
     Raises:
         UserError: numbers that do not fit each other.
@@ -293,15 +273,11 @@ class UNet(nn.Module):
 
     def __init__(
         self, channels: int = 3, width: int = 128, multipliers: Sequence[int] = (1, 2, 3, 4), slot_size: int = 192, *,
-        heads: int = 8, dropout: float = 0.1, depth: int = 2, norm: Norm = "gn-torch",
+        heads: int = 8, dropout: float = 0.1, depth: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
         if width < 4 or width % 2:
             raise UserError(f"a U-Net {width} wide: the code of the time wants an even width of 4 or more")
-        if not multipliers or min(multipliers) < 1 or depth < 1:
-            raise UserError(
-                f"multipliers {list(multipliers)}, depth {depth}: give one multiplier or more, all at least 1"
-            )
         widths = [width * multiplier for multiplier in multipliers]
         for wide in widths[1:] or widths:
             if heads < 1 or wide % heads:
@@ -310,7 +286,7 @@ class UNet(nn.Module):
         time_size = 4 * width
 
         def residual(in_channels: int, wide: int, mode: Mode = "normal") -> ResidualBlock:
-            return ResidualBlock(in_channels, wide, time_size, mode=mode, dropout=dropout, norm=norm)
+            return ResidualBlock(in_channels, wide, time_size, mode=mode, dropout=dropout)
 
         def transformer(wide: int) -> TransformerBlock:
             return TransformerBlock(wide, slot_size, heads)
@@ -337,43 +313,26 @@ class UNet(nn.Module):
             up.append(Level(residuals, transformers, residual(wide, wide, "up") if place else None))
             before = wide
         self.up = cast("Sequence[Level]", nn.ModuleList(up))
-        self.norm = _group_norm(before, norm)
+        self.norm = _group_norm(before)
         self.conv2 = nn.Conv2d(before, channels, 3, padding=1)
         _zero_(self.conv2)
         self.no_slots = nn.Parameter(torch.zeros(1, 1, slot_size))
-
-    @property
-    def num_parameters(self) -> int:
-        """Values that are learned."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
     def dropped(self, slots_BKS: Tensor, drop_B: Tensor) -> Tensor:
         """The slots, `no_slots` in place of all those of some images (Ho and Salimans 2022, algorithm 1).
 
         A training that is to guide calls it in every step, so that `no_slots` always has a gradient.
-
-        Args:
-            slots_BKS: slots.
-            drop_B: bool; of which images.
         """
         return torch.where(drop_B[:, None, None], self.no_slots, slots_BKS)
 
-    def context(self, slots_BKS: Tensor) -> Context:
-        """The keys and values of all layers, for any number of calls.
+    def context(self, slots_BKS: Tensor) -> list[KeysAndValues]:
+        """The keys and values of all transformer blocks in the order of their calls, for any number of such calls.
 
-        Args:
-            slots_BKS: slots, any number of them; their order means nothing.
-
-        Raises:
-            UserError: slots of another size, or none.
+        There may be any number of slots; their order means nothing.
         """
-        if slots_BKS.ndim != 3 or slots_BKS.shape[2] != self.slot_size or not slots_BKS.shape[1]:
-            raise UserError(f"slots {list(slots_BKS.shape)}: give [B, K, {self.slot_size}], K at least 1")
-        pairs = (block.attention2.keys_and_values(slots_BKS) for block in self._transformers())
-        return Context(len(slots_BKS), tuple(pairs))
+        return [block.attention2.keys_and_values(slots_BKS) for block in self._transformers()]
 
     def _transformers(self) -> Iterator[TransformerBlock]:
-        """In the order in which they are called."""
         for level in self.down:
             yield from level.transformers
         yield self.middle_transformer
@@ -381,8 +340,9 @@ class UNet(nn.Module):
             yield from level.transformers
 
     def forward(
-        self, z_BCHW: Tensor, t_B: Tensor, slots_BKS: Tensor | None = None, *, context: Context | None = None
-    ) -> Tensor:
+        self, z_BCHW: Tensor, t_B: Tensor, slots_BKS: Tensor | None = None, *,
+        context: Sequence[KeysAndValues] | None = None,
+    ) -> Tensor:  # fmt: skip
         """The predicted noise ``[B, C, H, W]``.
 
         Args:
@@ -390,20 +350,10 @@ class UNet(nn.Module):
             t_B: their times, or one for all: ``[1]``.
             slots_BKS: slots. Without these and a context, `no_slots` stands for them.
             context: what `context` made of slots, in place of slots.
-
-        Raises:
-            UserError: shapes that do not fit.
         """
-        self._check(z_BCHW, t_B)
         if context is None:
-            if slots_BKS is None:
-                slots_BKS = self.no_slots.expand(len(z_BCHW), -1, -1)
-            context = self.context(slots_BKS)
-        elif slots_BKS is not None:
-            raise UserError("both slots and a context: give one of them")
-        if context.images != len(z_BCHW):
-            raise UserError(f"slots of {context.images} images for {len(z_BCHW)} latent pictures: give as many")
-        pairs = iter(context.keys_and_values)
+            context = self.context(self.no_slots.expand(len(z_BCHW), -1, -1) if slots_BKS is None else slots_BKS)
+        pairs = iter(context)
         time_BE = self.time(t_B)
         x = self.conv1(z_BCHW)
         skips = [x]
@@ -427,12 +377,3 @@ class UNet(nn.Module):
             if level.change is not None:
                 x = level.change(x, time_BE)
         return self.conv2(functional.silu(self.norm(x)))
-
-    def _check(self, z_BCHW: Tensor, t_B: Tensor) -> None:
-        multiple = 2 ** (len(self.down) - 1)
-        fits = z_BCHW.ndim == 4 and z_BCHW.shape[1] == self.channels
-        if not fits or any(side < 1 or side % multiple for side in z_BCHW.shape[2:]):
-            wanted = f"[B, {self.channels}, H, W], H and W multiples of {multiple}"
-            raise UserError(f"a latent picture {list(z_BCHW.shape)}: give {wanted}")
-        if t_B.ndim != 1 or len(t_B) not in (1, len(z_BCHW)):
-            raise UserError(f"times {list(t_B.shape)} of {len(z_BCHW)} pictures: give [{len(z_BCHW)}] or [1]")

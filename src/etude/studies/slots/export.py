@@ -1,4 +1,4 @@
-"""What of this study leaves etude: the autoencoder, its slot library, and graphs for ONNX.
+"""The parts of this study that leave etude: the autoencoder, its slot library, and graphs for ONNX.
 
 Shape suffixes as in model.py.
 """
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.nn.graph import SLOT_TOLERANCE, FindsSlots, Graph, smooth_pictures
+from etude.nn.graph import Graph
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import slot_library
+from etude.scenes.export import FindsSlots
 from etude.studies.slots.model import SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig
 
@@ -24,17 +25,10 @@ def networks(config: SlotsConfig, tensors: Mapping[str, Tensor]) -> dict[str, nn
 
 
 class Finds(FindsSlots):
-    """Pictures as bytes ``[B, H, W, 3]`` to slots, masks and reconstructions.
-
-    A Gaussian start is the one that `etude predict` draws under seed 0.
-    """
-
-    def __init__(self, model: SlotAutoencoder) -> None:
-        super().__init__(model.config.num_slots, model.config.slot_size)
-        self.model = model
+    """Pictures as bytes ``[B, H, W, 3]`` to slots, masks and reconstructions."""
 
     def forward(self, pictures_BHWC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        iterations = self.model.config.eval_iterations
+        iterations = self.config.eval_iterations
         made_BCHW, named = self.model(
             prepare(pictures_BHWC), self.noise(pictures_BHWC), spread=0.0, iterations=iterations
         )
@@ -59,26 +53,19 @@ def graphs(config: SlotsConfig, modules: Mapping[str, nn.Module]) -> list[Graph]
     assert isinstance(model, SlotAutoencoder)
     size, slots, width = config.model.size, config.model.num_slots, config.model.slot_size
     draw = torch.Generator().manual_seed(0)
-
-    def pictures(count: int) -> Tensor:
-        return smooth_pictures(count, size, size, draw)
-
-    def vectors(count: int, number: int) -> Tensor:
-        return torch.randn(count, number, width, generator=draw)
-
-    masks = f"float32 [N, K, {size}, {size}], each slot's share of a pixel"
-    finds = Graph(
-        Finds(model), {"pictures": pictures(2)}, ("slots", "masks", "reconstructions"),
-        {"pictures": f"uint8 [N, {size}, {size}, 3], RGB; mapped to [-1, 1] in the graph",
-         "slots": f"float32 [N, {slots}, {width}]; a Gaussian start is that of seed 0", "masks": masks,
-         "reconstructions": f"uint8 [N, {size}, {size}, 3], RGB"},
-        {"pictures": {0: "N"}}, [(pictures(1),), (pictures(3),)], tolerance=SLOT_TOLERANCE,
-    )  # fmt: skip
+    masks, pictures = (
+        f"float32 [N, K, {size}, {size}], each slot's share of a pixel",
+        f"uint8 [N, {size}, {size}, 3], RGB",
+    )
+    finds = Finds(model, config.model)
+    found = finds.graph({"slots": finds.about, "masks": masks, "reconstructions": pictures}, draw, "model")
+    two, *others = (torch.randn(*shape, width, generator=draw) for shape in ((2, slots), (1, 3), (3, slots + 2)))
     paints = Graph(
-        Paints(model), {"slots": vectors(2, slots)}, ("pictures", "values", "masks"),
+        Paints(model), {"slots": two}, ("pictures", "values", "masks"),
         {"slots": f"float32 [N, K, {width}], any number of slots, in any order",
-         "pictures": f"uint8 [N, {size}, {size}, 3], RGB",
-         "values": f"float32 [N, 3, {size}, {size}], the same before rounding, about [-1, 1]", "masks": masks},
-        {"slots": {0: "N", 1: "K"}}, [(vectors(1, 3),), (vectors(3, slots + 2),)], name="decoder",
+         "pictures": pictures,
+         "values": f"float32 [N, 3, {size}, {size}], the same before rounding, about [-1, 1]",
+         "masks": masks},
+        {"slots": {0: "N", 1: "K"}}, [(other,) for other in others], name="decoder",
     )  # fmt: skip
-    return [finds, paints]
+    return [found, paints]

@@ -30,17 +30,17 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
     images_NHWC = images_NHWC.cpu()
     again = {"reconstruction": made_NHWC}
     figures.reconstructions(folder / "reconstructions.png", images_NHWC, again, masks_NHW, named["masks"])
-    slots(folder / "slots.png", images_NHWC, made_NHWC, named["contents"], named["masks"])
+    parts_NKHWC = parts_of(named["contents"], named["masks"])
+    figures.slots(folder / "slots.png", images_NHWC, "reconstruction", made_NHWC, parts_NKHWC)
     parts(folder / "parts.png", images_NHWC[0], named["contents"][0], named["masks"][0])
     attention(folder / "attention.png", images_NHWC[0], named["attention"][0], task.model.encoder.places)
     figures.compositions(folder, task, "slots", "decoded")
 
 
-def slots(path: Path, images_NHWC: Tensor, made_NHWC: Tensor, contents_NKCHW: Tensor, masks_NKHW: Tensor) -> None:
-    """Draw a row a scene: the picture, its reconstruction, and what each slot adds to it, on white."""
+def parts_of(contents_NKCHW: Tensor, masks_NKHW: Tensor) -> np.ndarray:
+    """What each slot adds to its picture, on white: bytes ``[N, K, H, W, 3]``."""
     parts_NKCHW = on_white(contents_NKCHW, masks_NKHW)
-    parts_NKHWC = to_bytes(parts_NKCHW.flatten(0, 1)).unflatten(0, parts_NKCHW.shape[:2]).numpy()
-    figures.slots(path, images_NHWC, "reconstruction", made_NHWC, parts_NKHWC)
+    return to_bytes(parts_NKCHW.flatten(0, 1)).unflatten(0, parts_NKCHW.shape[:2]).numpy()
 
 
 def parts(path: Path, image_HWC: Tensor, contents_KCHW: Tensor, masks_KHW: Tensor) -> None:

@@ -171,9 +171,8 @@ class SlotAutoencoder(nn.Module):
         image_BCHW = (masks_BKHW[:, :, None] * contents_BKCHW).sum(1)
         return image_BCHW, {"contents": contents_BKCHW, "masks": masks_BKHW}
 
-
-@torch.no_grad()
-def card(model: SlotAutoencoder, slots_KS: Tensor) -> Tensor:
-    """What the model makes of slots, as a small picture ``[3, 8, 8]``, by which a slot library knows it."""
-    image_BCHW, _ = model.decode(slots_KS[None].to(next(model.parameters()).device))
-    return functional.adaptive_avg_pool2d(image_BCHW[0].float().cpu(), CARD)
+    @torch.no_grad()
+    def card(self, slots_KS: Tensor) -> Tensor:
+        """The picture of some slots, made as small as ``[3, 8, 8]``, by which a slot library knows the model."""
+        image_BCHW, _ = self.decode(slots_KS[None].to(next(self.parameters()).device))
+        return functional.adaptive_avg_pool2d(image_BCHW[0].float().cpu(), CARD)

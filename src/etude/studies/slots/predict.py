@@ -13,30 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from etude.core import randomness
-from etude.core.checkpoint import load_weights
-from etude.core.config import from_dict
-from etude.core.loop import progress_bar
-from etude.core.runtime import resolve_device
-from etude.data.prediction import save_png
-from etude.draw.figures import save_figure
-from etude.metrics.segmentation import squared_error
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import prediction
-from etude.scenes.edits import shares_of
-from etude.scenes.prediction import Prediction, SceneOptions, ScenePainter, tell
-from etude.scenes.scores import segments
+from etude.scenes.prediction import BATCH, Advance, Found, Prediction, SceneOptions, ScenePainter, tell
 from etude.scenes.source import SAMPLE
-from etude.studies.slots import figures
-from etude.studies.slots.model import SlotAutoencoder, card
+from etude.studies.slots.export import networks
+from etude.studies.slots.figures import parts_of
+from etude.studies.slots.model import SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig
 
 __all__ = ["Options", "Prediction", "example", "predict", "tell"]
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -63,87 +52,34 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
 
 
 def read_model(weights: Path) -> tuple[SlotAutoencoder, SlotsConfig]:
-    """The network of a weights file, ready for use on the best device there is."""
-    tensors, header = prediction.read_network(weights, "slots")
-    config = from_dict(SlotsConfig, header.config, origin=str(weights))
-    model = SlotAutoencoder(config.model)
-    load_weights({"model": model}, tensors, weights)
-    return model.eval().to(resolve_device("auto")).to(memory_format=torch.channels_last), config
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a network makes of some pictures; ``named`` as `SlotAutoencoder` has it."""
-
-    images_BCHW: Tensor
-    made_BCHW: Tensor
-    named: Mapping[str, Tensor]
-
-
-@torch.inference_mode()
-def find(model: SlotAutoencoder, images: Sequence[np.ndarray], seed: int) -> Found:
-    """What the model makes of some pictures; a picture's slots begin the same whatever is beside it."""
-    config, device = model.config, next(model.parameters()).device
-    images_BCHW = prepare(torch.from_numpy(np.stack(images)).to(device))
-    draw = randomness.generator(seed, "predict/slots", 0)
-    noise_1KS = torch.randn(1, config.num_slots, config.slot_size, generator=draw).to(device)
-    noise_BKS = noise_1KS.expand(len(images), -1, -1)
-    made_BCHW, named = model(images_BCHW, noise_BKS, spread=0.0, iterations=config.eval_iterations)
-    return Found(images_BCHW, made_BCHW.float(), named)
-
-
-@torch.inference_mode()
-def decoded(model: SlotAutoencoder, slots_NKS: Tensor) -> Tensor:
-    """The pictures of slots, as bytes ``[N, H, W, 3]`` on the CPU."""
-    device = next(model.parameters()).device
-    return torch.cat([to_bytes(model.decode(part.to(device))[0]).cpu() for part in slots_NKS.split(_BATCH)])
+    """The network of a weights file, ready for use on the best device there is, and its configuration."""
+    config, modules = prediction.read_networks(weights, "slots", SlotsConfig, networks)
+    model = modules["model"]
+    assert isinstance(model, SlotAutoencoder)
+    return model, config
 
 
 class Painter(ScenePainter):
-    """A trained network, as `etude.scenes.prediction` uses it."""
+    """A trained `SlotAutoencoder`, as `etude.scenes.prediction` uses it."""
 
     study, endings = "slots", ("-slots.png", "-mask.png")
     titles = ("picture", "reconstruction", "slots")
 
-    def __init__(self, model: SlotAutoencoder, seed: int) -> None:
-        super().__init__(model.config)
-        self.model, self.seed = model, seed
+    def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor) -> Found:
+        iterations = self.config.eval_iterations
+        made_NCHW, named = self.network(prepare(images_NHWC), noise_NKS, spread=0.0, iterations=iterations)
+        slots_NKS, masks_NKHW = named["slots"].cpu(), named["masks"].cpu()
+        parts_NKHWC = parts_of(named["contents"].float().cpu(), masks_NKHW)
+        return Found(slots_NKS, masks_NKHW, parts_NKHWC, made_NCHW.float().cpu())
 
-    def find(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        named = find(self.model, images, self.seed).named
-        return named["slots"].cpu(), named["masks"].cpu()
-
-    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], title: str) -> Tensor:
-        return decoded(self.model, slots_NKS)
-
-    def card(self, slots_KS: Tensor) -> Tensor:
-        return card(self.model, slots_KS)
-
-    def describe(
-        self, paths: Sequence[Path], files: Sequence[Sequence[Path]], images: Sequence[np.ndarray]
-    ) -> list[Prediction]:
-        answers: list[Prediction] = []
-        with progress_bar() as bar:
-            shown = bar.add_task("finding", total=len(paths), note="")
-            for start in range(0, len(paths), _BATCH):
-                some = images[start : start + _BATCH]
-                found = find(self.model, some, self.seed)
-                masks_BKHW = found.named["masks"].cpu()
-                contents_BKCHW = found.named["contents"].float().cpu()
-                made, real = ((x.cpu() + 1) / 2 for x in (found.made_BCHW, found.images_BCHW))
-                error_B = squared_error(made, real)
-                segments_BHW, made_BHWC = segments(masks_BKHW), to_bytes(found.made_BCHW).cpu()
-                for place, image in enumerate(some):
-                    (page, mask), one = files[start + place], slice(place, place + 1)
-                    picture = torch.from_numpy(image)[None]
-                    parts = (picture, made_BHWC[one], contents_BKCHW[one], masks_BKHW[one])
-                    save_figure(page, lambda to, parts=parts: figures.slots(to, *parts))
-                    save_png(mask, segments_BHW[place].to(torch.uint8).numpy())
-                    shares = shares_of(segments_BHW[place], self.config.num_slots)
-                    error = error_B[place].item()
-                    answers.append(Prediction(str(paths[start + place]), str(page), len(shares), shares, error))
-                    bar.advance(shown)
-        return answers
+    @torch.inference_mode()
+    def paint(self, slots_NKS: Tensor, numbers: Sequence[int], advance: Advance) -> Tensor:
+        device = next(self.network.parameters()).device
+        made: list[Tensor] = []
+        for part_NKS in slots_NKS.split(BATCH):
+            made.append(to_bytes(self.network.decode(part_NKS.to(device))[0]).cpu())
+            advance(len(part_NKS))
+        return torch.cat(made)
 
 
 def example(out: Path) -> list[str]:

@@ -1,12 +1,11 @@
 """Slot Attention on CLEVRTex: presets and experiments."""
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from etude.core.config import LoopConfig, StudyConfig, require
 from etude.core.study import Experiment, Job, Preset, Study
-from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SlotEncoderConfig
+from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SceneOptim, SlotEncoderConfig
 from etude.scenes.source import SceneConfig
 
 
@@ -33,7 +32,7 @@ class ModelConfig(SlotEncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(SceneOptim):
     lr: float = 4e-4
     """Adam's learning rate after the warm-up."""
     warmup: int = 10_000
@@ -42,29 +41,19 @@ class OptimConfig:
     """halving: falls smoothly by half every `halve_every` steps; cosine: down to zero."""
     halve_every: int = 100_000
     """Steps in which the rate of `halving` falls by half."""
-    clip: float = 0.0
-    """Largest norm of the gradient; 0: any."""
-    noise_steps: int = 30_000
-    """Steps over which the noise of bilevel slots fades."""
     sparsity: float = 0.0
     """Weight of a penalty on how many slots share a picture, see task.py; 0: none, as published."""
     coarse_steps: int = 0
     """Steps in which interpolation stands in place of the broadcast decoder's last doubling, at a fifth of the cost."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
+        super().__post_init__()
         require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
-        for name in ("warmup", "clip", "noise_steps", "sparsity", "coarse_steps"):
+        for name in ("sparsity", "coarse_steps"):
             require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
-    def rate(self, step: int, max_steps: int) -> float:
-        """The learning rate of a step, from 0."""
-        shape = {
-            "constant": 1.0,
-            "halving": 0.5 ** (step / self.halve_every),
-            "cosine": (1 + math.cos(math.pi * step / max_steps)) / 2,
-        }[self.schedule]
-        return self.lr * shape * min(1.0, (step + 1) / self.warmup if self.warmup else 1.0)
+    def shape(self, step: int, max_steps: int) -> float:
+        return 0.5 ** (step / self.halve_every) if self.schedule == "halving" else super().shape(step, max_steps)
 
 
 @dataclass(frozen=True, kw_only=True)

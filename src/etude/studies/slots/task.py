@@ -13,7 +13,7 @@ from etude.core.runtime import Runtime
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes.encoder import noise_scale
 from etude.scenes.task import Decomposed, Evaluation, SlotTask, mirrored
-from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder, card
+from etude.studies.slots.model import BroadcastDecoder, SlotAutoencoder
 from etude.studies.slots.study import SlotsConfig
 
 
@@ -37,7 +37,7 @@ class SlotsTask(SlotTask):
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.scenes.splits["train"]
         self.model.train()
-        rate = config.optim.rate(step, config.loop.max_steps)
+        rate = config.optim.lr * config.optim.factor(step, config.loop.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         decoder = self.model.decoder
@@ -87,9 +87,6 @@ class SlotsTask(SlotTask):
         empty = torch.zeros(0, size, size, 3, dtype=torch.uint8, device=self.runtime.device)
         made = [to_bytes(self.model.decode(mine_NKS[rows])[0]) for rows in self.batches(len(mine_NKS))]
         return self.runtime.gather(torch.cat([empty, *made]), count).cpu()
-
-    def card(self, slots_KS: Tensor) -> Tensor:
-        return card(self.model, slots_KS)
 
     @property
     def protocol(self) -> str:
