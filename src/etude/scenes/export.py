@@ -1,6 +1,7 @@
 """Graphs from pictures to slots, as ONNX files have them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ class FindsSlots(nn.Module):
         config: its configuration.
     """
 
-    def __init__(self, model: nn.Module, config: SlotEncoderConfig) -> None:
+    def __init__(self, model: Any, config: SlotEncoderConfig) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model: Any = model
+        self.config = config
         draw = randomness.generator(0, "predict/slots", 0)
         self.noise_1KS: Tensor
         self.register_buffer("noise_1KS", torch.randn(1, config.num_slots, config.slot_size, generator=draw))

@@ -120,7 +120,7 @@ class Decomposed:
     """Their places among the scenes that were given."""
     slots_BKS: Tensor
     named: dict[str, Tensor]
-    """``attention`` ``[B, T, K, N]``; ``masks`` ``[B, K, H, W]``, each slot's share of a pixel; and what else there is."""
+    """``attention`` ``[B, T, K, N]``; ``masks`` ``[B, K, H, W]``, each slot's share of a pixel; and further ones."""
     images_BCHW: Tensor | None = None
     """The pictures in [-1, 1]; None where none are made again."""
     made_BCHW: Tensor | None = None
