@@ -1,1 +1,1 @@
-"""What `slots` and `slotdiffusion` share: slot attention, the encoder, the slot library, edits, scores of scenes."""
+"""Slots of scenes: slot attention, the encoder, the slot library, edits, scores, and tasks on them."""

@@ -25,7 +25,7 @@ class SlotEncoderConfig:
     """How slots begin: drawn from one learned normal distribution, as a learned vector each, or as those with noise
     that fades (BO-QSA)."""
     implicit: bool = False
-    """Whether only the last iteration has a gradient."""
+    """Only the last iteration has a gradient."""
     form: Literal["fast", "plain"] = "fast"
     """fast: the slots' side is projected in place of the inputs'; plain: Slot Attention as algorithm 1 reads. Both have
     the same weights and, up to rounding, the same losses."""
@@ -33,7 +33,7 @@ class SlotEncoderConfig:
     """conv: four 5x5 convolutions; resnet18: with group norms, to a quarter of the size; or path/to/file.py:Name of a
     module that is made with a number of channels and maps [B, 3, H, W] to [B, channels, h, w]."""
     strides: tuple[int, int, int, int] = (1, 1, 1, 1)
-    """Of the layers of conv."""
+    """Strides of the layers of conv."""
     encoder_width: int = 64
     """Filters of resnet18's first stage."""
     features: int = 64

@@ -12,33 +12,22 @@ from torch import Tensor
 from etude.core.errors import UserError
 
 _LEAST = 0.005
-"""Share of a picture below which a slot is not told of."""
+"""The share of a picture below which a slot is not told of."""
 _EDITS = "swap:I:J, move:I and delete:I, with the slots' numbers"
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change.
-
-    Attributes:
-        kind: delete: the slot is taken out; move: to the second picture; swap: exchanged for one of the second.
-        slot: of the first picture.
-        other: of the second, with swap.
-    """
+    """A slot of the first picture is taken out, moved to the second, or exchanged for one of the second."""
 
     kind: Literal["swap", "move", "delete"]
     slot: int
     other: int = -1
+    """The slot of the second picture, with swap."""
 
 
 def parse_edit(word: str, num_slots: int, *, two: bool) -> Edit:
-    """One change from its word.
-
-    Args:
-        word: such as ``swap:2:5``.
-        num_slots: K.
-        two: whether there is a second picture.
-    """
+    """The change that a word such as ``swap:2:5`` names, of K slots, with a second picture or without."""
     kind, *numbers = word.split(":")
     wanted = {"swap": 2, "move": 1, "delete": 1}.get(kind)
     # Python refuses to read a number of thousands of digits.
@@ -83,9 +72,10 @@ def edited(slots: Sequence[Sequence[Tensor]], edits: Sequence[Edit]) -> list[lis
     sets: list[dict[int, Tensor]] = [dict(enumerate(part)) for part in slots]
     added: list[list[Tensor]] = [[] for _ in slots]
     for edit in edits:
-        told = ":".join([edit.kind, str(edit.slot), *([str(edit.other)] if edit.kind == "swap" else [])])
-        for picture, slot in ((0, edit.slot), *([(1, edit.other)] if edit.kind == "swap" else [])):
-            if slot not in sets[picture]:
+        named = [edit.slot, edit.other] if edit.kind == "swap" else [edit.slot]
+        told = ":".join([edit.kind, *map(str, named)])
+        for slot, left in zip(named, sets, strict=False):
+            if slot not in left:
                 raise UserError(f"{told}: slot {slot} was taken by an edit before it")
         taken = sets[0].pop(edit.slot)
         if edit.kind == "move":

@@ -1,7 +1,5 @@
 """From pictures to slots: a convolutional network, a code of positions, a small network, Slot Attention.
 
-Two studies decode such slots, one by a spatial broadcast decoder, the other by diffusion.
-
 Shape suffixes: B images, C channels, H W pixels, h w places of a feature map, N = h w inputs, D their channels,
 K slots, S a slot's size.
 """
@@ -28,11 +26,6 @@ class PositionCode(nn.Module):
     """A learned linear map of how far a place is from each side: ``[y, x, 1 - y, 1 - x]``, each from 0 to 1.
 
     Locatello et al. 2020, appendix E.2, where it is called a soft position embedding.
-
-    Args:
-        channels: C.
-        height: h.
-        width: w.
     """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
@@ -53,10 +46,6 @@ class ConvEncoder(nn.Sequential):
 
     Shape: ``[B, 3, H, W]`` -> ``[B, channels, h, w]``.
     Source: Locatello et al. 2020, table 3, strides of 1; the course's report of seed 003 has strides 1, 2, 2, 1.
-
-    Args:
-        channels: of every layer.
-        strides: of each layer, four of them.
     """
 
     def __init__(self, channels: int, strides: Sequence[int] = (1, 1, 1, 1)) -> None:
@@ -135,14 +124,10 @@ ENCODERS: dict[str, Any] = {"conv": ConvEncoder, "resnet18": ResNet18Encoder}
 def make_encoder(name: str, channels: int, size: int, **options: Any) -> tuple[nn.Module, tuple[int, int]]:
     """An encoder by its name in `ENCODERS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
 
-    Args:
-        name: which. A user's own is made with ``channels`` alone.
-        channels: of the features, D.
-        size: height and width of the pictures.
-        options: what a built-in one takes beside.
+    A user's own is made with ``channels`` alone, a built-in one with the options too.
 
     Returns:
-        the module, which maps ``[B, 3, size, size]`` to ``[B, channels, h, w]``, and h and w.
+        The module, which maps ``[B, 3, size, size]`` to ``[B, channels, h, w]``, and h and w.
     """
     kind = resolve(name, ENCODERS, "encoder")
     given = options if name in ENCODERS else {}
@@ -155,11 +140,7 @@ def make_encoder(name: str, channels: int, size: int, **options: Any) -> tuple[n
 class SlotEncoder(nn.Module):
     """Pictures to slots, as figure 2 of the assignment (seed 001) and Locatello et al. 2020, section 3.1.
 
-    Args:
-        encoder: maps pictures to ``[B, D, h, w]``.
-        places: h and w.
-        channels: D.
-        attention: of inputs of size D.
+    Its encoder maps pictures to ``[B, D, h, w]``, ``places`` are h and w, and ``channels`` is D.
     """
 
     def __init__(self, encoder: nn.Module, places: tuple[int, int], channels: int, attention: SlotAttention) -> None:
@@ -173,7 +154,7 @@ class SlotEncoder(nn.Module):
         self.attention = attention
 
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """What the slots attend to, ``[B, N, D]``; places row by row."""
+        """The inputs that the slots attend to, ``[B, N, D]``; places row by row."""
         x_BNhw = self.encoder(images_BCHW) + self.positions()
         return self.mlp(self.norm(x_BNhw.flatten(2).mT))
 
@@ -181,7 +162,7 @@ class SlotEncoder(nn.Module):
         self, images_BCHW: Tensor, noise_BKS: Tensor | None = None, *, spread: float = 1.0,
         iterations: int | None = None,
     ) -> Slots:  # fmt: skip
-        """Slots and attention; see `SlotAttention.forward`."""
+        """The slots and their attention; see `SlotAttention.forward`."""
         return self.attention(self.features(images_BCHW), noise_BKS, spread=spread, iterations=iterations)
 
 

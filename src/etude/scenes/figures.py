@@ -1,4 +1,4 @@
-"""Pictures that all studies of scenes draw: learning curves, sheets of slots, compositions.
+"""Pictures of every study of scenes: learning curves, sheets of slots, compositions.
 
 Shape suffixes: N pictures, K slots, H W pixels, C colours.
 """
@@ -17,9 +17,9 @@ from etude.scenes.scores import segments
 from etude.scenes.task import SlotTask
 
 SHOWN = 6
-"""Scenes of a sheet."""
+"""The scenes of a sheet."""
 COMPOSED = 32
-"""Compositions of a sheet."""
+"""The compositions of a sheet."""
 
 
 def both_splits(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
@@ -29,14 +29,7 @@ def both_splits(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str, name: str) -> None:
-    """Draw the squared error that is trained on, the quality of the masks, and the watch on slots.
-
-    Args:
-        path: the file.
-        metrics: of the run.
-        title: of the squared error.
-        name: of the squared error among the metrics.
-    """
+    """Draw the squared error that is trained on, given its title and name, the masks' quality, the watch on slots."""
     quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
     watch = {"hold nothing": "empty", "share the background": "background_slots", "dead in all scenes": "dead"}
     starts = {"spread of the starts": "spread", "sameness": "sameness"}
@@ -79,14 +72,9 @@ def slots(path: Path, images_NHWC: Tensor, again: str, made_NHWC: Tensor, parts_
 
 
 def compositions(folder: Path, task: SlotTask, study: str, verb: str, count: int = COMPOSED) -> None:
-    """Draw validation scenes and compositions of the slot library, and write the library beside them.
+    """Draw validation scenes and ``count`` compositions of a task's slot library, and write the library beside them.
 
-    Args:
-        folder: that the files go to.
-        task: whose library it is.
-        study: the task's.
-        verb: how slots become a picture.
-        count: how many are composed.
+    ``verb`` says how slots become a picture.
     """
     real_NHWC = task.scenes.splits["val"].images_NHWC[:COMPOSED].cpu()
     composed_NHWC = task.compose(count, "figure/compose")

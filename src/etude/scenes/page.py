@@ -40,7 +40,7 @@ class Scene:
     colours_HWC: np.ndarray
     """A colour a slot."""
     parts: Mapping[int, np.ndarray]
-    """What the slots hold that have some of the picture, by number, the largest first."""
+    """The contents of the slots that have some of the picture, by number, the largest first."""
     shares: Mapping[int, float]
     """Their share of the picture."""
     slots: "Sequence[Tensor]"
@@ -52,7 +52,7 @@ Look = Callable[[Site, str, str | None], Scene]
 
 
 def scene_of(painter: "ScenePainter", path: str | None) -> Scene:
-    """What a network finds in an uploaded picture, which is cut as the training pictures were."""
+    """An uploaded picture, cut as the training pictures were, with what a network finds in it."""
     from etude.data.clevrtex import fitted_picture, least_side
     from etude.draw.figures import coloured
     from etude.nn.pixels import to_bytes
@@ -76,7 +76,7 @@ def warm(site: Site, study: str, look: Look) -> None:
 
 
 def looked(look: Look, site: Site, choice: str, first: str | None, second: str | None) -> list[Scene]:
-    """What the network finds in the picture, or both."""
+    """The first picture, and the second if there is one, with what the network finds in them."""
     return [look(site, choice, path) for path in (first, second)[: 2 if second else 1]]
 
 

@@ -52,7 +52,7 @@ class SceneOptions(MakingOptions):
     """The library for --compose: figures/library.safetensors of the run; the one that comes with etude's own weights
     where none is named."""
     seed: int = 0
-    """Of the noise that slots and pictures begin with, and of compositions."""
+    """Seed of the noise that slots and pictures begin with, and of compositions."""
 
     def check(self) -> None:
         """Refuse flags that do not go together, with a `UserError`."""
@@ -84,19 +84,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Found:
-    """What a network finds in some pictures, on the CPU."""
+    """Some pictures, taken apart by a network; all on the CPU."""
 
     slots_NKS: Tensor
     masks_NKHW: Tensor
     """Each slot's share of a pixel."""
     parts_NKHWC: np.ndarray
-    """What each slot holds of its picture, as bytes; the rest is white."""
+    """The part of its picture that each slot holds, as bytes; the rest is white."""
     made_NCHW: Tensor | None = None
     """The pictures made again of their slots, about [-1, 1]; None where that takes long."""
 
 
 class ScenePainter(ABC):
-    """What a study's networks do with slots.
+    """A study's networks at work on slots.
 
     Args:
         network: has the ``config`` of a `SlotEncoderConfig`, and a ``card``, see `slot_library.Card`.

@@ -128,7 +128,7 @@ def gathered(runtime: Runtime, parts: Sequence[Scores], count: int, num_slots: i
 
 
 def faults(rows: Mapping[str, float], num_slots: int) -> dict[str, str]:
-    """What has gone wrong with the slots, in words by the name of each fault.
+    """The faults of the slots, in words by name.
 
     Args:
         rows: of an evaluation: ``dead``, ``background_slots``, ``largest``, ``sameness``, and ``spread`` of the starts.

@@ -40,12 +40,7 @@ EPSILON = 1e-8
 
 
 class GRUCell(nn.Module):
-    """A gated recurrent unit (Cho et al. 2014), with the names, the start and the values of ``nn.GRUCell``.
-
-    Args:
-        input_size: of what comes in.
-        hidden_size: S.
-    """
+    """A gated recurrent unit (Cho et al. 2014), with the names, the start and the values of ``nn.GRUCell``."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -82,21 +77,17 @@ def glorot_(module: nn.Module) -> None:
 
 
 def _exact(x: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The values in float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What the slots became.
-
-    Attributes:
-        slots_BKS: after the last iteration.
-        attention_BTKN: each iteration's softmax over the slots: what share of an input each slot takes.
-    """
+    """The slots after the last iteration, and the attention of each."""
 
     slots_BKS: Tensor
     attention_BTKN: Tensor
+    """The softmax over the slots: the share of an input that each slot takes."""
 
 
 class SlotAttention(nn.Module):
@@ -162,7 +153,7 @@ class SlotAttention(nn.Module):
 
     @torch.no_grad()
     def spread(self) -> float:
-        """How much the slots' starts differ, as a share of their size: 0 is a collapse."""
+        """The difference of the slots' starts, as a share of their size: 0 is a collapse."""
         if self.init == "gaussian":
             deviation, size = self.log_deviation.exp().square().mean(), self.mean.square().mean()
             return (deviation / (deviation + size)).sqrt().item()
@@ -173,13 +164,9 @@ class SlotAttention(nn.Module):
         self, inputs_BND: Tensor, noise_BKS: Tensor | None = None, *, spread: float = 1.0,
         iterations: int | None = None,
     ) -> Slots:  # fmt: skip
-        """Slots and attention of a batch.
+        """The slots and attention of features with their positions, after T iterations or the module's.
 
-        Args:
-            inputs_BND: features with their positions.
-            noise_BKS: see `first`.
-            spread: see `first`.
-            iterations: T, if another than the module's; at least 1.
+        For the noise and its spread see `first`.
         """
         rounds = self.iterations if iterations is None else iterations
         assert rounds >= 1, "at least one iteration"
@@ -197,11 +184,9 @@ class SlotAttention(nn.Module):
         return Slots(slots_BKS, torch.stack(seen, 1))
 
     def step(self, slots_BKS: Tensor, inputs_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """One iteration: the next slots, and the attention ``[B, K, N]`` that made them, both float32.
+        """One iteration: the next slots, and the attention ``[B, K, N]`` that made them, both float32 or more.
 
-        Args:
-            slots_BKS: slots, float32 or more.
-            inputs_BND: normalised inputs.
+        The inputs have gone through `norm_inputs`.
         """
         to_keys_SD, to_values_SD = self.to_keys_and_values.weight.chunk(2)
         queries_BKS = self.to_queries(self.norm_slots(slots_BKS)) * self.slot_size**-0.5

@@ -19,9 +19,9 @@ from etude.core.errors import UserError
 CARD = 8
 """Side of the small picture by which a library knows its model."""
 _NEAR = 0.02
-"""Mean difference of two such pictures of one model."""
+"""The mean difference of two such pictures of one model."""
 _RESTARTS = 4
-"""Of K-means, of which the tightest clustering is kept."""
+"""The starts of K-means, of which the tightest clustering is kept."""
 
 
 class Library(nn.Module):
@@ -59,30 +59,17 @@ class Library(nn.Module):
         """The first slot of each cluster, ``[K, S]``."""
         return self.slots_NS[[int((self.cluster_N == cluster).nonzero()[0]) for cluster in range(self.num_clusters)]]
 
-    def save(self, path: Path, study: str, config: Mapping[str, Any], *, half: bool = False) -> None:
-        """Write one safetensors file.
-
-        Args:
-            path: the file.
-            study: whose model it is.
-            config: its configuration.
-            half: store the slots in half precision, for a file that ships.
-        """
-        save_weights(path, {"library": self}, WeightsHeader(study, dict(config), {"kind": "library"}), half=half)
+    def save(self, path: Path, study: str, config: Mapping[str, Any]) -> None:
+        """Write one safetensors file, with the study and the configuration of the model."""
+        save_weights(path, {"library": self}, WeightsHeader(study, dict(config), {"kind": "library"}))
 
 
 Card = Callable[[Tensor], Tensor]
-"""What a model makes of slots ``[K, S]``, as a small picture ``[3, 8, 8]`` on the CPU."""
+"""A model's small picture ``[3, 8, 8]`` of slots ``[K, S]``, on the CPU."""
 
 
 def build(slots_NS: Tensor, num_clusters: int, seed: int, card: Card) -> Library:
-    """Cluster the slots of many pictures.
-
-    Args:
-        slots_NS: at least K of them, on the CPU.
-        num_clusters: K.
-        seed: of K-means.
-        card: of the model whose slots they are.
+    """Cluster the slots of many pictures, on the CPU, by K-means of a seed; ``card`` is that of their model.
 
     Raises:
         UserError: fewer different slots than clusters.
@@ -111,17 +98,17 @@ def beside(weights: Path) -> Path | None:
 
 
 def companions(weights: Path) -> dict[str, Path | None]:
-    """What an exported folder has beside its weights, by its place there."""
+    """The files that an exported folder has beside its weights, by their places there."""
     return {"figures/library.safetensors": beside(weights)}
 
 
 def load(path: Path, study: str, model: Mapping[str, int], card: Card) -> Library:
-    """Read a library for a model.
+    """Read a library for a model of a study.
 
     Args:
         path: the file.
         study: whose model it is.
-        model: what of its configuration must be the same, by name, ``num_slots`` and ``slot_size`` among it.
+        model: the settings that must be the same, by name, ``num_slots`` and ``slot_size`` among them.
         card: of the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which scenes a study reads; loads no PyTorch."""
+"""The scenes that a study reads; loads no PyTorch."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 SAMPLE = SAMPLES / "clevrtex" / "0" / "CLEVRTEX_render_000003.png"
 """A rendered scene that comes with the package."""
 GENERATED = 10_000
-"""Made-up scenes where no number is named."""
+"""The number of made-up scenes where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
-    """What a study of scenes reads."""
+    """The scenes that a study reads."""
 
     source: Literal["clevrtex", "folder", "generated"] = "clevrtex"
     """clevrtex: the released set; folder: scenes laid out like it, such as `etude data render` makes; generated: flat
@@ -37,13 +37,7 @@ class SceneConfig:
 
 
 def load_scenes(config: SceneConfig, size: int, *, batch: int = 0, device: "torch.device | str" = "cpu") -> "SceneSet":
-    """The scenes of a configuration.
-
-    Args:
-        config: which.
-        size: pixels a side.
-        batch: training scenes of a step; 0: any.
-        device: that they are put on.
+    """The scenes of a configuration at ``size`` pixels a side, on a device.
 
     Raises:
         UserError: fewer training scenes than a batch has, or what `etude.data.clevrtex` raises.

@@ -27,8 +27,6 @@ from etude.scenes.scores import ABOUT, Scores, dead, faults, gathered, half_widt
 from etude.scenes.slot_library import Library
 from etude.scenes.source import load_scenes
 
-MEASURED: tuple[Split, ...] = ("val", "test")
-"""The splits that final numbers are of."""
 _log = logging.getLogger("etude")
 
 
@@ -36,7 +34,7 @@ class SceneTask(Task):
     """A task whose ``config`` has ``model.size``, ``data``, ``batch``, ``loop`` and ``metric.watched``."""
 
     measures_fid = True
-    """Whether pictures are drawn at the end, and held against real ones."""
+    """Pictures are drawn at the end, and held against real ones."""
 
     def __init__(self, config: Any, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
@@ -90,6 +88,38 @@ class SceneTask(Task):
         config, count = self.config, len(self.scenes.splits["train"])
         epochs = config.loop.max_steps * config.batch.size / count
         return f"up to {epochs:.3g} epochs of {count:,}, batch {config.batch.size}"
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """The setting of the run, which every result tells."""
+
+    @property
+    @abstractmethod
+    def cell(self) -> str:
+        """The place of the run in a table."""
+
+    @abstractmethod
+    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str, str]]:
+        """The numbers of a split: the name of each, its values ``[N]``, what it is of, its unit."""
+
+    def results(self, extra: Mapping[str, Any]) -> list[Result]:
+        rows: list[Result] = []
+        splits: tuple[Split, ...] = ("val", "test")
+        for split in splits:
+            for name, values, about, unit in self.measured(split):
+                count = int((~values.isnan()).sum())
+                if count:
+                    about = f"mean over {count:,} scenes, {about}"
+                    rows.append(self.row(name, split, values.nanmean().item(), about, half_width(values), unit))
+        return rows
+
+    def row(
+        self, name: str, split: str, value: float, about: str, width: float | None = None, unit: str = ""
+    ) -> Result:
+        """One result of the run, with the half width of its interval."""
+        about = f"{about}; {self.protocol}"
+        return Result(self.config.table, self.cell, name, split, value, about, width, unit, self.variant)
 
     def finish(self) -> dict[str, Any]:
         return {"scenes": self.scenes.about}
@@ -149,9 +179,8 @@ class SlotTask(SceneTask):
         """The network in use after training, with a `SlotEncoder` as ``encoder``, and a ``card``."""
 
     @property
-    @abstractmethod
-    def protocol(self) -> str:
-        """The setting of the run, which every result tells."""
+    def cell(self) -> str:
+        return self.config.model.cell
 
     @abstractmethod
     def decompose(self, images_NHWC: Tensor, noise_NKS: Tensor, *, size: int = 0) -> Iterator[Decomposed]:
@@ -251,11 +280,10 @@ class SlotTask(SceneTask):
 
     # --- the end ---
 
-    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str]]:
-        """The numbers of a split: the name of each, its values ``[N]``, what it is of."""
+    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str, str]]:
         found = self.score(self.scenes.splits[split], f"{split}/slots").scores
         for name, values in found.of_image.items():
-            yield name, values, ABOUT[name]
+            yield name, values, ABOUT[name], ""
 
     def samplers(self) -> Mapping[str, tuple[str, int] | None]:
         """The samplers and their steps by the endings of their numbers' names; None: the network decodes at once."""
@@ -264,24 +292,12 @@ class SlotTask(SceneTask):
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         # Other weights may have been loaded since.
         self._library = None
-        rows: list[Result] = []
-        for split in MEASURED:
-            for name, values, about in self.measured(split):
-                count = int((~values.isnan()).sum())
-                if count:
-                    about = f"mean over {count:,} scenes, {about}"
-                    rows.append(self._row(name, split, values.nanmean().item(), about, half_width(values)))
+        rows = super().results(extra)
         # By all processes together; the pictures are drawn by one.
         assert self.library
         if self.config.metric.inception != "none":
             rows += self.distances(self.samplers())
         return rows
-
-    def _row(
-        self, name: str, split: str, value: float, about: str, width: float | None = None, unit: str = ""
-    ) -> Result:
-        config, about = self.config, f"{about}; {self.protocol}"
-        return Result(config.table, config.model.cell, name, split, value, about, width, unit, self.variant)
 
     def distances(self, samplers: Mapping[str, tuple[str, int] | None]) -> list[Result]:
         """FID and KID of compositions of the same slots for each of `samplers` against validation scenes.
@@ -304,11 +320,11 @@ class SlotTask(SceneTask):
                 f"clean-fid, {count:,} compositions of one slot a cluster (K-means over "
                 f"{len(self.library.slots_NS):,} training slots){by} against {count:,} validation scenes"
             )
-            rows.append(self._row(f"fid{ending}", "val", found.fid, about, found.half_width))
-            rows.append(self._row(f"kid{ending}", "val", 1000 * found.kid, f"times 1,000; {about}"))
+            rows.append(self.row(f"fid{ending}", "val", found.fid, about, found.half_width))
+            rows.append(self.row(f"kid{ending}", "val", 1000 * found.kid, f"times 1,000; {about}"))
             if sampler is not None:
                 timed = f"to draw them, on {self.runtime.device.type}; {about}"
-                rows.append(self._row(f"seconds{ending}", "val", seconds, timed, unit="s"))
+                rows.append(self.row(f"seconds{ending}", "val", seconds, timed, unit="s"))
         return rows
 
 

@@ -79,7 +79,7 @@ def test_the_card_is_the_first_slot_of_each_cluster_together() -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_there_and_back(tmp_path: Path, library: Library, half: bool) -> None:
     path = tmp_path / "library.safetensors"
-    library.save(path, "slots", CONFIG, half=half)
+    save_weights(path, {"library": library}, WeightsHeader("slots", CONFIG, {"kind": "library"}), half=half)
     again = load(path, network())
     assert again.slots_NS.dtype == torch.float32
     torch.testing.assert_close(again.slots_NS, library.slots_NS, rtol=1e-3 if half else 0, atol=1e-3 if half else 0)

@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from etude.core.errors import UserError
-
 Spacing = Literal["linear", "root"]
 
 
@@ -58,48 +56,24 @@ def posterior(now: Level, then: Level) -> Posterior:
     $$\tilde\mu = \frac{\sqrt{\bar\alpha_s} \, \beta}{1 - \bar\alpha_t} z_0
     + \frac{\sqrt{1 - \beta} \, (1 - \bar\alpha_s)}{1 - \bar\alpha_t} z_t, \qquad
     \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} \beta$$
-
-    Args:
-        now: of $z_t$.
-        then: of $z_s$.
     """
-    beta, left = leap(now, then), (then.noise / now.noise) ** 2
+    beta, left = 1 - (now.signal / then.signal) ** 2, (then.noise / now.noise) ** 2
     return Posterior(then.signal * beta / now.noise**2, now.signal / then.signal * left, left * beta)
-
-
-def leap(now: Level, then: Level) -> float:
-    r"""The noise $\beta = 1 - \bar\alpha_t / \bar\alpha_s$ that the chain adds between two places."""
-    return 1 - (now.signal / then.signal) ** 2
 
 
 @dataclass(frozen=True)
 class Schedule:
-    r"""How much noise each step of the chain adds. All tables are float64 ``[T]``, on the CPU.
+    r"""The noise that each of T steps of the chain adds, $\beta$ from the first to the last.
 
-    Attributes:
-        num_steps: T.
-        first: $\beta$ of the first step.
-        last: $\beta$ of the last.
-        spacing: what is evenly spaced between them: ``linear`` $\beta$ itself, as in Ho et al. 2020 (section 4);
-            ``root`` $\sqrt\beta$, which is what the code of Rombach et al. 2022 (latent diffusion), and what was made
-            of it, means by "linear".
-
-    Raises:
-        UserError: no step, or betas that are not above 0, rising and below 1.
+    Evenly spaced between them is with ``linear`` $\beta$ itself, as in Ho et al. 2020 (section 4), and with ``root``
+    $\sqrt\beta$, which is what the code of Rombach et al. 2022 (latent diffusion), and what was made of it, means by
+    "linear". All tables are float64 ``[T]``, on the CPU.
     """
 
     num_steps: int = 1000
     first: float = 0.0015
     last: float = 0.0195
     spacing: Spacing = "linear"
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise UserError(f"a chain of {self.num_steps} steps: give 1 or more, usually 1000")
-        if not 0 < self.first <= self.last < 1:
-            raise UserError(
-                f"betas from {self.first:g} to {self.last:g}: they must rise within 0 and 1, such as .0015 to .0195"
-            )
 
     @cached_property
     def betas(self) -> Tensor:
@@ -132,13 +106,7 @@ class Schedule:
         return signal, noise
 
     def q_sample(self, z0_BX: Tensor, t_B: Tensor, noise_BX: Tensor) -> Tensor:
-        r"""$z_t$ of the data: eq. 4.
-
-        Args:
-            z0_BX: latents.
-            t_B: int64; each image's place, 0 to T - 1.
-            noise_BX: standard normal.
-        """
+        r"""$z_t$ of the data, given standard normal noise and each image's place, int64 from 0 to T - 1: eq. 4."""
         signal, noise = self._levels(t_B, z0_BX)
         return signal * z0_BX + noise * noise_BX
 

@@ -4,7 +4,7 @@ Shape suffixes: B images, C colours or channels of a latent, H W pixels, h w pla
 S a slot's size, T iterations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,10 @@ from etude.core import randomness
 from etude.scenes.encoder import build_encoder
 from etude.scenes.slot_library import CARD
 from etude.studies.slotdiffusion.diffusion import Schedule
-from etude.studies.slotdiffusion.samplers import draw, guided, image_generators, make_sampler
+from etude.studies.slotdiffusion.samplers import OnStep, draw, guided, image_generators, make_sampler
 from etude.studies.slotdiffusion.study import ChainConfig, ModelConfig, SampleConfig
 from etude.studies.slotdiffusion.unet import UNet
 from etude.studies.slotdiffusion.vae import VAE
-
-OnStep = Callable[[int, int, Tensor, Tensor], None]
 
 
 class SlotDiffusion(nn.Module):
@@ -31,7 +29,7 @@ class SlotDiffusion(nn.Module):
     """
 
     scale: Tensor
-    """What latents are multiplied by, to have a variance of one."""
+    """The factor by which latents have a variance of one."""
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
@@ -83,9 +81,6 @@ def attention_masks(attention_BTKN: Tensor, places: tuple[int, int], size: int) 
     """
     maps_BKhw = attention_BTKN[:, -1].float().unflatten(-1, places)
     return functional.interpolate(maps_BKhw, size=(size, size), mode="bilinear", align_corners=False)
-
-
-# --- pictures of slots ---
 
 
 def schedule_of(config: ChainConfig) -> Schedule:

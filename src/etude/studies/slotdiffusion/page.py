@@ -53,17 +53,17 @@ def _networks(site: Site, choice: str | None) -> "Networks":
 
 
 def missing(site: Site) -> str:
-    """What to run where there is nothing to draw with; else nothing."""
+    """The line that says what to run where there is nothing to draw with; else nothing."""
     return "" if site.choices(TITLE) else _NONE
 
 
 def has_slots(config: Mapping[str, Any]) -> bool:
-    """Whether a run has slots; an autoencoder's alone has none."""
+    """True of a run that has slots; an autoencoder's alone has none."""
     return config.get("phase") != "vae"
 
 
 def look(site: Site, choice: str, path: str | None) -> Scene:
-    """What the network of a choice finds in a picture."""
+    """A picture with what the network of a choice finds in it."""
     from etude.studies.slotdiffusion.predict import Options, ScenePaintings
 
     return scene_of(ScenePaintings(_networks(site, choice).painter(Options())), path)
@@ -86,7 +86,7 @@ class Moment:
     noisy_HWC: np.ndarray
     """The latent, decoded."""
     guess_HWC: np.ndarray
-    """What the network takes it for; after the last step both are the picture."""
+    """The network's guess of it; after the last step both are the picture."""
 
 
 def painter_of(networks: "Networks", sampler: str, steps: int, seed: int) -> "Painter":

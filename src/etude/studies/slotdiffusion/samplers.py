@@ -37,7 +37,7 @@ from etude.core import randomness
 from etude.core.errors import UserError
 from etude.nn.plugin import resolve
 from etude.nn.user_part import tried
-from etude.studies.slotdiffusion.diffusion import Level, Schedule, leap, posterior
+from etude.studies.slotdiffusion.diffusion import Level, Schedule, posterior
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, int, Tensor, Tensor], None]
@@ -138,13 +138,12 @@ def _walk(
 @torch.no_grad()
 def ancestral(
     predict: Predict, schedule: Schedule, z_BX: Tensor, generators: Sequence[torch.Generator], *, steps: int,
-    variance: Literal["posterior", "beta"] = "posterior", grid: Grid = "even", on_step: OnStep | None = None,
+    grid: Grid = "even", on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
     r"""Algorithm 2 of Ho et al. 2020: step by step a draw from $q(z_s \mid z_t, \hat z_0)$.
 
     Fewer steps than T are the same algorithm on the chain of the places visited (Nichol and Dhariwal 2021, section 4).
-    The variance is ``posterior``, $\tilde\beta_t$, right for data that is one point, or ``beta``, $\beta_t$, right for
-    data that is standard normal (section 3.2). For the grid see `places`, for the rest the top of the file.
+    The variance is $\tilde\beta_t$ (section 3.2). For the grid see `places`, for the rest the top of the file.
     """
 
     def move(now: Level, then: Level, z_BX: Tensor, z0_BX: Tensor, noise_BX: Tensor) -> Tensor:
@@ -152,8 +151,7 @@ def ancestral(
         z_BX = back.data * z0_BX + back.latent * z_BX
         if not then.noise:
             return z_BX
-        chosen = back.variance if variance == "posterior" else leap(now, then)
-        return z_BX + math.sqrt(chosen) * draw(generators, z_BX.shape[1:], z_BX)
+        return z_BX + math.sqrt(back.variance) * draw(generators, z_BX.shape[1:], z_BX)
 
     return _walk("ancestral", predict, schedule, z_BX, steps, grid, on_step, move)
 

@@ -11,13 +11,13 @@ from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SceneOpti
 from etude.scenes.source import SceneConfig
 
 UNTRAINED = "untrained"
-"""In place of an autoencoder's file: its first weights."""
+"""The word for an autoencoder's first weights, in place of its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     kind: Literal["kl", "vq"] = "kl"
-    """What keeps the latents in bounds: a divergence from the normal distribution, or a codebook."""
+    """Bound of the latents: a divergence from the normal distribution, or a codebook."""
     width: int = 64
     """Channels of the first level."""
     multipliers: tuple[int, ...] = (1, 2, 4)
@@ -63,7 +63,7 @@ class ModelConfig(SlotEncoderConfig):
     dropout: float = 0.1
     """Dropout in its residual blocks."""
     target: Literal["noise", "velocity"] = "noise"
-    """What it answers with, and the loss is of: the noise (Ho et al. 2020), or the velocity (Salimans and Ho 2022), in
+    """Answer that the loss is of: the noise (Ho et al. 2020), or the velocity (Salimans and Ho 2022), in
     which an error is not magnified where a latent is nearly all noise."""
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class ChainConfig:
     last: float = 0.0195
     """The last step's."""
     spacing: Literal["linear", "root"] = "linear"
-    """What is evenly spaced: beta, as the assignment has it, or its root, as latent diffusion's code has it."""
+    """Evenly spaced value: beta, as the assignment has it, or its root, as latent diffusion's code has it."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "chain.steps", "at least 1", self.steps)
@@ -169,7 +169,7 @@ class SlotDiffusionConfig(StudyConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     metric: MetricConfig = field(default_factory=MetricConfig)
-    """What is measured."""
+    """How it is measured."""
     table: Literal["run", "clevrtex", "autoencoder"] = "run"
     """The table that the run's numbers belong to; run: none."""
 

@@ -237,13 +237,13 @@ class SlotDiffusionTask(SlotTask):
             f"{f' of {watched:,} scenes' if watched else ''}"
         )
 
-    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str]]:
-        for name, values, about in super().measured(split):
-            yield name, values, f"attention as masks, {about}"
+    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str, str]]:
+        for name, values, about, unit in super().measured(split):
+            yield name, values, f"attention as masks, {about}", unit
         sample, some = self.config.sample, first(self.scenes.splits[split], self.config.metric.reconstructed)
         made, real = (x.cpu().permute(0, 3, 1, 2) / 255.0 for x in (self.reconstruct(some, split), some.images_NHWC))
         by = f"{sample.sampler}, {sample.steps} steps, summed over pixels and colours of [0, 1]"
-        yield "mse", squared_error(made, real).double(), f"from noise and slots by {by}"
+        yield "mse", squared_error(made, real).double(), f"from noise and slots by {by}", ""
 
     def samplers(self) -> Mapping[str, tuple[str, int]]:
         sample: SampleConfig = self.config.sample

@@ -59,11 +59,7 @@ def time_code(t_B: Tensor, size: int) -> Tensor:
 
     $$\sin(r_i t), \quad \cos(r_i t), \qquad r_i = 10000^{-i / (n - 1)}, \quad i = 0, \dots, n - 1, \quad n = size / 2$$
 
-    Source: Vaswani et al. 2017, section 3.5, with the spacing of Ho et al. 2020.
-
-    Args:
-        t_B: steps, whole or not.
-        size: even, at least 4.
+    The size is even, at least 4. Source: Vaswani et al. 2017, section 3.5, with the spacing of Ho et al. 2020.
     """
     half = size // 2
     t_B = t_B.to(torch.promote_types(t_B.dtype, torch.float32))
@@ -104,13 +100,7 @@ class ResidualBlock(nn.Module):
     is doubled. The last two keep the channels.
 
     Shape: ``[B, in_channels, H, W]``, ``[B, E]`` -> ``[B, channels, H', W']``.
-
-    Args:
-        in_channels: of what comes in.
-        channels: of the result.
-        time_size: E.
-        mode: ``normal``, ``down`` or ``up``.
-        dropout: the probability of a zero in training, drawn from the global generator, which the loop keys each step.
+    Dropout is drawn from the global generator, which the loop keys in each step.
     """
 
     def __init__(
@@ -204,11 +194,6 @@ class TransformerBlock(nn.Module):
     The norm is of what is added, as the seed has it, not of what goes in.
 
     Shape: ``[B, C, H, W]`` -> ``[B, C, H, W]``. A map that is channels last in memory is not copied.
-
-    Args:
-        channels: C.
-        slot_size: S.
-        heads: M, which divides C.
     """
 
     def __init__(self, channels: int, slot_size: int, heads: int) -> None:
@@ -232,13 +217,7 @@ class TransformerBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one size of map: residual ones, after each a transformer or none, and what leads to the next size.
-
-    Args:
-        residuals: in order.
-        transformers: as many, or none at all.
-        change: the block that halves or doubles the map at the end; None: there is none.
-    """
+    """The blocks of one size of map: residual ones, after each a transformer or none, and the one to the next size."""
 
     def __init__(
         self, residuals: Sequence[ResidualBlock], transformers: Sequence[TransformerBlock],

@@ -31,13 +31,13 @@ from etude.nn.norms import choose_groups
 
 Kind = Literal["kl", "vq"]
 LOG_VARIANCES = (-30.0, 20.0)
-"""What the logarithms of variances are held between, as in the authors' code."""
+"""The bounds of the logarithms of variances, as in the authors' code."""
 GROUPS = 32
 """The groups of channels that are normalised together; fewer where that many do not divide a layer's channels."""
 BETA = 0.25
 """The weight of the commitment (van den Oord et al. 2017, section 3.2)."""
 _DISTANCES = 1 << 22
-"""How many distances to codes are held at a time: 16 MiB."""
+"""The distances to codes that are held at a time: 16 MiB."""
 
 
 def _norm(channels: int) -> GroupNorm:
@@ -144,11 +144,6 @@ class Encoder(nn.Sequential):
     """Levels of residual blocks, each but the last followed by a halving; the middle; a norm and a convolution.
 
     Shape: ``[B, 3, H, W]`` -> ``[B, out_channels, H / 2^(levels - 1), W / 2^(levels - 1)]``.
-
-    Args:
-        channels: of each level.
-        out_channels: of the result.
-        num_blocks: in a level.
     """
 
     def __init__(self, channels: tuple[int, ...], out_channels: int, num_blocks: int = 2) -> None:
@@ -172,11 +167,6 @@ class Decoder(nn.Module):
     """The encoder's mirror, with one residual block a level more. ``up[0]`` is the last level, that of the picture.
 
     Shape: ``[B, in_channels, H, W]`` -> ``[B, 3, H 2^(levels - 1), W 2^(levels - 1)]``.
-
-    Args:
-        channels: of each level, in the encoder's order.
-        in_channels: of the latents.
-        num_blocks: in a level of the encoder.
     """
 
     def __init__(self, channels: tuple[int, ...], in_channels: int, num_blocks: int = 2) -> None:
@@ -198,7 +188,7 @@ class Decoder(nn.Module):
 
 
 class Quantized(NamedTuple):
-    """What a codebook makes of latents."""
+    """The codes nearest to latents, and the two terms of the loss."""
 
     z_BDhw: Tensor
     """The nearest codes; their gradient is that of the latents."""

@@ -5,20 +5,17 @@ Shape suffixes as in vae.py.
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.runtime import Runtime
-from etude.core.study import Result
 from etude.data.clevrtex import Scenes
 from etude.data.render.driver import Split
 from etude.metrics.segmentation import squared_error
 from etude.nn.mean_weights import average_
 from etude.nn.pixels import prepare
-from etude.scenes.scores import half_width
 from etude.scenes.task import SceneTask, mirrored
 from etude.studies.slotdiffusion.study import SlotDiffusionConfig
 from etude.studies.slotdiffusion.vae import kl_loss, vq_loss
@@ -90,7 +87,7 @@ class VAETask(SceneTask):
             yield rows, images_BCHW, self.mean.decode(z_BDhw).float(), z_BDhw
 
     def measure(self, scenes: Scenes) -> dict[str, Tensor]:
-        """Of each scene: absolute error, squared error as published, PSNR, and the latent's mean square."""
+        """The absolute error, squared error as published, PSNR and latent's mean square of each scene."""
         share = self.runtime.share(len(scenes))
         found: dict[str, list[Tensor]] = {"error": [], "mse": [], "psnr": [], "power": []}
         for _, images, made, z in self.reconstruct(scenes.images_NHWC[share]):
@@ -100,33 +97,24 @@ class VAETask(SceneTask):
             found["psnr"].append(-10 * (square_B / images[0].numel()).clamp(min=1e-10).log10())
             found["power"].append(z.float().square().mean((1, 2, 3)))
         empty = torch.zeros(0, device=self.runtime.device)
-        return {
-            name: self.runtime.gather(torch.cat(rows) if rows else empty, len(scenes)).cpu()
-            for name, rows in found.items()
-        }
+        return {name: self.runtime.gather(torch.cat([empty, *rows]), len(scenes)).cpu() for name, rows in found.items()}
 
     def evaluate(self) -> dict[str, float]:
         return {name: values.double().mean().item() for name, values in self.measure(self.watched()).items()}
 
-    def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        config, vae, side = self.config, self.config.vae, self.config.model.size // self.vae.stride
-        protocol = (
+    @property
+    def protocol(self) -> str:
+        vae, side = self.config.vae, self.config.model.size // self.vae.stride
+        return (
             f"{self.variant}; {vae.kind}, width {vae.width}, {vae.channels} x {side} x {side} numbers; absolute error "
             f"alone, {self.schooling}, chosen by validation error"
         )
-        cell = f"vae-{vae.kind}-{vae.width}"
-        rows: list[Result] = []
-        measured: tuple[Split, ...] = ("val", "test")
-        for split in measured:
-            found = self.measure(self.scenes.splits[split])
-            for name, about, unit in (
-                ("psnr", "peak signal-to-noise ratio of a scene", "dB"),
-                ("mse", "squared error, summed over pixels and colours of [0, 1]", ""),
-            ):
-                values = found[name].double()
-                told = f"mean over {len(values):,} scenes, {about}; {protocol}"
-                width = half_width(values)
-                rows.append(
-                    Result(config.table, cell, name, split, values.mean().item(), told, width, unit, self.variant)
-                )
-        return rows
+
+    @property
+    def cell(self) -> str:
+        return f"vae-{self.config.vae.kind}-{self.config.vae.width}"
+
+    def measured(self, split: Split) -> Iterator[tuple[str, Tensor, str, str]]:
+        found = self.measure(self.scenes.splits[split])
+        yield "psnr", found["psnr"].double(), "peak signal-to-noise ratio of a scene", "dB"
+        yield "mse", found["mse"].double(), "squared error, summed over pixels and colours of [0, 1]", ""

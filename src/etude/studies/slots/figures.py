@@ -38,7 +38,7 @@ def draw(task: SlotsTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
 
 
 def parts_of(contents_NKCHW: Tensor, masks_NKHW: Tensor) -> np.ndarray:
-    """What each slot adds to its picture, on white: bytes ``[N, K, H, W, 3]``."""
+    """The part that each slot adds to its picture, on white: bytes ``[N, K, H, W, 3]``."""
     parts_NKCHW = on_white(contents_NKCHW, masks_NKHW)
     return to_bytes(parts_NKCHW.flatten(0, 1)).unflatten(0, parts_NKCHW.shape[:2]).numpy()
 

@@ -22,7 +22,7 @@ from etude.scenes.slot_library import CARD
 from etude.studies.slots.study import ModelConfig
 
 MAPS = 4
-"""That a decoder makes of a slot: three colours, and the mask before the softmax."""
+"""The maps that a decoder makes of a slot: three colours, and the mask before the softmax."""
 _KERNEL = 5
 
 
@@ -76,7 +76,7 @@ class BroadcastDecoder(nn.Module):
 
     @property
     def coarse(self) -> bool:
-        """Whether interpolation stands in place of the last doubling."""
+        """True while interpolation stands in place of the last doubling."""
         return self._coarse
 
     @coarse.setter
@@ -121,11 +121,7 @@ DECODERS: dict[str, Any] = {"broadcast": BroadcastDecoder}
 def make_decoder(name: str, slot_size: int, size: int, **options: Any) -> nn.Module:
     """A decoder by its name in `DECODERS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
 
-    Args:
-        name: which. A user's own is made with ``slot_size`` and ``size``.
-        slot_size: S.
-        size: of the pictures.
-        options: what a built-in one takes beside.
+    A user's own is made with the slots' and the pictures' size, a built-in one with the options too.
     """
     kind = resolve(name, DECODERS, "decoder")
     if name in DECODERS:
@@ -137,13 +133,9 @@ def make_decoder(name: str, slot_size: int, size: int, **options: Any) -> nn.Mod
 class SlotAutoencoder(nn.Module):
     """Encoder, Slot Attention, decoder.
 
-    Args:
-        config: their settings.
-        coarse: whether a broadcast decoder begins coarse.
-
-    ``forward`` takes pictures ``[B, 3, H, W]`` in [-1, 1], see `prepare`, and returns their reconstructions and the
-    intermediates by name: ``slots`` ``[B, K, S]``, ``attention`` ``[B, T, K, N]``, ``contents`` ``[B, K, 3, H, W]`` and
-    ``masks`` ``[B, K, H, W]``.
+    ``coarse`` says whether a broadcast decoder begins coarse. ``forward`` takes pictures ``[B, 3, H, W]`` in [-1, 1],
+    see `prepare`, and returns their reconstructions and the intermediates by name: ``slots`` ``[B, K, S]``,
+    ``attention`` ``[B, T, K, N]``, ``contents`` ``[B, K, 3, H, W]`` and ``masks`` ``[B, K, H, W]``.
     """
 
     def __init__(self, config: ModelConfig, *, coarse: bool = False) -> None:

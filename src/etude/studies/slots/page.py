@@ -24,7 +24,7 @@ def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Painter":
 
 
 def look(site: Site, choice: str, path: str | None) -> Scene:
-    """What the network of a choice finds in a picture."""
+    """A picture with what the network of a choice finds in it."""
     return scene_of(site.loaded(TITLE, choice, _load), path)
 
 

@@ -67,7 +67,7 @@ class SlotsConfig(StudyConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     metric: SceneMetricConfig = field(default_factory=SceneMetricConfig)
-    """What is measured."""
+    """How it is measured."""
     table: Literal["run", "clevrtex"] = "run"
     """The table that the run's numbers belong to; run: none."""
 
@@ -112,7 +112,7 @@ def course() -> SlotsConfig:
 
 
 def best() -> SlotsConfig:
-    """What worked best elsewhere: learned queries with noise that fades and the last iteration's gradient (BO-QSA).
+    """The best setting elsewhere: learned queries with noise that fades and the last iteration's gradient (BO-QSA).
 
     Command: ``etude run slots best``.
     Cost: 250,000 steps of 128 scenes at 128 px (Jia et al. 2023); several accelerator days.
