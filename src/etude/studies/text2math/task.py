@@ -23,7 +23,7 @@ from etude.nn.plugin import resolve
 from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
 from etude.studies.text2math.batches import Batch
-from etude.studies.text2math.beam import Hypothesis, Listener, beam_search
+from etude.studies.text2math.beam import BeamTree, Hypothesis, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, features
 from etude.studies.text2math.course_split import course_split
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
@@ -46,6 +46,18 @@ def load(config: DataConfig) -> dict[Split, list[Problem]]:
         if not problems:
             raise UserError(f"the {split} split has no problem: at least one is wanted")
     return found
+
+
+def checksums(config: DataConfig) -> dict[str, str]:
+    """Return the sha256 of the files that `load` reads."""
+    if config.source == "folder":
+        return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
+    if config.source == "sample":
+        return {}
+    copies = mathqa.filtered_copies()
+    if copies is None:
+        return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
+    return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
 
 
 def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
@@ -81,7 +93,7 @@ def _own_encoder(kind: Any, name: str, num_words: int) -> Any:
 
 def write_programs(
     model: Text2Math, problems: Batch, tokens: Tokens, config: BeamConfig, *, size: int,
-    on_step: Listener | None = None,
+    tree: BeamTree | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """Return what the beam finds for all problems, in their order, ``size`` of them searched at a time."""
     model.eval()
@@ -89,7 +101,7 @@ def write_programs(
     for rows, batch in problems.by_length(size):
         answers = beam_search(
             model, batch, width=config.width, alpha=config.alpha, rule=config.rule,
-            grammar=tokens if config.grammar else None, on_step=on_step,
+            grammar=tokens if config.grammar else None, tree=tree,
         )  # fmt: skip
         for row, hypotheses in zip(rows.tolist(), answers, strict=True):
             found[row] = hypotheses
@@ -312,15 +324,7 @@ class Text2MathTask(Task):
         return {"lstm": lstm, "bert": bert}.get(model.encoder, "own") + ("_copy" if model.copies else "")
 
     def data_checksums(self) -> dict[str, str]:
-        config = self.config.data
-        if config.source == "folder":
-            return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
-        if config.source == "sample":
-            return {}
-        copies = mathqa.filtered_copies()
-        if copies is None:
-            return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
-        return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
+        return checksums(self.config.data)
 
 
 make_task = Text2MathTask
