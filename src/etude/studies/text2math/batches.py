@@ -124,15 +124,12 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 
 def epoch_order(lengths_N: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Return the batches of an epoch: problems of like length together, batches and problems in random order.
+    """Return the rows of an epoch's batches: problems of like length together, batches and problems in random order.
 
     Args:
         lengths_N: words of each problem, on the CPU.
         size: problems of a batch; those left over make a smaller last one of their length.
         generator: draws the order.
-
-    Returns:
-        Rows of each batch; every problem is in one.
     """
     shuffled_N = torch.randperm(len(lengths_N), generator=generator)
     batches: list[Tensor] = []

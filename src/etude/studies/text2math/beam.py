@@ -15,7 +15,6 @@ Two rules say which are kept:
 Shape suffixes: N problems, K hypotheses, V tokens, S tokens written.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,14 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from etude.studies.text2math.batches import Batch
-from etude.studies.text2math.model import State, Text2Math
+from etude.studies.text2math.model import Text2Math
 from etude.studies.text2math.tokens import END, MAX_TOKENS, START, Grammar, Tokens
 
 Rule = Literal["standard", "nested"]
-Listener = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""A listener is called after each step with the problems in the batch ``[N]`` and, for each place of the beam, the
-place before that it continues, the token written and the log-probability so far, -inf where it is empty, each
-``[N, K]``."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,71 @@ class Hypothesis:
     ended: bool
 
 
+ROOT = -1
+
+
+@dataclass(frozen=True)
+class Node:
+    """A token that was written.
+
+    Attributes:
+        parent: the number of the node before it; `ROOT` for the first.
+        token: the token; END ends a hypothesis.
+        log_probability: the sum over the tokens up to it.
+        depth: how many tokens stand before it.
+    """
+
+    parent: int
+    token: int
+    log_probability: float
+    depth: int
+
+
+class BeamTree:
+    """The tokens that a beam search of one problem kept at each step: which were continued, and which were pruned.
+
+    Attributes:
+        nodes: the tokens, those of a step after those of the step before, the best first.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._depth = 0
+        # The node at each place of the beam; before the first step there is one place.
+        self._at: dict[int, int] = {0: ROOT}
+
+    def add(self, from_NK: Tensor, last_NK: Tensor, scores_NK: Tensor) -> None:
+        """Add a step: the place that each place continues, its token, and its score, -inf where it is empty."""
+        [origins], [tokens], [scores] = from_NK.tolist(), last_NK.tolist(), scores_NK.tolist()
+        at: dict[int, int] = {}
+        for place, (origin, token, score) in enumerate(zip(origins, tokens, scores, strict=True)):
+            # A place may be empty: its hypothesis has ended, or no extension was left for it.
+            if score == float("-inf"):
+                continue
+            at[place] = len(self.nodes)
+            self.nodes.append(Node(self._at[origin], token, score, self._depth))
+        self._at, self._depth = at, self._depth + 1
+
+    @property
+    def ended(self) -> list[int]:
+        """The nodes at which a hypothesis ended."""
+        return [number for number, node in enumerate(self.nodes) if node.token == END]
+
+    @property
+    def alive(self) -> set[int]:
+        """The nodes on the way to a hypothesis that ended, or that the longest length cut off; the rest was pruned."""
+        cut = [number for number, node in enumerate(self.nodes) if node.depth == self._depth - 1]
+        return {number for end in (*self.ended, *cut) for number in self.path(end)}
+
+    def path(self, number: int) -> list[int]:
+        """Return the nodes from the first token to one, both included."""
+        found: list[int] = []
+        while number != ROOT:
+            found.append(number)
+            number = self.nodes[number].parent
+        return found[::-1]
+
+
 @torch.inference_mode()
 def beam_search(
     model: Text2Math,
@@ -61,7 +121,7 @@ def beam_search(
     alpha: float = 1.0,
     rule: Rule = "nested",
     grammar: Tokens | None = None,
-    on_step: Listener | None = None,
+    tree: BeamTree | None = None,
 ) -> list[list[Hypothesis]]:
     """Return the likeliest programs of each problem.
 
@@ -74,7 +134,7 @@ def beam_search(
         rule: which extensions are kept; see the top of this file.
         grammar: the vocabulary, where only programs may be written that are well formed and use numbers that the
             problem has; the probabilities are not scaled up for what is left out.
-        on_step: a listener.
+        tree: what the search of one problem does is added to it.
 
     Returns:
         For each problem its hypotheses, the best score first, those that ended before those that did not.
@@ -94,31 +154,26 @@ def beam_search(
     closed_NK = torch.zeros(num, width, dtype=torch.bool, device=device)
     rules = None if grammar is None else Grammar(grammar, batch.counts)
     found: list[list[Hypothesis]] = [[] for _ in range(num)]
-
-    def collect(which_NK: Tensor, tokens_NKS: Tensor, *, ended: bool) -> None:
-        rows_R, places_R = which_NK.nonzero(as_tuple=True)
-        # The end counts as a token.
-        length = tokens_NKS.shape[-1] + ended
-        for problem, log_p, tokens in zip(
-            problems_N[rows_R].tolist(), scores_NK[rows_R, places_R].tolist(), tokens_NKS[rows_R, places_R].tolist(),
-            strict=True,
-        ):  # fmt: skip
-            found[problem].append(Hypothesis(tuple(tokens), log_p, log_p / length**alpha, ended))
-
     for length in range(1, max_tokens + 1):
         log_p_NKV, state = model.step(last_NK, memory, state)
         if rules is not None:
             log_p_NKV = log_p_NKV.masked_fill(~rules.allowed(), float("-inf"))
         total_NKV = scores_NK[..., None] + log_p_NKV
         scores_NK, from_NK, last_NK = _keep(total_NKV, closed_NK, rule)
-        if on_step is not None:
-            on_step(problems_N, from_NK, last_NK, scores_NK)
+        if tree is not None:
+            tree.add(from_NK, last_NK, scores_NK)
         written_NKS = written_NKS.gather(1, from_NK[..., None].expand(-1, -1, length - 1))
         written_NKS = torch.cat([written_NKS, last_NK[..., None]], -1)
         ends_NK = (last_NK == END) & scores_NK.isfinite()
-        if length == max_tokens:
-            collect(~ends_NK & scores_NK.isfinite(), written_NKS, ended=False)
-        collect(ends_NK, written_NKS[..., :-1], ended=True)
+        done_NK = scores_NK.isfinite() if length == max_tokens else ends_NK
+        rows_R, places_R = done_NK.nonzero(as_tuple=True)
+        for problem, log_p, tokens in zip(
+            problems_N[rows_R].tolist(), scores_NK[rows_R, places_R].tolist(), written_NKS[rows_R, places_R].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            ended = tokens[-1] == END
+            body = tuple(tokens[:-1] if ended else tokens)
+            found[problem].append(Hypothesis(body, log_p, log_p / length**alpha, ended))
         scores_NK = scores_NK.masked_fill(ends_NK, float("-inf"))
         closed_NK = closed_NK | ends_NK
         if rule == "standard":
@@ -127,7 +182,9 @@ def beam_search(
         rows_N = scores_NK.isfinite().any(1).nonzero().flatten()
         if len(rows_N) == 0:
             break
-        state = _take(state, rows_N, from_NK, len(problems_N))
+        # The state of the hypotheses that go on, in their new order.
+        index = (rows_N[:, None] * (state[0].shape[1] // len(problems_N)) + from_NK[rows_N]).flatten()
+        state = state[0].index_select(1, index), state[1].index_select(1, index)
         if rules is not None:
             rules.advance(rows_N, from_NK[rows_N], last_NK[rows_N])
         if len(rows_N) < len(problems_N):
@@ -165,10 +222,3 @@ def _keep(total_NKV: Tensor, closed_NK: Tensor, rule: Rule) -> tuple[Tensor, Ten
         origins.append(index_N // count)
         tokens.append(token_NKW[:, : place + 1].flatten(1).gather(1, index_N[:, None])[:, 0])
     return torch.stack(scores, 1), torch.stack(origins, 1), torch.stack(tokens, 1)
-
-
-def _take(state: State, rows_N: Tensor, from_NK: Tensor, num: int) -> State:
-    """Return the state of the hypotheses that go on, in their new order."""
-    width = state[0].shape[1] // num
-    index = (rows_N[:, None] * width + from_NK[rows_N]).flatten()
-    return state[0].index_select(1, index), state[1].index_select(1, index)

@@ -50,14 +50,7 @@ def _loaded(kind: str, name: str) -> Any:
 
 
 class Pieces:
-    """A BERT's tokenizer, word by word.
-
-    Args:
-        name: of the hub, or a folder.
-
-    Raises:
-        UserError: there is none of that name, or it has no ``[CLS]`` and ``[SEP]``.
-    """
+    """The tokenizer of a BERT of the hub or a folder, word by word; it must have ``[CLS]`` and ``[SEP]``."""
 
     def __init__(self, name: str) -> None:
         self._tokenizer: Any = _loaded("AutoTokenizer", name)
@@ -94,12 +87,7 @@ class Pieces:
 class BertEncoder(nn.Module):
     """The last layer's states of a BERT; a piece that begins a number is also known by its index.
 
-    Args:
-        config: which BERT, whether it is tuned (else it is only read, and lies in no checkpoint), the dropout of its
-            states, and whether numbers are marked.
-
-    Raises:
-        UserError: there is no such BERT.
+    A BERT that is not tuned is only read, and lies in no checkpoint.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -163,15 +151,9 @@ def _refuse_other_bert(encoder: nn.Module, _: Any) -> None:
 
 
 def features(encoder: BertEncoder, problems: Batch, size: int) -> Tensor:
-    """Return the states of every piece of many problems, computed once for all runs and cached in half precision.
+    """Return a frozen BERT's states of every piece of all problems, float16 ``[P, D]``, ``size`` problems at a time.
 
-    Args:
-        encoder: one whose BERT does not learn.
-        problems: all that is read.
-        size: problems at a time.
-
-    Returns:
-        float16 ``[P, D]``, problem after problem.
+    They are computed once for all runs, and kept in the cache.
     """
     total = int(problems.host_lengths[0].sum())
     parts, starts_N = list(problems.by_length(size)), problems.starts_N.cpu()

@@ -29,9 +29,7 @@ def admitted(rows: Sequence[Mapping[str, Any]]) -> list[Problem]:
 def answer_of(options: str, correct: str) -> float | None:
     """Return the number in the correct one of a row's options, or None where the filter reads none.
 
-    Args:
-        options: such as ``"a ) 38 , b ) 1 : 2 , c ) rs . 30"``; also the text of a list of such.
-        correct: the letter.
+    The options are such as ``"a ) 38 , b ) 1 : 2 , c ) rs . 30"``, or the text of a list of such.
     """
     if "\N{MINUS SIGN}" in options:
         return None

@@ -47,11 +47,7 @@ class Score:
 
 
 def evaluate(weights: Path | None, options: Options) -> list[Score]:
-    """Return the scores of a file's programs.
-
-    Args:
-        weights: the weights of the network that writes them; None takes the file's own field ``predicted``.
-        options: the file, and the search.
+    """Return the scores of the programs that a network writes, or without its weights of a file's ``predicted``.
 
     Raises:
         UserError: the file is not of the form, or has no problem; its line is named. Nothing is written then.

@@ -64,10 +64,6 @@ class LSTMEncoder(nn.Module):
     """A bidirectional LSTM over words; a word that is a number is also known by its index.
 
     D is twice ``config.hidden``; the summary is each direction's last state.
-
-    Args:
-        num_words: size of the vocabulary.
-        config: its sizes, layers and dropout, and whether it marks numbers.
     """
 
     def __init__(self, num_words: int, config: ModelConfig) -> None:
@@ -199,17 +195,9 @@ class Text2Math(nn.Module):
         return self.decoder.remember(states_NTD, batch), self.decoder.begin(summary_ND)
 
     def step(self, tokens_NK: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Return the log-probabilities of the next token of K hypotheses of each problem, and the state after it.
+        """Return the log-probabilities of the next token after the last ones, ``[N, K, V]``, and the state after it.
 
         The memory is read in place: there is no copy of it for every hypothesis.
-
-        Args:
-            tokens_NK: the last tokens.
-            memory: of the N problems.
-            state: ``[layers, N * K, H]``.
-
-        Returns:
-            ``[N, K, V]``, and the new state.
         """
         num, width = tokens_NK.shape
         s_B1H, state = self.decoder.run(tokens_NK.reshape(-1, 1), state)
@@ -251,13 +239,7 @@ class Text2Math(nn.Module):
 
 @torch.no_grad()
 def attention_over(model: Text2Math, batch: Batch, ids: Sequence[int]) -> Tensor:
-    """Return the attention's weights of one problem's words at each token of a program: float32 ``[S, T]``.
-
-    Args:
-        model: in evaluation mode.
-        batch: the problem.
-        ids: the program's tokens.
-    """
+    """Return the attention's weights of one problem's words at each token of a program, ``ids``: float32 ``[S, T]``."""
     targets_1S = torch.tensor([list(ids)], device=batch.words_NT.device)
     _, seen = model(batch, targets_1S, torch.ones(len(ids), dtype=torch.bool))
     return seen["attention"][0].float().cpu()

@@ -14,8 +14,8 @@ from etude.serve.kit.markup import box, note, percent, scrolled, table
 from etude.serve.kit.site import Site, answering, current_tab, first_look
 
 if TYPE_CHECKING:
+    from etude.studies.text2math.beam import BeamTree
     from etude.studies.text2math.predict import Solver, Workings
-    from etude.studies.text2math.tree import BeamTree
 
 TITLE = "text2math"
 EXAMPLES = (

@@ -16,7 +16,7 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.studies.text2math.batches import Batch, encode
-from etude.studies.text2math.beam import Listener
+from etude.studies.text2math.beam import BeamTree
 from etude.studies.text2math.model import Text2Math, attention_over
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, read_rows, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
@@ -24,7 +24,6 @@ from etude.studies.text2math.reading import in_figures, left_as_words
 from etude.studies.text2math.study import MAX_BEAM, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, read_vocabularies, words_of
-from etude.studies.text2math.tree import BeamTree
 
 _BATCH = 128
 _MAX_CHARACTERS = 100_000
@@ -71,12 +70,7 @@ class Prediction:
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
-    """Return the answers to the problems, in their order.
-
-    Args:
-        weights: a safetensors file that `etude export` or a checkpoint wrote.
-        extra: not used; the vocabularies lie in the file.
-        options: the problems, and the search.
+    """Return the answers to the problems, in their order; ``extra`` is not used.
 
     Raises:
         UserError: no problem, or one that cannot be read, in one line that names it; no file is written then.
@@ -147,11 +141,7 @@ class Workings:
 
 
 class Solver:
-    """A trained network, ready to solve problems.
-
-    Args:
-        weights: a safetensors file that `etude export` or a checkpoint wrote.
-        options: the search; its problems are not read.
+    """A trained network of a safetensors file, ready to solve problems; those of its options are not read.
 
     Raises:
         UserError: the file holds no network of this study, or the search cannot be.
@@ -203,7 +193,7 @@ class Solver:
         found: list[tuple[Prediction, str, BeamTree]] = []
         for reading in self._readings(text, ""):
             tree = BeamTree()
-            [answer] = self._answers([reading], tree.add)
+            [answer] = self._answers([reading], tree)
             found.append((answer, reading[1], tree))
         answer, read, tree = max(found, key=lambda each: _log_probability(each[0]))
         # What is no program has no tokens to look from.
@@ -259,10 +249,10 @@ class Solver:
             (text, read, "; ".join([*notes, *left])) for read, notes in readings if len(numbers_of(read)) <= MAX_NUMBERS
         ]
 
-    def _answers(self, readings: Sequence[tuple[str, str, str]], on_step: Listener | None = None) -> list[Prediction]:
+    def _answers(self, readings: Sequence[tuple[str, str, str]], tree: BeamTree | None = None) -> list[Prediction]:
         """Return the answer to each reading: a problem, the same with its numbers as they are read, and a note."""
         encoded = self._encoded([read for _, read, _ in readings])
-        found = write_programs(self.model, encoded, self.tokens, self.beam, size=_BATCH, on_step=on_step)
+        found = write_programs(self.model, encoded, self.tokens, self.beam, size=_BATCH, tree=tree)
         answers: list[Prediction] = []
         for (text, read, note), hypotheses in zip(readings, found, strict=True):
             program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)

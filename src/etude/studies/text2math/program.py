@@ -211,14 +211,8 @@ def _parsed(text: str) -> Step:
 def execute(program: str, numbers: Sequence[float], operators: Mapping[str, Operator] = OPERATORS) -> Value:
     """Return the value of a program's last step, which may be infinite, no number, or complex.
 
-    Args:
-        program: its text.
-        numbers: of the problem; see `numbers_of`.
-        operators: `OPERATORS`, or `GEOMETRY` for the right formulas.
-
     Raises:
-        ProgramError: it cannot be run.
-        NoValue: a step of it has no value.
+        ProgramError: the program cannot be run; `NoValue` where a step of it has no value.
     """
     return trace(program, numbers, operators)[-1].value
 

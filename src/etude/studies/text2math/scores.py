@@ -54,14 +54,7 @@ def tokens_of(program: str) -> list[str]:
 def judge(
     predicted: str, problem: Problem, *, course: bool = False, operators: Mapping[str, Operator] = OPERATORS
 ) -> Verdict:
-    """Compare a predicted program with a problem.
-
-    Args:
-        predicted: its text; an empty one is wrong on all counts.
-        problem: with its program and answer.
-        course: count a value that is no number as right, as the course's checker does.
-        operators: the formulas.
-    """
+    """Compare a predicted program with a problem; an empty one is wrong on all counts. ``course``: see `is_right`."""
     numbers = numbers_of(problem.text)
     value = value_of(predicted, numbers, operators)
     gold = value_of(problem.program, numbers, operators)
