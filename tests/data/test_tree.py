@@ -60,6 +60,14 @@ def test_pairs_lie_in_the_folders_of_splits(tmp_path: Path) -> None:
     assert found.left_out == {"loose.png": "beside the folders that are read"}
 
 
+def test_a_link_to_a_folder_around_it_has_an_end(tmp_path: Path) -> None:
+    for name in ("owl", "wren"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+        (tmp_path / name / "up").symlink_to(tmp_path)
+    assert len(listed(tmp_path, classes=True).pictures) == 2
+
+
 def test_a_broken_link_is_told_of_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
     [path] = picture_files([tmp_path])

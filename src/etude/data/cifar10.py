@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.core.errors import UserError
 from etude.core.files import sha256
 from etude.data import SAMPLES, Dataset
 from etude.data.archives import Bounded
@@ -90,8 +89,6 @@ def train_val(labels_N: Tensor, val_size: int = 5000, seed: int = 0) -> tuple[Te
         val_size: images to validate on, as many of each class; rounded for each class where that does not divide.
         seed: decides the draw.
     """
-    if not 1 <= val_size < len(labels_N):
-        raise UserError(f"{val_size} images to validate on are not possible: give 1 to {len(labels_N) - 1}")
     share = val_size / len(labels_N)
     train_rows, val_rows = stratified(labels_N, (1 - share, share), seed)
     return train_rows, val_rows

@@ -185,7 +185,7 @@ def split(
     Args:
         folder_images: what `read` returned.
         path_of_split_file: JSON; by default one in the cache for this folder, these shares and this seed.
-        val_share: the share of the images of no other split's folder, above 0; unused where there is a ``val`` folder.
+        val_share: the share of the images of no other split's folder, unused where there is a ``val`` folder.
         test_share: the same of ``test``.
         seed: decides the draw.
 
@@ -193,7 +193,7 @@ def split(
         int64 rows of each split, ascending; every split has an image of every class.
 
     Raises:
-        UserError: too few images, a share out of range, or a split file that is broken or another folder's.
+        UserError: too few images, or a split file that is broken or another folder's.
     """
     parts = folder_images.part_N
     rows = {
@@ -212,14 +212,6 @@ def _drawn(
     folder_images: FolderImages, path: Path | None, pool: Tensor, shares: dict[str, float], seed: int
 ) -> dict[str, Tensor]:
     images = folder_images.images
-    for name, share in shares.items():
-        if not 0 < share < 1:
-            raise UserError(f"a {name} share of {share} is not possible: give --data.{name}-share between 0 and 1")
-    left = 1 - sum(shares.values())
-    if left <= 1e-6:
-        whole = " + ".join(f"{share}" for share in shares.values())
-        fix = f"make --data.{'-share or --data.'.join(shares)}-share smaller"
-        raise UserError(f"val and test shares of {whole} leave nothing to train on: {fix}")
     resolved = folder_images.path.resolve()
     if path is None:
         key = digest(ascii(str(resolved)), *(f"{name} {share!r}" for name, share in shares.items()), str(seed))
@@ -240,7 +232,7 @@ def _drawn(
         raise UserError(
             f"class '{class_name}' has {have}: {words} are needed, one each for {', '.join(names)}; add some"
         )
-    parts = stratified(images.labels_N[pool], (left, *shares.values()), seed)
+    parts = stratified(images.labels_N[pool], (1 - sum(shares.values()), *shares.values()), seed)
     rows = {name: pool[part] for name, part in zip(names, parts, strict=True)}
     listed = {name: [images.names[row] for row in rows[name].tolist()] for name in names}
     write_json(path, {"format": _SPLIT_FORMAT, "shares": shares, "seed": seed, "splits": listed})

@@ -23,30 +23,23 @@ SIZE = 28
 CLASSES = tuple(map(str, range(10)))
 _HOME = "https://ossci-datasets.s3.amazonaws.com/mnist"
 
-FILES: dict[str, tuple[Source, Source]] = {
-    split: (
-        Source("mnist", f"{name}-images-idx3-ubyte.gz", f"{_HOME}/{name}-images-idx3-ubyte.gz", images, images_size),
-        Source("mnist", f"{name}-labels-idx1-ubyte.gz", f"{_HOME}/{name}-labels-idx1-ubyte.gz", labels, labels_size),
+_SOURCES = tuple(
+    Source("mnist", f"{name}-ubyte.gz", f"{_HOME}/{name}-ubyte.gz", sha256, size)
+    for name, sha256, size in (
+        ("train-images-idx3", "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422),
+        ("train-labels-idx1", "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881),
+        ("t10k-images-idx3", "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877),
+        ("t10k-labels-idx1", "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542),
     )
-    for split, name, images, images_size, labels, labels_size in (
-        (
-            "train", "train",
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9_912_422,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28_881,
-        ),
-        (
-            "test", "t10k",
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1_648_877,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4_542,
-        ),
-    )
-}  # fmt: skip
+)
+FILES: dict[str, tuple[Source, ...]] = {"train": _SOURCES[:2], "test": _SOURCES[2:]}
+"""The pictures and the labels of each split."""
 DATASET = Dataset(
     name="mnist",
     about="70,000 grey pictures of handwritten digits, 28x28 pixels",
     licence="CC BY-SA 3.0 (LeCun, Cortes, Burges)",
     home="http://yann.lecun.com/exdb/mnist/",
-    sources=tuple(source for pair in FILES.values() for source in pair),
+    sources=_SOURCES,
 )
 
 

@@ -74,13 +74,9 @@ def _load(config: PictureConfig, num_classes: int) -> Pictures:
     if config.source == "folder":
         path = find(config.folder)
         read = folders.read(path, size=config.size, fit=config.fit, skip_corrupt=config.skip_corrupt)
-        rows = folders.split(
-            read,
-            Path(config.split_file) if config.split_file else None,
-            val_share=config.val_share,
-            test_share=config.test_share,
-            seed=config.split_seed,
-        )
+        split_file, seed = Path(config.split_file) if config.split_file else None, config.split_seed
+        shares = {"val_share": config.val_share, "test_share": config.test_share}
+        rows = folders.split(read, split_file, **shares, seed=seed)
         splits = {split: read.images.take(chosen) for split, chosen in rows.items()}
         keys = {folders.class_key(name) for name in read.images.classes}
         indian = keys == {folders.class_key(name) for name in folders.INDIAN_BIRDS}

@@ -123,7 +123,9 @@ def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
         raise ImageError(Path(error.filename or here), f"cannot be read ({error.strerror})", fix) from error
     for name, is_folder in entries:
         yield joined(at, name), is_folder
-        if is_folder and depth > 1 and not is_hidden(name):
+        # A link to a folder around it has no end.
+        endless = is_folder and here.resolve().is_relative_to((here / name).resolve())
+        if is_folder and not endless and depth > 1 and not is_hidden(name):
             yield from _walked(here / name, joined(at, name), depth - 1)
 
 
@@ -166,19 +168,17 @@ def find(name: str, fix: str = "give another with --data.folder", dataset: str =
     Raises:
         UserError: it is in neither place.
     """
-    places = []
-    with contextlib.suppress(RuntimeError):
-        places = [Path(name).expanduser()] if name else []
-    mirror = os.environ.get("ETUDE_MIRROR", "")
+    places, mirror = [Path(name)], os.environ.get("ETUDE_MIRROR", "")
+    if mirror and not mirror.startswith(("http://", "https://")):
+        places += [Path(mirror, dataset, name), Path(mirror, name)]
+    for place in places if name else []:
+        # A name may be too long for the system, lie where one may not look, or name a home that is not there.
+        with contextlib.suppress(OSError, RuntimeError):
+            if (found := place.expanduser()).exists():
+                return found
     fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
-    if name and mirror and not mirror.startswith(("http://", "https://")):
-        places += [Path(mirror).expanduser() / name, Path(mirror).expanduser() / dataset / name]
-        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
-    for place in places:
-        # A name may be too long for the system, or lie where one may not look.
-        with contextlib.suppress(OSError):
-            if place.exists():
-                return place
+    if name and len(places) > 1:
+        fault = f"does not exist here, nor does {printable(places[-1].expanduser())} (ETUDE_MIRROR)"
     raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
 
 
