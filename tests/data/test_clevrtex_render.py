@@ -25,7 +25,7 @@ from etude.cli import main
 from etude.core.errors import Interrupted, UserError
 from etude.core.files import sha256
 from etude.data.render import driver
-from etude.data.render.driver import Done, Job, files, render, splits, write_scene
+from etude.data.render.driver import Done, Job, Options, files, render, splits, write_scene
 from etude.data.render.scene import (
     CAMERA,
     CAMERA_JITTER,
@@ -76,7 +76,7 @@ class Fake:
 
 
 def run(out: Path, count: int, *, work: Any = write_fake, **keywords: Any) -> Done:
-    return render(out, count, work=work, pool=ThreadPoolExecutor, **({"size": 32} | keywords))
+    return render(Options(out=out, count=count, **({"size": 32} | keywords)), work, ThreadPoolExecutor)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -286,7 +286,7 @@ def test_a_dead_process_is_one_line(tmp_path: Path) -> None:
             return future
 
     with pytest.raises(UserError, match=r"Blender ended without a word.*the same command goes on"):
-        render(tmp_path, 2, size=32, work=write_fake, pool=Dead)
+        render(Options(out=tmp_path, count=2, size=32), write_fake, Dead)
 
 
 # --- faults ---
@@ -465,7 +465,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("render")
     textured(folder / "textures")
     # Each process starts the packages of Blender anew, and those warn.
-    assert render(folder / "out", 2, size=64, samples=2, textures=folder / "textures") == Done(rendered=2, kept=0)
+    options = Options(out=folder / "out", count=2, size=64, samples=2, textures=folder / "textures")
+    assert render(options) == Done(rendered=2, kept=0)
     return folder
 
 
@@ -515,7 +516,7 @@ def _projected(thing: dict[str, Any], camera: list[float], size: int) -> tuple[f
 @needs_blender
 def test_a_seed_gives_the_same_files(rendered: Path, tmp_path: Path) -> None:
     # In another process, as its first scene, beside another process.
-    render(tmp_path, 2, size=64, samples=2, textures=rendered / "textures", jobs=2)
+    render(Options(out=tmp_path, count=2, size=64, samples=2, textures=rendered / "textures", jobs=2))
     assert contents(tmp_path) == contents(rendered / "out")
 
 

@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Served]:
+def home() -> Iterator[Served]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as listening:
         listening.served = served = Served(listening.server_address[1])
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
@@ -106,9 +106,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def source(server: Served) -> Source:
-    server.files["/home/words.bin"] = CONTENT
-    return Source("letters", "words.bin", f"{server.url}/home/words.bin", SHA256, len(CONTENT))
+def source(home: Served) -> Source:
+    home.files["/home/words.bin"] = CONTENT
+    return Source("letters", "words.bin", f"{home.url}/home/words.bin", SHA256, len(CONTENT))
 
 
 def closed_url() -> str:
@@ -129,37 +129,37 @@ def left_over(cache: Path) -> list[str]:
     return sorted(path.name for path in (cache / "letters").iterdir() if not path.name.endswith(".lock"))
 
 
-def test_a_download_is_whole_and_made_once(source: Source, server: Served, cache: Path) -> None:
+def test_a_download_is_whole_and_made_once(source: Source, home: Served, cache: Path) -> None:
     assert status(source) == "missing"
     path = fetch(source)
     assert path == cache / "letters" / "words.bin"
     assert path.read_bytes() == CONTENT
     assert left_over(cache) == ["words.bin"]
     assert fetch(source) == path
-    assert len(server.asked) == 1
-    assert server.sent == len(CONTENT)
+    assert len(home.asked) == 1
+    assert home.sent == len(CONTENT)
     assert status(source) == "verified"
 
 
-def test_a_file_name_with_a_folder_in_it(source: Source, server: Served, cache: Path) -> None:
+def test_a_file_name_with_a_folder_in_it(source: Source, home: Served, cache: Path) -> None:
     nested = replace(source, filename="splits/a b.bin")
     assert fetch(nested) == cache / "letters" / "splits" / "a b.bin"
 
 
-def test_a_broken_connection_is_continued_at_its_byte(source: Source, server: Served) -> None:
-    server.cuts = [100_000, 50_000]
+def test_a_broken_connection_is_continued_at_its_byte(source: Source, home: Served) -> None:
+    home.cuts = [100_000, 50_000]
     assert fetch(source).read_bytes() == CONTENT
-    first, *later = [wanted for _, wanted in server.asked]
+    first, *later = [wanted for _, wanted in home.asked]
     starts = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in later]
     assert first is None
     assert 100_000 - PIECE < starts[0] <= 100_000
     assert starts[0] + 50_000 - PIECE < starts[1] <= starts[0] + 50_000
-    assert server.sent < len(CONTENT) + 2 * PIECE, "what had come was sent again"
+    assert home.sent < len(CONTENT) + 2 * PIECE, "what had come was sent again"
 
 
-def test_a_download_goes_on_in_a_later_call(source: Source, server: Served, cache: Path) -> None:
+def test_a_download_goes_on_in_a_later_call(source: Source, home: Served, cache: Path) -> None:
     # Nothing more after the first piece: this call gives up, and keeps what it has.
-    server.cuts = [120_000, 0]
+    home.cuts = [120_000, 0]
     with pytest.raises(UserError) as caught:
         fetch(source)
     assert not (cache / "letters" / "words.bin").exists()
@@ -168,41 +168,41 @@ def test_a_download_goes_on_in_a_later_call(source: Source, server: Served, cach
     assert 120_000 - PIECE < kept <= 120_000
     assert f"{kept:,} bytes are kept" in one_line(caught)
     assert fetch(source).read_bytes() == CONTENT
-    assert server.asked[-1][1] == f"bytes={kept}-"
-    assert server.sent < len(CONTENT) + PIECE
+    assert home.asked[-1][1] == f"bytes={kept}-"
+    assert home.sent < len(CONTENT) + PIECE
     assert left_over(cache) == ["words.bin"]
 
 
-def test_a_whole_part_is_not_sent_again(source: Source, server: Served, cache: Path) -> None:
-    server.length = False
-    server.cuts = [len(CONTENT) - 5]
+def test_a_whole_part_is_not_sent_again(source: Source, home: Served, cache: Path) -> None:
+    home.length = False
+    home.cuts = [len(CONTENT) - 5]
     with pytest.raises(UserError):
         fetch(source)
     # Killed after the last byte, before the move into place.
-    server.length = True
+    home.length = True
     name = f"words.bin.{hashlib.sha256(source.url.encode()).hexdigest()[:8]}.part"
     (cache / "letters" / name).write_bytes(CONTENT)
-    sent = server.sent
+    sent = home.sent
     assert fetch(source).read_bytes() == CONTENT
-    assert server.sent == sent
+    assert home.sent == sent
 
 
-def test_a_server_that_ignores_range_sends_all_again(source: Source, server: Served) -> None:
-    server.ranges = False
-    server.cuts = [100_000]
+def test_a_server_that_ignores_range_sends_all_again(source: Source, home: Served) -> None:
+    home.ranges = False
+    home.cuts = [100_000]
     assert fetch(source).read_bytes() == CONTENT
-    assert server.sent == 100_000 + len(CONTENT)
+    assert home.sent == 100_000 + len(CONTENT)
 
 
-def test_a_part_of_another_version_is_dropped(source: Source, server: Served, cache: Path) -> None:
-    server.cuts = [100_000, 0]
+def test_a_part_of_another_version_is_dropped(source: Source, home: Served, cache: Path) -> None:
+    home.cuts = [100_000, 0]
     with pytest.raises(UserError):
         fetch(source)
     (part,) = (cache / "letters").glob("*.part")
     part.write_bytes(b"x" * 100_000)
     assert fetch(source).read_bytes() == CONTENT
     # Continued, found wrong, and had once more from its start.
-    assert [wanted for _, wanted in server.asked][-2:] == ["bytes=100000-", None]
+    assert [wanted for _, wanted in home.asked][-2:] == ["bytes=100000-", None]
 
 
 @pytest.mark.parametrize("longer", [1, 4000])
@@ -216,7 +216,7 @@ def test_a_part_longer_than_the_file_is_dropped(source: Source, cache: Path, lon
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
 def test_a_damaged_file_is_named_and_fetched_again(
-    source: Source, server: Served, caplog: pytest.LogCaptureFixture, damage: str
+    source: Source, home: Served, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     path = fetch(source)
     bad = {"truncated": CONTENT[:-1], "altered": b"X" + CONTENT[1:], "emptied": b""}[damage]
@@ -224,11 +224,11 @@ def test_a_damaged_file_is_named_and_fetched_again(
     with caplog.at_level(logging.WARNING, "etude.data"):
         assert fetch(source).read_bytes() == CONTENT
     assert [record.getMessage() for record in caplog.records] == [f"{path} is truncated or altered: getting it again"]
-    assert len(server.asked) == 2
+    assert len(home.asked) == 2
     assert status(source) == "verified"
 
 
-def test_a_file_is_hashed_once(source: Source, server: Served, cache: Path) -> None:
+def test_a_file_is_hashed_once(source: Source, home: Served, cache: Path) -> None:
     path = fetch(source)
     (note,) = (cache / ".verified").glob("*.json")
     assert json.loads(note.read_text())["sha256"] == SHA256
@@ -246,47 +246,47 @@ def test_a_file_is_hashed_once(source: Source, server: Served, cache: Path) -> N
     assert fetch(source).read_bytes() == CONTENT
 
 
-def test_a_touched_file_is_hashed_again_and_kept(source: Source, server: Served) -> None:
+def test_a_touched_file_is_hashed_again_and_kept(source: Source, home: Served) -> None:
     path = fetch(source)
     os.utime(path, ns=(1, 1))
     assert status(source) == "present"
     assert fetch(source) == path
-    assert len(server.asked) == 1
+    assert len(home.asked) == 1
     assert status(source) == "verified"
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", "null", '{"path": 3}', "\xff"])
-def test_a_broken_note_is_no_note(source: Source, server: Served, cache: Path, note: str) -> None:
+def test_a_broken_note_is_no_note(source: Source, home: Served, cache: Path, note: str) -> None:
     path = fetch(source)
     (place,) = (cache / ".verified").glob("*.json")
     place.write_bytes(note.encode("latin-1"))
     assert fetch(source) == path
-    assert len(server.asked) == 1
+    assert len(home.asked) == 1
     assert json.loads(place.read_text())["sha256"] == SHA256
 
 
 def test_a_file_without_a_published_digest_is_held_to_what_it_was(
-    source: Source, server: Served, cache: Path, caplog: pytest.LogCaptureFixture
+    source: Source, home: Served, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = replace(source, sha256="")
     path = fetch(source)
     assert path.read_bytes() == CONTENT
     assert (status(source), status(source, recheck=True)) == ("present", "present")
     assert fetching.noted_digest(source) == SHA256
-    asked = len(server.asked)
+    asked = len(home.asked)
     assert fetch(source) == path
-    assert len(server.asked) == asked
+    assert len(home.asked) == asked
     # Touched, it is the same; altered, it is fetched again.
     os.utime(path, (1, 1))
     assert fetch(source) == path
-    assert len(server.asked) == asked
+    assert len(home.asked) == asked
     path.write_bytes(CONTENT[:-1] + b"x")
     os.utime(path, (2, 2))
     assert status(source, recheck=True) == "altered"
     assert fetch(source).read_bytes() == CONTENT
     assert "altered" in caplog.text
     # Another file at its home is not taken for it, unless one forgets the first.
-    server.files = dict.fromkeys(server.files, CONTENT[::-1])
+    home.files = dict.fromkeys(home.files, CONTENT[::-1])
     path.unlink()
     with pytest.raises(UserError, match="does not send the published file"):
         fetch(source)
@@ -295,8 +295,8 @@ def test_a_file_without_a_published_digest_is_held_to_what_it_was(
     assert fetching.noted_digest(replace(source, filename="other")) == ""
 
 
-def test_what_cannot_be_fetched_without_a_digest_names_none(source: Source, server: Served, cache: Path) -> None:
-    server.status = 500
+def test_what_cannot_be_fetched_without_a_digest_names_none(source: Source, home: Served, cache: Path) -> None:
+    home.status = 500
     with pytest.raises(UserError) as caught:
         fetch(replace(source, sha256=""))
     assert f"put {source.url} at" in one_line(caught)
@@ -314,22 +314,20 @@ def test_status_of_files_put_there_by_hand(source: Source, cache: Path) -> None:
     assert status(source) == "missing"
 
 
-def test_wrong_content_is_refused(
-    source: Source, server: Served, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.files["/home/words.bin"] = CONTENT[::-1]
+def test_wrong_content_is_refused(source: Source, home: Served, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home.files["/home/words.bin"] = CONTENT[::-1]
     with pytest.raises(UserError) as caught:
         fetch(source)
     assert "does not send the published file" in one_line(caught)
     assert left_over(cache) == []
     assert status(source) == "missing"
-    assert len(server.asked) == 1
+    assert len(home.asked) == 1
     assert f"{source.url} does not send the published letters/words.bin" in caplog.text
 
 
 @pytest.mark.parametrize("code", [403, 404, 500, 503])
-def test_a_refusal_is_one_line(source: Source, server: Served, cache: Path, code: int) -> None:
-    server.status = code
+def test_a_refusal_is_one_line(source: Source, home: Served, cache: Path, code: int) -> None:
+    home.status = code
     with pytest.raises(UserError) as caught:
         fetch(source)
     assert f"answered {code}" in one_line(caught)
@@ -352,7 +350,7 @@ def test_offline_says_what_to_put_where(source: Source, cache: Path) -> None:
 
 
 def test_a_mirror_folder_is_used_in_place(
-    source: Source, server: Served, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, home: Served, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "mirror" / "letters" / "words.bin"
     copy.parent.mkdir(parents=True)
@@ -361,7 +359,7 @@ def test_a_mirror_folder_is_used_in_place(
     assert status(source) == "present"
     assert fetch(source) == copy
     assert status(source) == "verified"
-    assert not server.asked
+    assert not home.asked
     assert not (cache / "letters").exists()
 
 
@@ -379,29 +377,29 @@ def test_a_wrong_file_in_a_mirror_folder_is_named_and_passed_over(
     assert status(source) == "verified"
 
 
-def test_a_mirror_url_comes_first(source: Source, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.files["/mirror/letters/words.bin"] = CONTENT
-    monkeypatch.setenv("ETUDE_MIRROR", f"{server.url}/mirror/")
+def test_a_mirror_url_comes_first(source: Source, home: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.files["/mirror/letters/words.bin"] = CONTENT
+    monkeypatch.setenv("ETUDE_MIRROR", f"{home.url}/mirror/")
     assert fetch(source).read_bytes() == CONTENT
-    assert [path for path, _ in server.asked] == ["/mirror/letters/words.bin"]
+    assert [path for path, _ in home.asked] == ["/mirror/letters/words.bin"]
 
 
 def test_a_mirror_url_that_lacks_the_file_gives_way_to_the_home(
-    source: Source, server: Served, monkeypatch: pytest.MonkeyPatch
+    source: Source, home: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ETUDE_MIRROR", f"{server.url}/mirror")
+    monkeypatch.setenv("ETUDE_MIRROR", f"{home.url}/mirror")
     assert fetch(source).read_bytes() == CONTENT
-    assert [path for path, _ in server.asked] == ["/mirror/letters/words.bin", "/home/words.bin"]
+    assert [path for path, _ in home.asked] == ["/mirror/letters/words.bin", "/home/words.bin"]
 
 
 def test_what_the_mirror_began_is_not_continued_from_the_home(
-    source: Source, server: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, home: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.files["/mirror/letters/words.bin"] = b"x" * len(CONTENT)
-    server.cuts = [50_000, 0]
-    monkeypatch.setenv("ETUDE_MIRROR", f"{server.url}/mirror")
+    home.files["/mirror/letters/words.bin"] = b"x" * len(CONTENT)
+    home.cuts = [50_000, 0]
+    monkeypatch.setenv("ETUDE_MIRROR", f"{home.url}/mirror")
     assert fetch(source).read_bytes() == CONTENT
-    assert server.asked[-1] == ("/home/words.bin", None)
+    assert home.asked[-1] == ("/home/words.bin", None)
     assert left_over(cache) == ["words.bin"]
 
 
@@ -434,17 +432,17 @@ def test_a_mirror_that_cannot_be_reached_gives_way_to_the_home(
 
 
 def test_a_repacked_mirror_is_accepted_and_a_repacked_home_is_not(
-    source: Source, server: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, home: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = CONTENT + b"again"
     both = replace(source, mirror_sha256=("0" * 64, hashlib.sha256(packed).hexdigest()))
-    server.files = {"/home/words.bin": packed, "/mirror/letters/words.bin": packed}
+    home.files = {"/home/words.bin": packed, "/mirror/letters/words.bin": packed}
     with pytest.raises(UserError, match="does not send the published file"):
         fetch(both)
-    monkeypatch.setenv("ETUDE_MIRROR", f"{server.url}/mirror")
+    monkeypatch.setenv("ETUDE_MIRROR", f"{home.url}/mirror")
     assert fetch(both).read_bytes() == packed
     # One download for the three digests.
-    assert [path for path, _ in server.asked] == ["/home/words.bin", "/mirror/letters/words.bin"]
+    assert [path for path, _ in home.asked] == ["/home/words.bin", "/mirror/letters/words.bin"]
     assert left_over(cache) == ["words.bin"]
     assert status(both) == status(both, recheck=True) == "verified"
     assert status(source) == "altered"
@@ -503,7 +501,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line(
-    source: Source, server: Served, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, home: Served, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ETUDE_CACHE", str(small_disk))
     filler = small_disk / "filler"
@@ -518,7 +516,7 @@ def test_a_full_disk_is_one_line(
     filler.unlink()
     # What was sent is no measure: the server may not have noticed yet that the first reader has gone.
     assert fetch(source).read_bytes() == CONTENT
-    (_, first), (_, second) = server.asked
+    (_, first), (_, second) = home.asked
     assert first is None
     assert second is not None
     assert int(second.removeprefix("bytes=").removesuffix("-")) > 0
@@ -532,19 +530,19 @@ print(fetch(Source("letters", "words.bin", sys.argv[1], sys.argv[2])).stat().st_
 """
 
 
-def test_two_processes_download_once(source: Source, server: Served) -> None:
-    server.gate = threading.Event()
+def test_two_processes_download_once(source: Source, home: Served) -> None:
+    home.gate = threading.Event()
     words = ["-c", _FETCH, source.url, SHA256]
 
     def start() -> subprocess.Popen[str]:
         return Fork(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     with start() as one:
-        assert server.first.wait(30)
+        assert home.first.wait(30)
         with start() as two:
             # The second one says that it waits; only then may the first one have its answer.
             assert "waiting for another process" in two.stderr.readline()
-            server.gate.set()
+            home.gate.set()
             outputs = [process.communicate(timeout=30)[0] for process in (one, two)]
     assert outputs == [f"{len(CONTENT)}\n"] * 2
-    assert len(server.asked) == 1
+    assert len(home.asked) == 1

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from etude import __version__
-from etude.core.errors import Interrupted, UserError, nearest
+from etude.core.errors import Interrupted, UserError
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import EXTENSIONS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
@@ -91,30 +91,47 @@ Work = Callable[[Job, int], None]
 Pool = Callable[[int], Executor]
 
 
-def render(
-    out: Path,
-    count: int,
-    *,
-    textures: Path | None = None,
-    size: int = 128,
-    shapes: Sequence[Shape] = PUBLISHED,
-    samples: int = 12,
-    seed: int = 0,
-    jobs: int = 1,
-    work: Work | None = None,
-    pool: Pool | None = None,
-) -> Done:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of a rendering."""
+
+    count: int
+    """Scenes in all; those that are there already stay."""
+    out: Path
+    """The folder they go to."""
+    textures: Path | None = None
+    """A folder of pictures, at any depth, for the surfaces; made-up patterns without one."""
+    size: int = 128
+    """Pixels a side, from 32 to 512."""
+    shapes: tuple[Shape, ...] = PUBLISHED
+    """To choose from; cone, torus and icosahedron are for tests out of distribution."""
+    jobs: int = 1
+    """Processes, each with its own Blender, one core and half a gigabyte of memory."""
+    samples: int = 12
+    """Paths of light a pixel, before the denoiser."""
+    seed: int = 0
+    """The seed of all draws."""
+
+    def check(self) -> None:
+        """Refuse what is out of range; a `UserError`."""
+        for flag, least in (("count", 1), ("jobs", 1), ("samples", 1), ("seed", 0)):
+            if getattr(self, flag) < least:
+                raise UserError(f"--{flag} must be at least {least}, not {getattr(self, flag)}")
+        if not SIZES[0] <= self.size <= SIZES[1]:
+            raise UserError(f"--size must be from {SIZES[0]} to {SIZES[1]} pixels, not {self.size}")
+        if not self.shapes:
+            raise UserError(f"--shapes needs at least one of {', '.join(SHAPES)}")
+        if len(set(self.shapes)) < len(self.shapes):
+            raise UserError("--shapes names a shape twice: name each once")
+
+
+def render(options: Options, work: Work | None = None, pool: Pool | None = None) -> Done:
     """Render the scenes of a folder that are not there yet.
 
+    Scene number n is the same for a seed whatever the count and the jobs.
+
     Args:
-        out: the folder; made if need be.
-        count: the number of all its scenes.
-        textures: a folder of pictures, at any depth, for the surfaces; made-up patterns without one.
-        size: pixels a side.
-        shapes: the shapes to choose from.
-        samples: paths of light a pixel, before the denoiser.
-        seed: not negative. Scene number n is the same for a seed whatever the count and the jobs.
-        jobs: processes, each with its own Blender and one thread.
+        options: the folder and its scenes.
         work: renders and writes one scene; Blender's, unless a test has another.
         pool: makes the processes for a number of jobs.
 
@@ -123,13 +140,14 @@ def render(
             else.
         Interrupted: by Ctrl-C, after the scenes under way; what is done stays.
     """
-    _check(count, size, shapes, samples, seed, jobs)
+    options.check()
+    out, count, textures = options.out, options.count, options.textures
     _check_folder(out)
     if work is None and not all(importlib.util.find_spec(name) for name in ("bpy", "OpenEXR")):
         raise UserError(_BLENDER)
     names, digest = _textures(textures) if textures is not None else ((), "")
     blender = metadata.version("bpy") if work is None else "none"
-    settings = Settings(size, samples, seed, tuple(shapes), digest, blender)
+    settings = Settings(options.size, options.samples, options.seed, options.shapes, digest, blender)
     before = _settled(out, settings)
     _check_lower(out, count)
     # Two commands would sweep each other's half-written files away.
@@ -145,7 +163,7 @@ def render(
         if missing:
             (out / "checksums.json").unlink(missing_ok=True)
             job = Job(out.resolve(), settings, textures.resolve() if textures else None, names)
-            _render(job, missing, count, jobs, work or render_one, pool or _processes)
+            _render(job, missing, count, options.jobs, work or render_one, pool or _processes)
         if not (out / "checksums.json").exists():
             paths = [path for number in range(count) for path in files(out, number)]
             write_json(out / "checksums.json", {path.relative_to(out).as_posix(): sha256(path) for path in paths})
@@ -262,21 +280,6 @@ def _render(job: Job, missing: Sequence[int], count: int, jobs: int, work: Work,
             raise Interrupted(f"stopped with {kept + done:,} of {count:,} scenes: the same command goes on") from None
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _check(count: int, size: int, shapes: Sequence[Shape], samples: int, seed: int, jobs: int) -> None:
-    for flag, value, least in (("count", count, 1), ("jobs", jobs, 1), ("samples", samples, 1), ("seed", seed, 0)):
-        if value < least:
-            raise UserError(f"--{flag} must be at least {least}, not {value}")
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"--size must be from {SIZES[0]} to {SIZES[1]} pixels, not {size}")
-    if not shapes:
-        raise UserError(f"--shapes needs at least one of {', '.join(SHAPES)}")
-    for shape in shapes:
-        if shape not in SHAPES:
-            raise UserError(f"no shape '{shape}'{nearest(shape, SHAPES)}")
-    if len(set(shapes)) < len(shapes):
-        raise UserError("--shapes names a shape twice: name each once")
 
 
 def _check_folder(out: Path) -> None:
