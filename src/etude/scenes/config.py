@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import BatchConfig, require
+from etude.core.bounds import Count, NotNegative, Positive, Whole, at_least, require
+from etude.core.config import BatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,13 +14,13 @@ class SlotEncoderConfig:
 
     size: int = 128
     """Height and width of the pictures: a multiple of 8."""
-    num_slots: int = 11
+    num_slots: Annotated[int, at_least(2, " (one slot has nothing to share)")] = 11
     """K: CLEVRTex has up to ten objects, and a background."""
-    slot_size: int = 64
+    slot_size: Count = 64
     """Numbers of a slot."""
-    iterations: int = 3
+    iterations: Count = 3
     """T in training."""
-    eval_iterations: int = 3
+    eval_iterations: Count = 3
     """T in use."""
     init: Literal["gaussian", "learned", "bilevel"] = "gaussian"
     """How slots begin: drawn from one learned normal distribution, as a learned vector each, or as those with noise
@@ -34,11 +35,11 @@ class SlotEncoderConfig:
     module that is made with a number of channels and maps [B, 3, H, W] to [B, channels, h, w]."""
     strides: tuple[int, int, int, int] = (1, 1, 1, 1)
     """Strides of the layers of conv."""
-    encoder_width: int = 64
+    encoder_width: Count = 64
     """Filters of resnet18's first stage."""
-    features: int = 64
+    features: Count = 64
     """Channels of the encoder's result."""
-    hidden: int = 128
+    hidden: Count = 128
     """Units of the slots' residual network."""
 
     @property
@@ -49,9 +50,6 @@ class SlotEncoderConfig:
         return f"{encoder}-k{self.num_slots}-{self.init}"
 
     def __post_init__(self) -> None:
-        for name in ("slot_size", "iterations", "eval_iterations", "encoder_width", "features", "hidden"):
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(self.num_slots >= 2, "model.num_slots", "at least 2 (one slot has nothing to share)", self.num_slots)
         require(8 <= self.size <= 512 and self.size % 8 == 0, "model.size", "a multiple of 8 up to 512", self.size)
         require(all(stride in (1, 2) for stride in self.strides), "model.strides", "of 1 and 2", self.strides)
 
@@ -66,35 +64,26 @@ class SceneBatch(BatchConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SceneMetricConfig:
-    watched: int = 500
+    watched: Whole = 500
     """Validation scenes of each evaluation in training; 0: all. The final numbers are of whole splits."""
-    library: int = 0
+    library: Whole = 0
     """Training scenes whose slots make the library; 0: all."""
     inception: str = ""
     """A local file with the Inception weights; else clean-fid's own home. `none`: no FID."""
 
-    def __post_init__(self) -> None:
-        for name in ("watched", "library"):
-            require(getattr(self, name) >= 0, f"metric.{name}", "0 or more", getattr(self, name))
-
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptim:
-    lr: float
+    lr: Positive
     """Adam's learning rate after the warm-up."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps over which the rate rises from zero."""
     schedule: str = "constant"
     """cosine: down to zero."""
-    clip: float = 0.0
+    clip: NotNegative = 0.0
     """Largest norm of the gradient; 0: any."""
-    noise_steps: int = 30_000
+    noise_steps: Whole = 30_000
     """Steps over which the noise of bilevel slots fades."""
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", "above 0", self.lr)
-        for name in ("warmup", "clip", "noise_steps"):
-            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
     def factor(self, step: int, max_steps: int) -> float:
         """The share of their largest value that the rates of a step, from 0, have."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from etude.core.config import require
+from etude.core.bounds import require
 from etude.data import SAMPLES
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from etude.core.config import LoopConfig, StudyConfig, require
+from etude.core.bounds import Bound, Count, Fraction, NotNegative, Positive, Whole, at_least, require
+from etude.core.config import LoopConfig, StudyConfig
 from etude.core.run_folder import RunFolder
 from etude.core.study import Experiment, Job, Preset, Study
 from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SceneOptim, SlotEncoderConfig
@@ -12,35 +13,30 @@ from etude.scenes.source import SceneConfig
 
 UNTRAINED = "untrained"
 """The word for an autoencoder's first weights, in place of its file."""
+Multipliers = Annotated[
+    tuple[int, ...], Bound("one number or more, all at least 1", lambda value: bool(value) and min(value) >= 1)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     kind: Literal["kl", "vq"] = "kl"
     """Bound of the latents: a divergence from the normal distribution, or a codebook."""
-    width: int = 64
+    width: Count = 64
     """Channels of the first level."""
-    multipliers: tuple[int, ...] = (1, 2, 4)
+    multipliers: Multipliers = (1, 2, 4)
     """Channels of each level as a multiple of the width; each further level has half the side."""
-    channels: int = 3
+    channels: Count = 3
     """Channels of the latents."""
-    blocks: int = 2
+    blocks: Count = 2
     """Residual blocks of a level of the encoder; the decoder has one more."""
-    codes: int = 8192
+    codes: Annotated[int, at_least(2)] = 8192
     """Codes of the codebook of vq."""
     weights: str = ""
     """The trained autoencoder that the diffusion stands on: a run of phase vae, a file in the layout of latent
     diffusion, or a folder of diffusers. `untrained`: none."""
-    kl_weight: float = 1e-6
+    kl_weight: NotNegative = 1e-6
     """Weight of a latent's divergence in the loss of kl, beside the absolute error of a pixel."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "channels", "blocks"):
-            require(getattr(self, name) >= 1, f"vae.{name}", "at least 1", getattr(self, name))
-        require(self.codes >= 2, "vae.codes", "at least 2", self.codes)
-        require(self.kl_weight >= 0, "vae.kl_weight", "0 or more", self.kl_weight)
-        whole = bool(self.multipliers) and min(self.multipliers) >= 1
-        require(whole, "vae.multipliers", "one number or more, all at least 1", self.multipliers)
 
     @property
     def stride(self) -> int:
@@ -50,34 +46,26 @@ class VAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(SlotEncoderConfig):
-    slot_size: int = 192
+    slot_size: Count = 192
     """Numbers of a slot."""
-    width: int = 128
+    width: Count = 128
     """Channels of the U-Net's first level."""
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    multipliers: Multipliers = (1, 2, 3, 4)
     """Channels of each of its levels as a multiple of the width; each further level has half the side."""
-    heads: int = 8
+    heads: Count = 8
     """Heads of its attention."""
-    depth: int = 2
+    depth: Count = 2
     """Its residual blocks of a level on the way down; one more on the way up."""
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     """Dropout in its residual blocks."""
     target: Literal["noise", "velocity"] = "noise"
     """Answer that the loss is of: the noise (Ho et al. 2020), or the velocity (Salimans and Ho 2022), in
     which an error is not magnified where a latent is nearly all noise."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "heads", "depth"):
-            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        require(0 <= self.dropout < 1, "model.dropout", "from 0 to below 1", self.dropout)
-        whole = bool(self.multipliers) and min(self.multipliers) >= 1
-        require(whole, "model.multipliers", "one number or more, all at least 1", self.multipliers)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChainConfig:
-    steps: int = 1000
+    steps: Count = 1000
     """T."""
     first: float = 0.0015
     """The first step's beta."""
@@ -87,7 +75,6 @@ class ChainConfig:
     """Evenly spaced value: beta, as the assignment has it, or its root, as latent diffusion's code has it."""
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "chain.steps", "at least 1", self.steps)
         met = f"{self.first} and {self.last}"
         require(0 < self.first <= self.last < 1, "chain.first and chain.last", "rising within 0 and 1", met)
 
@@ -100,33 +87,24 @@ class SampleConfig:
     """How often the network is asked for a picture."""
     ancestral: int = 1000
     """Steps of the ancestral sampler that the final compositions are drawn with as well; 0: not."""
-    guidance: float = 1.0
+    guidance: NotNegative = 1.0
     """Weight of the slots against no slots; 1: none. Others want a model that was trained with optim.drop."""
-
-    def __post_init__(self) -> None:
-        require(self.guidance >= 0, "sample.guidance", "0 or more", self.guidance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(SceneOptim):
-    lr: float = 2e-4
+    lr: Positive = 2e-4
     """Adam's learning rate of the U-Net, or of the autoencoder."""
-    encoder_lr: float = 1e-4
+    encoder_lr: Positive = 1e-4
     """Adam's learning rate of the slots' encoder."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: down to zero."""
-    clip: float = 1.0
+    clip: NotNegative = 1.0
     """Largest norm of the gradient; 0: any."""
-    ema: float = 0.9999
+    ema: Fraction = 0.9999
     """Memory of the mean weights that are used after training; 0: the last weights are."""
-    drop: float = 0.0
+    drop: Fraction = 0.0
     """Share of the pictures whose slots are left out, so that sampling can be guided."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.encoder_lr > 0, "optim.encoder_lr", "above 0", self.encoder_lr)
-        for name in ("ema", "drop"):
-            require(0 <= getattr(self, name) < 1, f"optim.{name}", "from 0 to below 1", getattr(self, name))
 
     def set_rates(self, groups: Sequence[dict[str, Any]], step: int, max_steps: int) -> float:
         """Set the rates of an optimiser's groups for a step, from 0, by their ``initial_lr``; returns the first's."""
@@ -137,17 +115,12 @@ class OptimConfig(SceneOptim):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricConfig(SceneMetricConfig):
-    watched: int = 500
+    watched: Whole = 500
     """Validation scenes of each evaluation in training; 0: all. The final masks are scored on whole splits."""
-    reconstructed: int = 0
+    reconstructed: Whole = 0
     """Scenes of each split that are rebuilt from their slots at the end; 0: all."""
-    composed: int = 0
+    composed: Whole = 0
     """Compositions, and validation scenes that they are held against; 0: all."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("reconstructed", "composed"):
-            require(getattr(self, name) >= 0, f"metric.{name}", "0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +147,7 @@ class SlotDiffusionConfig(StudyConfig):
     """The table that the run's numbers belong to; run: none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         side, size = self.model.size // self.vae.stride, self.model.size
         halvings = len(self.model.multipliers) - 1
         fits = size % self.vae.stride == 0 and side % (1 << halvings) == 0

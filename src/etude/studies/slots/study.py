@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from etude.core.config import LoopConfig, StudyConfig, require
+from etude.core.bounds import Count, NotNegative, Positive, Whole, require
+from etude.core.config import LoopConfig, StudyConfig
 from etude.core.study import Experiment, Job, Preset, Study
 from etude.scenes.config import STARTS, SceneBatch, SceneMetricConfig, SceneOptim, SlotEncoderConfig
 from etude.scenes.source import SceneConfig
@@ -16,14 +17,13 @@ class ModelConfig(SlotEncoderConfig):
     [M, S] to [M, 4, H, W]: three colours, and the mask before the softmax."""
     broadcast: int = 8
     """Side of the map that slots are put on; the pictures' size: every layer works at full resolution."""
-    decoder_width: int = 64
+    decoder_width: Count = 64
     """Channels of the decoder's layers."""
     decoder_layers: int = 1
     """Its 5x5 convolutions at the pictures' size, before the last one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.decoder_width >= 1, "model.decoder_width", "at least 1", self.decoder_width)
         sides = [self.size >> halvings for halvings in range(10) if self.size % (1 << halvings) == 0]
         choices = ", ".join(map(str, sides))
         require(self.broadcast in sides, "model.broadcast", f"one of {choices} for {self.size} px", self.broadcast)
@@ -33,24 +33,18 @@ class ModelConfig(SlotEncoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(SceneOptim):
-    lr: float = 4e-4
+    lr: Positive = 4e-4
     """Adam's learning rate after the warm-up."""
-    warmup: int = 10_000
+    warmup: Whole = 10_000
     """Steps over which the rate rises from zero."""
     schedule: Literal["halving", "cosine", "constant"] = "halving"
     """halving: falls smoothly by half every `halve_every` steps; cosine: down to zero."""
-    halve_every: int = 100_000
+    halve_every: Count = 100_000
     """Steps in which the rate of `halving` falls by half."""
-    sparsity: float = 0.0
+    sparsity: NotNegative = 0.0
     """Weight of a penalty on how many slots share a picture, see task.py; 0: none, as published."""
-    coarse_steps: int = 0
+    coarse_steps: Whole = 0
     """Steps in which interpolation stands in place of the broadcast decoder's last doubling, at a fifth of the cost."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.halve_every >= 1, "optim.halve_every", "at least 1", self.halve_every)
-        for name in ("sparsity", "coarse_steps"):
-            require(getattr(self, name) >= 0, f"optim.{name}", "0 or more", getattr(self, name))
 
     def shape(self, step: int, max_steps: int) -> float:
         return 0.5 ** (step / self.halve_every) if self.schedule == "halving" else super().shape(step, max_steps)
@@ -72,6 +66,7 @@ class SlotsConfig(StudyConfig):
     """The table that the run's numbers belong to; run: none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         model = self.model
         can = model.decoder == "broadcast" and 4 * model.broadcast <= model.size and model.decoder_layers == 0
         wanted = "0 unless a broadcast decoder doubles twice and has model.decoder_layers 0"
