@@ -207,9 +207,9 @@ def _predict_protonet(path: Path) -> None:
 
 @cache
 def _translator() -> Any:
-    from etude.studies.pix2pix.predict import read_translator
+    from etude.studies.pix2pix.predict import load
 
-    return read_translator(_weights("pix2pix"))
+    return load(_weights("pix2pix"))
 
 
 @target("predict pix2pix", ".png", few, mutations.png_garbled)

@@ -62,8 +62,9 @@ def test_known_cells():
 def test_a_search_is_no_network(tmp_path: Path, make_run: Any):
     make_run(tmp_path, "darts", "search", rows=ROWS, ended=True)
     make_run(tmp_path, "darts", "retrained", preset="retrain-smoke", ended=True)
-    assert "search" not in darts.networks(Site(tmp_path))
-    assert "retrained" in darts.networks(Site(tmp_path))
+    site = Site(tmp_path, fits={"darts": darts.is_network})
+    assert "search" not in site.choices("darts")
+    assert "retrained" in site.choices("darts")
 
 
 def test_as_a_person_does(visit: Any, expect: Any, runs: Path, make_run: Any):
@@ -82,8 +83,5 @@ def test_as_a_person_does(visit: Any, expect: Any, runs: Path, make_run: Any):
     page.get_by_role("option", name="pc-darts").click()
     expect(line).not_to_have_text(before)
     page.get_by_role("tab", name="Classify").click()
-    if not darts.networks(Site(runs)):
-        expect(page.get_by_text("No trained network of cells is here")).to_be_visible()
-    else:
-        page.get_by_title("ship").last.click()
-        expect(page.get_by_test_id("label-output-value").last).to_be_visible()
+    page.get_by_title("ship").last.click()
+    expect(page.get_by_test_id("label-output-value").last).to_be_visible()

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from etude.core.files import write_atomic
+from etude.draw.metrics import rows_of
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -78,6 +79,35 @@ def curves(
             place: Any = "outside center right"
             drawn.legend(*axes[-1].get_legend_handles_labels(), loc=place, fontsize=8)
             drawn.suptitle(title, fontsize=10)
+
+
+def metric_curves(
+    path: Path, metrics: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str, Mapping[str, str]]]
+) -> None:
+    """Draw metrics over steps, a panel each: title, label, and metrics by legend; what was never logged is left out."""
+    found = [
+        (title, label, {legend: rows_of(metrics, name) for legend, name in lines.items()})
+        for title, label, lines in panels
+    ]
+    logged = [panel for panel in found if any(steps for steps, _ in panel[2].values())]
+    curves(path, logged or found)
+
+
+@contextmanager
+def maps(
+    path: Path, count: int, columns: int, width: float, height: float, label: str = "", **more: Any
+) -> Iterator[tuple[Figure, list[Any]]]:
+    """A figure of ``count`` panels in rows, each of ``width`` x ``height`` inches, under the one colour bar of what is
+    shown in them."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    with figure(path, width * columns + 0.8, height * rows + 0.4) as page:
+        axes = page.subplots(rows, columns, squeeze=False, **more).flatten()
+        for ax in axes:
+            ax.set_axis_off()
+        yield page, list(axes[:count])
+        images = [image for ax in axes[:count] for image in ax.images]
+        page.colorbar(images[-1], ax=axes, shrink=0.7, label=label)
 
 
 def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:

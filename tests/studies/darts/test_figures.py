@@ -58,7 +58,7 @@ def test_the_cell_that_a_rule_kept_is_the_one_that_is_drawn(tmp_path: Path) -> N
         1: {"step": 1.0, "skips": 1.0, "genotype": as_text(small)},
         2: {"step": 2.0, "skips": 1.0, "genotype": as_text(task.model.genotype), "kept": as_text(small)},
     }
-    figures.draw_search(task, tmp_path, METRICS)
+    figures.draw(task, tmp_path, METRICS)
     assert read(tmp_path / "genotype.json") == small != task.model.genotype
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import gradio as gr
 import numpy as np
@@ -44,7 +44,6 @@ element.querySelectorAll('button').forEach(button => button.addEventListener('cl
 _read: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
 _reading = threading.Lock()
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -110,21 +109,24 @@ class Site:
             raise UserError(f"the weights of '{choice}' lie outside the runs folder: copy them into it")
         return weights, (summary_of(run) or {}).get("extra")
 
-    def loaded(self, study: str, choice: str, load: Callable[[Path, Mapping[str, Any] | None], T]) -> T:
-        """What ``load(weights, extra)`` gives for a choice; the last few are kept until their file changes.
+    def loaded(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None = None) -> Any:
+        """What ``load(weights, extra)``, or that of the study's predict.py, gives for a choice; the last few are kept
+        until their file changes.
 
         Visitors share it, each in a thread of its own: it must only be read. `using` is for what is not.
         """
         return self._entry(study, choice, load)[0]
 
     @contextmanager
-    def using(self, study: str, choice: str, load: Callable[[Path, Mapping[str, Any] | None], T]) -> Iterator[T]:
+    def using(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None = None) -> Iterator[Any]:
         """As `loaded`, for one visitor at a time: the next one waits until the block ends."""
         model, lock = self._entry(study, choice, load)
         with lock:
             yield model
 
-    def _entry(self, study: str, choice: str, load: Callable[[Path, Any], T]) -> tuple[T, threading.Lock]:
+    def _entry(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None) -> tuple[Any, threading.Lock]:
+        load = load or registry.load(study).module("predict").load
+        assert load is not None
         weights, extra = self.weights(study, choice)
         key = (study, choice, weights, weights.stat().st_mtime_ns, load)
         with self._lock:
@@ -176,6 +178,11 @@ def picture(label: str, **more: Any) -> gr.Image:
     # Gradio's own reader decodes whatever Pillow knows, and says no word of what is wrong with a file.
     image.preprocess = lambda payload: payload.path if payload else None
     return image
+
+
+def shown(alt: str, *buttons: Literal["download", "fullscreen"], **more: Any) -> gr.Image:
+    """A place for a picture of ours, with words for those who do not see it."""
+    return gr.Image(show_label=False, format="png", interactive=False, alt_text=alt, buttons=list(buttons), **more)
 
 
 def samples(paths: Sequence[Path], into: gr.Image) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.draw.figures import PALETTE, curves, figure
-from etude.draw.metrics import rows_of
+from etude.draw.figures import PALETTE, figure, metric_curves
 from etude.studies.darts.genotype import (
     FOUND,
     INPUTS,
@@ -36,15 +35,15 @@ _FRAMES = 6
 
 
 def draw(task: SearchTask | RetrainTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the pictures of a run of either phase into ``folder``."""
-    if isinstance(task, SearchTask):
-        draw_search(task, folder, metrics)
-    else:
-        draw_retrain(task, folder, metrics)
-
-
-def draw_search(task: SearchTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw all pictures of a search into ``folder``, and write the found cell there."""
+    """Draw the pictures of a run of either phase into ``folder``, and write the cells that a search found there."""
+    if isinstance(task, RetrainTask):
+        cells(folder / "cells.png", task.genotype, task.cell())
+        metric_curves(folder / "curves.png", metrics, [
+            ("loss", "cross-entropy", {"train": "train/loss", "val": "val/loss"}),
+            ("accuracy", "% right", {"train": "train/accuracy", "val": "val/accuracy"}),
+            ("learning rate", "rate", {"weights": "train/rate"}),
+        ])  # fmt: skip
+        return
     write(folder / Path(FOUND).name, task.genotype)
     cells(folder / "cells.png", task.genotype, "the found cells")
     search_curves(folder / "curves.png", metrics)
@@ -54,47 +53,30 @@ def draw_search(task: SearchTask, folder: Path, metrics: Sequence[Mapping[str, A
         growth(folder / "growth.png", [(int(row["step"]), from_text(row["genotype"])) for row in task.rows])
 
 
-def draw_retrain(task: RetrainTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw all pictures of a retraining into ``folder``."""
-    cells(folder / "cells.png", task.genotype, task.cell())
-    panels = [
-        (name, label, {"train": rows_of(metrics, f"train/{name}"), "val": rows_of(metrics, f"val/{name}")})
-        for name, label in (("loss", "cross-entropy"), ("accuracy", "% right"))
-    ]
-    panels.append(("learning rate", "rate", {"weights": rows_of(metrics, "train/rate")}))
-    curves(folder / "curves.png", panels)
-
-
 def search_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Loss and accuracy of both halves and of the validation split, and the rate."""
     # While alpha waits its loss is not taken, and stands as zero.
     metrics = [{k: v for k, v in row.items() if (k, v) != ("train/alpha_loss", 0)} for row in metrics]
-    halves = {"weights' half, in training": "train/loss", "alpha's half, in training": "train/alpha_loss"}
-    loss = halves | {"alpha's half": "alpha/loss", "val": "val/loss"}
-    right = {"weights' half, in training": "train/accuracy", "alpha's half": "alpha/accuracy", "val": "val/accuracy"}
-    panels = [
-        (title, label, {legend: rows_of(metrics, name) for legend, name in lines.items()})
-        for title, label, lines in (
-            ("loss of the mixture", "cross-entropy", loss),
-            ("accuracy of the mixture", "% right", right),
-            ("learning rate", "rate", {"weights": "train/rate"}),
-        )
-    ]
-    curves(path, panels)
+    learned = "weights' half, in training"
+    metric_curves(path, metrics, [
+        ("loss of the mixture", "cross-entropy", {
+            learned: "train/loss", "alpha's half, in training": "train/alpha_loss", "alpha's half": "alpha/loss",
+            "val": "val/loss",
+        }),
+        ("accuracy of the mixture", "% right", {
+            learned: "train/accuracy", "alpha's half": "alpha/accuracy", "val": "val/accuracy",
+        }),
+        ("learning rate", "rate", {"weights": "train/rate"}),
+    ])  # fmt: skip
 
 
 def watch_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Skips of the cells that alpha says, its entropy, the largest eigenvalue where it was measured."""
-    panels = [
+    metric_curves(path, metrics, [
         ("skips of the cell", "edges", {"normal": "val/skips", "reduction": "val/reduction_skips"}),
         ("entropy of the mixture", "nats", {"normal": "val/entropy", "reduction": "val/reduction_entropy"}),
         ("largest eigenvalue by alpha", "", {"Hessian": "val/eigenvalue"}),
-    ]
-    found = [
-        (title, label, {legend: rows_of(metrics, name) for legend, name in lines.items()})
-        for title, label, lines in panels
-    ]
-    curves(path, [panel for panel in found if any(steps for steps, _ in panel[2].values())])
+    ])  # fmt: skip
 
 
 def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -> None:

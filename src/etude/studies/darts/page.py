@@ -1,7 +1,6 @@
 """The tab of `darts`: a search over its evaluations, known cells, and what a network of cells sees."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,9 +9,20 @@ import numpy as np
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.serve.kit.classes import PHOTOS, seen
-from etude.serve.kit.site import Site, answering, current_tab, drawn, first_look, metrics_of, picture, samples
+from etude.serve.kit.site import (
+    Site,
+    answering,
+    current_tab,
+    drawn,
+    first_look,
+    metrics_of,
+    picture,
+    samples,
+    shown,
+)
 
 TITLE = "darts"
+_CELLS = "The normal and the reduction cell as graphs"
 
 
 def searches(site: Site) -> list[str]:
@@ -20,17 +30,9 @@ def searches(site: Site) -> list[str]:
     return [name for name, path in site.folders(TITLE).items() if evaluations(metrics_of(path))]
 
 
-def networks(site: Site) -> list[str]:
-    """The trained networks of cells; what a search leaves is no network."""
-    return [choice for choice in site.choices(TITLE) if not _is_search(site, choice)]
-
-
-def _is_search(site: Site, choice: str) -> bool:
-    path = site.folders(TITLE).get(choice)
-    try:
-        return path is not None and RunFolder.open(path).record.config.get("phase") == "search"
-    except UserError:
-        return True
+def is_network(config: Mapping[str, Any]) -> bool:
+    """Whether a run of this configuration leaves a network; a search leaves a cell."""
+    return config.get("phase") == "retrain"
 
 
 def evaluations(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -43,7 +45,7 @@ def search_at(site: Site, name: str | None, place: int) -> tuple[np.ndarray, np.
 
     Args:
         site: the page's.
-        name: of the run.
+        name: the run's.
         place: the evaluation, from 1; beyond the last the last.
 
     Returns:
@@ -58,19 +60,16 @@ def search_at(site: Site, name: str | None, place: int) -> tuple[np.ndarray, np.
     if path is None or not rows:
         raise UserError(f"no search '{name}': choose one of the menu")
     row = rows[min(max(place, 1), len(rows)) - 1]
-    config = RunFolder.open(path).record.config
     genotype = Genotype(*(_cell(row, kind) for kind in ("normal", "reduction")))
-    num_nodes = len(genotype.normal)
     graph = drawn(lambda to: cells(to, genotype, f"step {row['step']:,}"))
-    heat = drawn(lambda to: mixtures(to, [row], num_nodes))
-    line = f"Step {row['step']:,}: " + ", ".join(
-        f"{label} {row[key]:.{digits}f}{unit}"
-        for label, key, digits, unit in (
-            ("accuracy of the mixture", "val/accuracy", 1, " %"), ("skips", "val/skips", 0, ""),
-            ("entropy", "val/entropy", 2, " nats"), ("largest eigenvalue", "val/eigenvalue", 2, ""),
-        ) if key in row
-    ) + "."  # fmt: skip
-    if config.get("search", {}).get("edge_norm"):
+    heat = drawn(lambda to: mixtures(to, [row], len(genotype.normal)))
+    measured = (
+        ("accuracy of the mixture", "val/accuracy", ".1f", " %"), ("skips", "val/skips", ".0f", ""),
+        ("entropy", "val/entropy", ".2f", " nats"), ("largest eigenvalue", "val/eigenvalue", ".2f", ""),
+    )  # fmt: skip
+    told = [f"{label} {row[key]:{form}}{unit}" for label, key, form, unit in measured if key in row]
+    line = f"Step {row['step']:,}: {', '.join(told)}."
+    if RunFolder.open(path).record.config.get("search", {}).get("edge_norm"):
         line += " The weights of whole edges (beta) stand in the checkpoint only: the cell found may be another."
     return graph, heat, line, len(rows)
 
@@ -90,32 +89,20 @@ def _cell(row: Mapping[str, Any], kind: str) -> Any:
 def known_cell(name: str) -> tuple[np.ndarray, str]:
     """A cell that comes with etude: its picture, and its size in words."""
     from etude.studies.darts.figures import cells
-    from etude.studies.darts.genotype import OPERATIONS, known_cells
-    from etude.studies.darts.genotype import read as read_cell
+    from etude.studies.darts.genotype import OPERATIONS, known_cells, read
     from etude.studies.darts.model import CellNetwork
 
     if name not in known_cells():
         raise UserError(f"no known cell '{name}': choose one of the menu")
-    genotype = read_cell(name)
+    genotype = read(name)
     counts = [f"{genotype.count(one)} {one}" for one in OPERATIONS if genotype.count(one)]
     made = CellNetwork(genotype, auxiliary=False).num_parameters
     line = f"The normal cell has {', '.join(counts)}. A network of 20 cells of 36 channels has {made:,} parameters."
     return drawn(lambda to: cells(to, genotype, name)), line
 
 
-def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
-    from etude.studies.darts.predict import read_network
-
-    return read_network(weights, extra)
-
-
-def classify(site: Site, choice: str | None, path: str | None) -> dict[str, float]:
-    """The probability of each class, by a trained network of cells."""
-    with site.using(TITLE, choice or "", _load) as network:
-        return seen(network, path).probabilities
-
-
 def cell_names() -> list[str]:
+    """The names of the cells that come with etude."""
     from etude.studies.darts.genotype import known_cells
 
     return known_cells()
@@ -125,6 +112,7 @@ def tab(site: Site) -> None:
     gr.Markdown("A cell that gradient descent looked for: a search step by step, known cells, and a network of "
                 "cells at work.")  # fmt: skip
     here = current_tab()
+    site.fits[TITLE] = is_network
     with gr.Tabs():
         with gr.Tab("A search"):
             _search(site, here)
@@ -136,21 +124,20 @@ def tab(site: Site) -> None:
 
 def _search(site: Site, here: Any) -> None:
     names = searches(site)
-    told = gr.Markdown(_none_yet(names))
+    none_yet = gr.Markdown(
+        "No search in the runs folder yet: `etude run darts smoke` makes one in seconds, `etude run darts laptop` a "
+        "real one. It shows here from its first evaluation on.", visible=not names,
+    )  # fmt: skip
     with gr.Row():
         run = gr.Dropdown(names, value=names[0] if names else None, label="Search", scale=2, min_width=280)
         place = gr.Slider(1, 2, value=1, step=1, label="Evaluation", scale=3, min_width=280)
     line = gr.Markdown()
-    graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"],
-                     interactive=False, alt_text="The normal and the reduction cell as graphs")  # fmt: skip
-    heat = gr.Image(show_label=False, format="png", buttons=["fullscreen"],
-                    interactive=False, alt_text="Two tables of weights, edges down and operations across")  # fmt: skip
+    graph = shown(_CELLS, "fullscreen")
+    heat = shown("Two tables of weights, edges down and operations across", "fullscreen")
 
     @answering
     def at(name: str | None, place: int) -> Any:
-        if name is None:
-            return None, None, ""
-        return search_at(site, name, place)[:3]
+        return search_at(site, name, place)[:3] if name is not None else (None, None, "")
 
     @answering
     def opened(name: str | None) -> Any:
@@ -158,64 +145,45 @@ def _search(site: Site, here: Any) -> None:
         name = name if name in names else names[0] if names else None
         menu = gr.update(choices=names, value=name)
         if name is None:
-            return _none_yet(names), menu, gr.update(), None, None, ""
+            return gr.update(visible=True), menu, gr.update(), None, None, ""
         # From the last, which a search that goes on moves.
         graph, heat, line, count = search_at(site, name, 10**9)
         slider = gr.update(maximum=max(2, count), value=count, label=f"Evaluation, of {count}")
-        return _none_yet(names), menu, slider, graph, heat, line
+        return gr.update(visible=False), menu, slider, graph, heat, line
 
-    parts = [told, run, place, graph, heat, line]
+    parts = [none_yet, run, place, graph, heat, line]
     run.input(opened, run, parts, concurrency_id=TITLE, show_progress="hidden")
     place.input(at, [run, place], [graph, heat, line], concurrency_id=TITLE, trigger_mode="always_last",
                 show_progress="hidden")  # fmt: skip
     first_look(here, opened, [run], parts)
 
 
-def _none_yet(names: Sequence[str]) -> str:
-    return "" if names else (
-        "No search in the runs folder yet: `etude run darts smoke` makes one in seconds, `etude run darts laptop` a "
-        "real one. It shows here from its first evaluation on.")  # fmt: skip
-
-
 def _known() -> None:
     names = cell_names()
     name = gr.Dropdown(names, value=names[0], label="Cell")
     line = gr.Markdown()
-    graph = gr.Image(show_label=False, format="png", buttons=["fullscreen"], interactive=False,
-                     alt_text="The normal and the reduction cell as graphs")  # fmt: skip
+    graph = shown(_CELLS, "fullscreen")
     name.input(answering(known_cell), name, [graph, line], concurrency_id=TITLE)
     first_look(current_tab(), known_cell, [name], [graph, line])
 
 
 def _classifier(site: Site) -> None:
-    names = networks(site)
-    told = gr.Markdown()
     with gr.Row():
         with gr.Column():
             photo = picture("Photograph", height=280)
             samples(sorted(PHOTOS.glob("*.png")), photo)
-            choice = gr.Dropdown(names, value=names[0] if names else None, label="Network")
+            choice = site.chooser(TITLE)
         with gr.Column():
             answer = gr.Label(label="Top five classes", num_top_classes=5)
 
     @answering
-    def refilled(choice: str | None) -> Any:
-        names = networks(site)
-        line = "" if names else (
-            "No trained network of cells is here: `etude run darts retrain-laptop` trains one into the runs "
-            "folder.")  # fmt: skip
-        return line, gr.update(choices=names, value=choice if choice in names else names[0] if names else None)
-
-    @answering
-    def answered(choice: str | None, path: str | None) -> Any:
+    def answered(choice: str, path: str | None) -> Any:
         if path is None:
             return None
-        if choice is None:
-            raise UserError("no trained network of cells is here: `etude run darts retrain-laptop` trains one")
-        return classify(site, choice, path)
+        with site.using(TITLE, choice) as network:
+            return seen(network, path).probabilities
 
-    current_tab().select(refilled, choice, [told, choice], show_progress="hidden")
-    gr.on([photo.change, choice.input], answered, [choice, photo], answer, concurrency_id=TITLE)
+    gr.on([photo.change, choice.change], answered, [choice, photo], answer, concurrency_id=TITLE)
 
 
 def warm(site: Site) -> None:

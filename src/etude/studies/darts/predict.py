@@ -15,7 +15,7 @@ from etude.studies.darts.retrain_task import build_network
 from etude.studies.darts.study import DartsConfig
 
 
-def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork, DartsConfig]:
+def load(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork, DartsConfig]:
     """The network of a weights file, see `classify.read_network`; weights of a search are refused."""
 
     def build(config: DartsConfig) -> CellNetwork:
@@ -30,20 +30,13 @@ def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[Cell
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
-    """Classify the inputs; the order of the answers is theirs.
-
-    Args:
-        weights: a safetensors file that `etude export` or a checkpoint wrote.
-        extra: what the run's summary adds where the file is a checkpoint.
-        options: the inputs and where answers go.
+    """Classify the inputs; the order of the answers is theirs. See `classify.read_network` for the arguments.
 
     Raises:
-        UserError: a missing or broken picture, folder or weights file, or one of a search, in one line; no file is
-            written then.
+        UserError: a missing or broken picture, folder or weights file, or one of a search; no file is written then.
     """
     paths = classify.inputs(options.inputs)
-    network = read_network(weights, extra)
-    answers = classify.classified(network, paths, options.max_pixels)
+    answers = classify.classified(load(weights, extra), paths, options.max_pixels)
     classify.write(options.output, answers, indices=options.indices)
     return answers
 

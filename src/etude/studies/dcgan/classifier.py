@@ -7,8 +7,6 @@ Shape suffixes: N pictures, H height, W width.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -77,56 +75,34 @@ def classify(images_NHW: Tensor, network: Classifier | None = None, batch: int =
     return torch.cat(parts)
 
 
-@dataclass(frozen=True)
-class Training:
-    """The schedule: Adam under a cosine, pictures shifted by up to two pixels."""
-
-    epochs: int = 8
-    batch: int = 128
-    lr: float = 2e-3
-    shift: int = 2
-    seed: int = 0
-
-
 def train(
-    images_NHW: Tensor, labels_N: Tensor, config: Training, told: Callable[[int, float], None] | None = None
+    images_NHW: Tensor, labels_N: Tensor, epochs: int = 8, batch: int = 128, *, lr: float = 2e-3, shift: int = 2
 ) -> Classifier:
-    """A classifier trained on bytes ``[N, 28, 28]`` and digits ``[N]``; ``told`` hears each epoch's mean loss."""
-    randomness.seed_globals(config.seed, "classifier/init", 0)
+    """A classifier trained on bytes ``[N, 28, 28]`` and digits ``[N]``: Adam under a cosine, batches shifted by up to
+    two pixels."""
+    randomness.seed_globals(0, "classifier/init", 0)
     network = Classifier().to(memory_format=torch.channels_last)
-    adam = torch.optim.Adam(network.parameters(), lr=config.lr, fused=True)
-    per_epoch = len(images_NHW) // config.batch
-    room = SIZE - images_NHW.shape[1]
-    border, total = room // 2, config.epochs * per_epoch
-    padded = functional.pad(images_NHW, (border + config.shift,) * 4)
+    adam = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+    per_epoch = len(images_NHW) // batch
+    border = (SIZE - images_NHW.shape[1]) // 2
+    padded = functional.pad(images_NHW, (border + shift,) * 4)
     network.train()
-    for epoch in range(config.epochs):
-        order = torch.randperm(len(padded), generator=randomness.generator(config.seed, "classifier/order", epoch))
-        summed = torch.zeros(())
-        for place in range(per_epoch):
-            step = epoch * per_epoch + place
-            randomness.seed_globals(config.seed, "classifier/step", step)
-            rows = order[place * config.batch : (place + 1) * config.batch]
-            draw = randomness.generator(config.seed, "classifier/shift", step)
-            # One shift a batch is a slice, and over an epoch as good as one a picture.
-            top, left = torch.randint(2 * config.shift + 1, (2,), generator=draw).tolist()
-            part = padded[rows, top : top + SIZE, left : left + SIZE]
-            logits = network((part[:, None].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits, labels_N[rows], label_smoothing=0.05)
-            adam.param_groups[0]["lr"] = config.lr * (1 + math.cos(math.pi * step / total)) / 2
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            summed += loss.detach()
-        if told is not None:
-            told(epoch + 1, summed.item() / per_epoch)
+    for step in range(epochs * per_epoch):
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(len(padded), generator=randomness.generator(0, "classifier/order", epoch))
+        randomness.seed_globals(0, "classifier/step", step)
+        rows = order[place * batch : (place + 1) * batch]
+        draw = randomness.generator(0, "classifier/shift", step)
+        # One shift a batch is a slice, and over an epoch as good as one a picture.
+        top, left = torch.randint(2 * shift + 1, (2,), generator=draw).tolist()
+        part = padded[rows, top : top + SIZE, left : left + SIZE]
+        logits = network((part[:, None].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
+        loss = functional.cross_entropy(logits, labels_N[rows], label_smoothing=0.05)
+        adam.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / (epochs * per_epoch))) / 2
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
     return network.eval().requires_grad_(False)
-
-
-def save(path: Path, network: Classifier, accuracy: float) -> None:
-    """Write it in half precision, with its test accuracy in per cent."""
-    header = WeightsHeader("dcgan", {}, {"test_accuracy": accuracy})
-    save_weights(path, {"classifier": network}, header, half=True)
 
 
 def main(path: Path) -> None:
@@ -134,17 +110,12 @@ def main(path: Path) -> None:
     from etude.data import mnist
 
     torch.set_flush_denormal(True)
-    images_NHW, labels_N = mnist.load("train")
-    network = train(
-        images_NHW, labels_N, Training(), lambda epoch, loss: print(f"epoch {epoch}: {loss:.4f}", flush=True)
-    )
     # Measured as it will be read: in half precision.
-    save(path, network, 0.0)
-    tensors, _ = read_weights(path, study="dcgan")
-    load_weights({"classifier": network}, tensors, path)
+    network = train(*mnist.load("train")).half().float()
     images_NHW, labels_N = mnist.load("test")
     accuracy = 100 * (classify(images_NHW, network) == labels_N).double().mean().item()
-    save(path, network, accuracy)
+    header = WeightsHeader("dcgan", {}, {"test_accuracy": accuracy})
+    save_weights(path, {"classifier": network}, header, half=True)
     print(f"{accuracy:.2f} % of the {len(labels_N):,} test digits: {path}")
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.draw.figures import curves, figure, sheet
-from etude.draw.metrics import rows_of
+from etude.draw.figures import figure, metric_curves, sheet
 from etude.studies.dcgan.task import DCGANTask
 
 LINE = 96
@@ -26,26 +25,16 @@ def draw(task: DCGANTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) ->
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Both losses; the discriminator's logits of real and drawn pictures; diversity at the evaluations."""
-    losses = {name: rows_of(metrics, f"train/{name}") for name in ("discriminator", "generator")}
-    logits = {name: rows_of(metrics, f"train/logit_{name}") for name in ("real", "fake")}
-    panels = [("Losses", "loss", losses), ("Logits of the discriminator", "mean logit", logits)]
-    diversity = {"against real": rows_of(metrics, "val/diversity")}
-    if any(steps for steps, _ in diversity.values()):
-        panels.append(("Diversity of what is drawn", "share of real diversity", diversity))
-    labels = {"right digit": rows_of(metrics, "val/label_accuracy")}
-    if any(steps for steps, _ in labels.values()):
-        panels.append(("What the classifier takes for the digit", "accuracy, %", labels))
-    curves(path, panels)
+    metric_curves(path, metrics, [
+        ("Losses", "loss", {"discriminator": "train/discriminator", "generator": "train/generator"}),
+        ("Logits of the discriminator", "mean logit", {"real": "train/logit_real", "fake": "train/logit_fake"}),
+        ("Diversity of what is drawn", "share of real diversity", {"against real": "val/diversity"}),
+        ("What the classifier takes for the digit", "accuracy, %", {"right digit": "val/label_accuracy"}),
+    ])  # fmt: skip
 
 
 def snapshots(path: Path, pictures: Mapping[int, Tensor], steps_per_epoch: int) -> None:
-    """Draw what the same noises became after some steps, side by side.
-
-    Args:
-        path: the picture's file.
-        pictures: bytes ``[N, H, W]`` by step.
-        steps_per_epoch: for the titles.
-    """
+    """Draw what the same noises became after some steps, bytes ``[N, H, W]`` by step, side by side."""
     with figure(path, 3.4 * len(pictures), 3.8) as drawn:
         axes = drawn.subplots(1, len(pictures), squeeze=False)[0]
         for ax, (step, images_NHW) in zip(axes, sorted(pictures.items()), strict=True):

@@ -36,14 +36,9 @@ def stages(size: int) -> tuple[int, int]:
 
 
 class Generator(nn.Module):
-    """Noise to pictures in [-1, 1].
+    """Noise to pictures in [-1, 1], of ``size`` pixels high and wide.
 
-    Args:
-        noise: Z.
-        size: H and W.
-        channels: C.
-        width: filters of the last hidden layer; each layer before it has twice as many.
-        num_classes: 0 for none.
+    The last hidden layer has ``width`` filters, and each layer before it twice as many. ``num_classes`` is 0 for none.
     """
 
     def __init__(self, noise: int, size: int, *, channels: int = 1, width: int = 64, num_classes: int = 0) -> None:
@@ -68,14 +63,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures to one logit each: positive for real.
+    """Pictures of ``size`` pixels high and wide to one logit each: positive for real.
 
-    Args:
-        size: H and W.
-        channels: C.
-        width: filters of the first layer; each one after it has twice as many.
-        num_classes: 0 for none.
-        norm: batch; spectral, which takes batch norm's place in every layer; or none.
+    The first layer has ``width`` filters, and each one after it twice as many. ``num_classes`` is 0 for none. The norm
+    is batch; spectral, which takes batch norm's place in every layer; or none.
     """
 
     def __init__(

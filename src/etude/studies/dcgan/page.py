@@ -2,8 +2,6 @@
 
 import base64
 import io
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from etude.core.errors import UserError
-from etude.serve.kit.site import Site, answering, current_tab, first_look
+from etude.serve.kit.site import Site, answering, current_tab, first_look, shown
 
 TITLE = "dcgan"
 ALL = "all in turn"
@@ -23,25 +21,11 @@ _SIDE = 64
 """Pixels that a digit is shown with."""
 
 
-def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
-    from etude.studies.dcgan.predict import read_generator
-
-    return read_generator(weights)
-
-
 def draw(site: Site, choice: str, digit: str, count: float | int, seed: float | int) -> np.ndarray:
-    """The pictures that `etude predict dcgan` draws: uint8 ``[count, H, W]``.
-
-    Args:
-        site: the page's.
-        choice: the network.
-        digit: ``"0"`` to ``"9"``, or `ALL`.
-        count: 1 to 100.
-        seed: of the noise.
-    """
+    """The pictures that `etude predict dcgan` draws of "0" to "9", or of `ALL`: uint8 ``[count, H, W]``."""
     from etude.studies.dcgan.predict import noises
 
-    generator, config = site.loaded(TITLE, choice, _load)
+    generator, config = site.loaded(TITLE, choice)
     number, seed = _whole("the number of pictures", count, 1, _MOST), _whole("the seed", seed, 0, 2**31)
     return _pictures(generator, config, noises(config, seed)[:number], digit)
 
@@ -50,24 +34,17 @@ def walked(site: Site, choice: str, digit: str, seeds: tuple[float | int, float 
     """One digit on the arc between the first noises of two seeds: uint8 ``[steps, H, W]``."""
     from etude.studies.dcgan.predict import noises, walk
 
-    generator, config = site.loaded(TITLE, choice, _load)
+    generator, config = site.loaded(TITLE, choice)
     start_Z, end_Z = (noises(config, _whole("a seed", seed, 0, 2**31))[0] for seed in seeds)
     return _pictures(generator, config, walk(start_Z, end_Z, steps), "0" if digit == ALL else digit)
 
 
 def _pictures(generator: Any, config: Any, noise_NZ: Any, digit: str) -> np.ndarray:
-    import torch
-
-    from etude.studies.dcgan.task import NUM_CLASSES, to_bytes
+    from etude.studies.dcgan.predict import draw_digits
 
     if digit not in _DIGITS:
         raise UserError(f"no digit '{digit}': choose 0 to 9")
-    digits_N = None
-    if config.model.conditional:
-        turn_N = torch.arange(len(noise_NZ)) % NUM_CLASSES
-        digits_N = turn_N if digit == ALL else torch.full_like(turn_N, int(digit))
-    with torch.no_grad():
-        return to_bytes(generator(noise_NZ, digits_N))[:, 0].numpy()
+    return draw_digits(generator, config, noise_NZ, None if digit == ALL else int(digit))[1].numpy()
 
 
 def _whole(name: str, value: float | int | None, low: int, high: int) -> int:
@@ -96,12 +73,6 @@ def moving(images_NHW: np.ndarray, side: int = 192) -> bytes:
     return body.getvalue()
 
 
-def film_html(gif: bytes) -> str:
-    """A moving picture as HTML."""
-    address = f"data:image/gif;base64,{base64.b64encode(gif).decode()}"
-    return f"<img src='{address}' alt='The walk there and back, as a moving picture' width='192' height='192'>"
-
-
 def tab(site: Site) -> None:
     gr.Markdown("Handwritten digits that nobody wrote: a generator draws them from noise.")
     with gr.Row():
@@ -112,8 +83,7 @@ def tab(site: Site) -> None:
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="The same seed draws the same pictures.")
             order = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3):
-            drawn = gr.Image(show_label=False, format="png", buttons=["download"], interactive=False,
-                             alt_text="The drawn digits, in rows")  # fmt: skip
+            drawn = shown("The drawn digits, in rows", "download")
     gr.Markdown("### A walk between two noises\nAll pictures between are drawn from the arc that joins them.")
     with gr.Row():
         with gr.Column(scale=2):
@@ -121,8 +91,7 @@ def tab(site: Site) -> None:
             second = gr.Number(1, label="To the noise of seed", precision=0, minimum=0)
             go = gr.Button("Walk")
         with gr.Column(scale=3):
-            strip = gr.Image(show_label=False, format="png", buttons=["download"], interactive=False,
-                             alt_text="One digit becoming another, step by step")  # fmt: skip
+            strip = shown("One digit becoming another, step by step", "download")
             film = gr.HTML()
 
     @answering
@@ -133,7 +102,9 @@ def tab(site: Site) -> None:
     def went(choice: str, digit: str, first: float, second: float) -> Any:
         frames = walked(site, choice, digit, (first, second), _FRAMES)
         chosen = np.linspace(0, _FRAMES - 1, _STEPS).round().astype(int)
-        return sheet(frames[chosen], 6), film_html(moving(frames))
+        address = f"data:image/gif;base64,{base64.b64encode(moving(frames)).decode()}"
+        film = f"<img src='{address}' alt='The walk there and back, as a moving picture' width='192' height='192'>"
+        return sheet(frames[chosen], 6), film
 
     digits, ends = [choice, digit, count, seed], [choice, digit, first, second]
     gr.on([order.click, digit.input, choice.input], ordered, digits, drawn, concurrency_id=TITLE)

@@ -24,6 +24,7 @@ from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import one_line_faults, write_atomic
 from etude.core.loop import progress_bar
+from etude.data.prediction import save_png
 from etude.draw.figures import sheet
 from etude.studies.dcgan.classifier import classify
 from etude.studies.dcgan.figures import LINE
@@ -79,55 +80,57 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     Raises:
         UserError: a digit that there is not, a count that cannot be, no room, or weights of another network.
     """
+    count, output, digit = options.count, options.output, options.digit
     if options.inputs:
         raise UserError(f"a generator takes no input ('{options.inputs[0]}'): give --count, --digit and --output")
-    if options.count < 1:
-        raise UserError(f"--count must be at least 1, not {options.count}")
+    if count < 1:
+        raise UserError(f"--count must be at least 1, not {count}")
     if options.columns < 0:
         raise UserError(f"--columns must be 0 or more, not {options.columns}")
-    if options.digit is not None and not 0 <= options.digit < NUM_CLASSES:
-        raise UserError(f"--digit must be between 0 and {NUM_CLASSES - 1}, not {options.digit}")
-    generator, config = read_generator(weights)
-    if options.digit is not None and not config.model.conditional:
+    if digit is not None and not 0 <= digit < NUM_CLASSES:
+        raise UserError(f"--digit must be between 0 and {NUM_CLASSES - 1}, not {digit}")
+    generator, config = load(weights)
+    if digit is not None and not config.model.conditional:
         raise UserError(f"the network of {weights} draws whatever comes: --digit needs a conditional one")
-    kind = options.output.suffix.lower()
+    kind = output.suffix.lower()
     # Before anything is drawn.
-    if kind == ".png" and options.count > _SHEET:
-        raise UserError(f"a sheet has at most {_SHEET:,} pictures, not {options.count:,}: give --output digits.npy")
-    if kind not in (".png", ".npy"):
-        if kind:
-            raise UserError(f"--output must be a .png, a .npy or a folder, not {options.output}")
-        if options.count > _FILES:
-            raise UserError(f"a folder takes at most {_FILES:,} files, not {options.count:,}: give --output digits.npy")
-    if kind and os.path.exists(options.output) and not options.force:
-        raise UserError(f"{options.output} exists: choose another --output, or --force to write over it")
+    if kind not in ("", ".png", ".npy"):
+        raise UserError(f"--output must be a .png, a .npy or a folder, not {output}")
+    if kind == ".png" and count > _SHEET:
+        raise UserError(f"a sheet has at most {_SHEET:,} pictures, not {count:,}: give --output digits.npy")
+    if not kind and count > _FILES:
+        raise UserError(f"a folder takes at most {_FILES:,} files, not {count:,}: give --output digits.npy")
+    if kind and os.path.exists(output) and not options.force:
+        raise UserError(f"{output} exists: choose another --output, or --force to write over it")
     judged: list[Tensor] = []
 
     def drawn() -> Iterator[Tensor]:
-        for digits_N, images_NHW in _draw(generator, config, options):
-            left = _JUDGED - sum(map(len, judged))
-            if digits_N is not None and left > 0:
-                judged.append(classify(images_NHW[:left]) == digits_N[:left])
-            yield images_NHW
+        """Bytes ``[N, H, W]``, some at a time; the first pictures do not depend on the count."""
+        with progress_bar() as bar:
+            shown = bar.add_task("drawing", total=count, note="")
+            for part, start in enumerate(range(0, count, _BATCH)):
+                noise_NZ = noises(config, options.seed, part)[: count - start]
+                digits_N, images_NHW = draw_digits(generator, config, noise_NZ, digit)
+                left = _JUDGED - sum(map(len, judged))
+                if digits_N is not None and left > 0:
+                    judged.append(classify(images_NHW[:left]) == digits_N[:left])
+                yield images_NHW
+                bar.advance(shown, len(noise_NZ))
 
-    size = config.model.size
     if kind == ".png":
-        pages = torch.cat(list(drawn()))
-        columns = options.columns or int(np.ceil(np.sqrt(options.count)))
-        picture = Image.fromarray(sheet(pages, min(columns, options.count), LINE))
-        # Named, for the temporary file's ending is another.
-        write_atomic(options.output, lambda path: picture.save(path, format="PNG"))
+        columns = options.columns or int(np.ceil(np.sqrt(count)))
+        save_png(output, sheet(torch.cat(list(drawn())), min(columns, count), LINE))
     elif kind == ".npy":
-        _write_array(options.output, (options.count, size, size), drawn())
+        _write_array(output, (count, config.model.size, config.model.size), drawn())
     else:
-        _write_files(options.output, options.count, drawn(), force=options.force)
+        _write_files(output, count, drawn(), force=options.force)
     looked = torch.cat(judged) if judged else torch.zeros(0)
     right = 100 * looked.double().mean().item() if len(looked) else None
-    digits = "any" if not config.model.conditional else "0 to 9" if options.digit is None else str(options.digit)
-    return [Prediction(str(options.output), options.count, digits, len(looked), right)]
+    digits = "any" if not config.model.conditional else "0 to 9" if digit is None else str(digit)
+    return [Prediction(str(output), count, digits, len(looked), right)]
 
 
-def read_generator(weights: Path) -> tuple[Generator, DCGANConfig]:
+def load(weights: Path, extra: Mapping[str, Any] | None = None) -> tuple[Generator, DCGANConfig]:
     """The generator of a weights file, or its mean where it has one, ready to draw."""
     tensors, header = read_weights(weights, study="dcgan")
     if not header.config:
@@ -160,19 +163,15 @@ def walk(start_Z: Tensor, end_Z: Tensor, steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def _draw(generator: Generator, config: DCGANConfig, options: Options) -> Iterator[tuple[Tensor | None, Tensor]]:
-    """The digits asked for and bytes ``[N, H, W]``, some at a time; the first pictures do not depend on the count."""
-    with progress_bar() as bar:
-        shown = bar.add_task("drawing", total=options.count, note="")
-        for part, start in enumerate(range(0, options.count, _BATCH)):
-            count = min(_BATCH, options.count - start)
-            noise_NZ = noises(config, options.seed, part)[:count]
-            digits_N = None
-            if config.model.conditional:
-                turn_N = torch.arange(start, start + count) % NUM_CLASSES
-                digits_N = turn_N if options.digit is None else torch.full_like(turn_N, options.digit)
-            yield digits_N, to_bytes(generator(noise_NZ, digits_N))[:, 0]
-            bar.advance(shown, count)
+def draw_digits(
+    generator: Generator, config: DCGANConfig, noise_NZ: Tensor, digit: int | None = None
+) -> tuple[Tensor | None, Tensor]:
+    """The digits asked for, one or all in turn (None: the network knows none), and bytes ``[N, H, W]``."""
+    digits_N = None
+    if config.model.conditional:
+        turn_N = torch.arange(len(noise_NZ)) % NUM_CLASSES
+        digits_N = turn_N if digit is None else torch.full_like(turn_N, digit)
+    return digits_N, to_bytes(generator(noise_NZ, digits_N))[:, 0]
 
 
 def _write_array(path: Path, shape: tuple[int, int, int], parts: Iterator[Tensor]) -> None:

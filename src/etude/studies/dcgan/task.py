@@ -203,7 +203,7 @@ class DCGANTask(Task):
         return {"skipped": self.adversaries.skipped}
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        config, table = self.config, self.config.table
+        config = self.config
         real_NHW, _ = self.split("test")
         images_NHW, digits_N = self.samples(config.metric.samples, "test/noise", "test")
         num_train = len(self.split("train")[0])
@@ -219,7 +219,7 @@ class DCGANTask(Task):
         variant = f"{data}, {config.model.size} px"
 
         def row(metric: str, value: float, about: str, half: float | None = None, unit: str = "") -> Result:
-            return Result(table, self.cell(), metric, "test", value, f"{about}; {protocol}", half, unit, variant)
+            return Result(config.table, self.cell(), metric, "test", value, f"{about}; {protocol}", half, unit, variant)
 
         watched = min(config.metric.watched, len(images_NHW), len(real_NHW))
         found = self.variety(images_NHW[:watched], digits_N[:watched], "test")
@@ -234,30 +234,26 @@ class DCGANTask(Task):
             rows.append(row("fid", found.fid, about, found.half_width))
             rows.append(row("kid", 1000 * found.kid, f"{about}; times 1,000"))
         if config.model.conditional:
-            right_N = (classify(images_NHW) == digits_N.cpu()).double()
-            share = 100 * right_N.mean().item()
+            wanted_N = digits_N.cpu()
+            right_N = 100 * (classify(images_NHW) == wanted_N).double()
+            parts = {"label_accuracy": right_N}
+            parts |= {f"label_accuracy_{digit}": right_N[wanted_N == digit] for digit in range(NUM_CLASSES)}
             about = "taken for the digit asked for, by the classifier that comes with etude"
-            rows.append(row("label_accuracy", share, about, half_width(share, len(right_N)), "%"))
-            for digit in range(NUM_CLASSES):
-                of_digit_N = right_N[digits_N.cpu() == digit]
-                share = 100 * of_digit_N.mean().item()
-                rows.append(row(f"label_accuracy_{digit}", share, about, half_width(share, len(of_digit_N)), "%"))
+            for name, part_N in parts.items():
+                share = part_N.mean().item()
+                rows.append(row(name, share, about, half_width(share, len(part_N)), "%"))
         return rows
 
     def cell(self) -> str:
         """The place in a table that the run belongs to."""
-        config = self.config
+        config, optim = self.config, self.config.optim
         if config.table == "options":
-            remedies = {
-                "spectral": config.model.norm == "spectral", "ema": config.optim.ema > 0, "r1": config.optim.r1 > 0,
-                "smoothing": config.optim.smoothing > 0,
-            }  # fmt: skip
+            remedies = {"spectral": config.model.norm == "spectral"}
+            remedies |= {"ema": optim.ema > 0, "r1": optim.r1 > 0, "smoothing": optim.smoothing > 0}
             return "+".join(name for name, used in remedies.items() if used) or "plain"
         if config.table == "sizes":
             return f"{config.model.size}px-z{config.model.noise}"
-        if config.model.conditional:
-            return "conditional"
-        return "dcgan-ema" if config.optim.ema else "dcgan"
+        return "conditional" if config.model.conditional else "dcgan-ema" if optim.ema else "dcgan"
 
     @property
     def exported(self) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from etude.draw.figures import curves, figure
+from etude.draw.figures import curves, figure, maps, metric_curves
 from etude.draw.metrics import rows_of
 from etude.studies.pix2pix.task import Pix2PixTask
 
@@ -35,16 +35,12 @@ def draw(task: Pix2PixTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) 
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Both networks' losses, the L1 distance of training, and what validation measures."""
-    panels = [
-        ("Adversarial losses", "loss", {
-            "generator": rows_of(metrics, "train/generator"), "discriminator": rows_of(metrics, "train/discriminator"),
-        }),
-        ("Distance of training pictures", "L1, of -1 to 1", {"train": rows_of(metrics, "train/l1")}),
-        ("Distance of validation pictures", "L1, of 255", {"val": rows_of(metrics, "val/l1")}),
-        ("Likeness of validation pictures", "SSIM", {"val": rows_of(metrics, "val/ssim")}),
-    ]  # fmt: skip
-    # Without a discriminator there is one loss.
-    curves(path, panels if rows_of(metrics, "train/discriminator")[0] else panels[1:])
+    metric_curves(path, metrics, [
+        ("Adversarial losses", "loss", {"generator": "train/generator", "discriminator": "train/discriminator"}),
+        ("Distance of training pictures", "L1, of -1 to 1", {"train": "train/l1"}),
+        ("Distance of validation pictures", "L1, of 255", {"val": "val/l1"}),
+        ("Likeness of validation pictures", "SSIM", {"val": "val/ssim"}),
+    ])  # fmt: skip
 
 
 def translations(
@@ -74,30 +70,16 @@ def translations(
 
 def errors(path: Path, truth_NHWC: np.ndarray, made_NHWC: np.ndarray, names: Sequence[str]) -> None:
     """Draw how far each pixel is off, and the mean over the pictures."""
-    maps = [(_short(name), _off(truth_NHWC[row], made_NHWC[row])) for row, name in enumerate(names)]
-    maps.append(("mean", np.mean([off for _, off in maps], 0)))
-    columns = min(4, len(maps))
-    rows = -(-len(maps) // columns)
-    with figure(path, 2.0 * columns + 0.8, 2.1 * rows) as drawn:
-        axes = drawn.subplots(rows, columns, squeeze=False).flatten()
-        shown = None
-        for ax in axes:
-            ax.set_axis_off()
-        for ax, (name, off) in zip(axes, maps, strict=False):
-            shown = ax.imshow(off, cmap="magma", vmin=0, vmax=_WORST)
+    found = [(_short(name), _off(truth_NHWC[row], made_NHWC[row])) for row, name in enumerate(names)]
+    found.append(("mean", np.mean([off for _, off in found], 0)))
+    with maps(path, len(found), 4, 2.0, 2.1, "mean absolute difference, of 255") as (_, axes):
+        for ax, (name, off) in zip(axes, found, strict=True):
+            ax.imshow(off, cmap="magma", vmin=0, vmax=_WORST)
             ax.set_title(f"{name}: {off.mean():.1f}", fontsize=8)
-        if shown is not None:
-            drawn.colorbar(shown, ax=axes, shrink=0.7, label="mean absolute difference, of 255")
 
 
 def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Validation distance and likeness of several runs beside each other.
-
-    Args:
-        path: the picture's file.
-        title: over it.
-        runs: by legend, the lines of each metrics.jsonl.
-    """
+    """Validation distance and likeness of several runs, by legend the lines of each metrics.jsonl."""
     panels = (("Distance", "L1, of 255", "l1"), ("Signal to noise", "PSNR, dB", "psnr"), ("Likeness", "SSIM", "ssim"))
     curves(path, [
         (f"{heading} of validation pictures", label, {run: rows_of(rows, f"val/{name}") for run, rows in runs.items()})

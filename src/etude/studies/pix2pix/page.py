@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -35,21 +34,9 @@ class Made:
     translator: "Translator"
 
 
-def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Translator":
-    from etude.studies.pix2pix.predict import read_translator
-
-    return read_translator(weights)
-
-
 def translate(site: Site, choice: str, image_HWC: np.ndarray | None, fit: str) -> Made:
-    """The translation of a picture by the network of a choice, uint8 ``[H, W, 3]``.
-
-    Args:
-        site: has the networks.
-        choice: one of `Site.choices`.
-        image_HWC: None, or of one colour, where nothing was drawn.
-        fit: ``tile`` or ``whole``, see `etude.studies.pix2pix.predict.Options`.
-    """
+    """The translation of a picture, uint8 ``[H, W, 3]``, by the network of a choice; for ``fit`` see the options of
+    predict.py. Where nothing was drawn the picture is None, or of one colour."""
     from etude.studies.pix2pix.predict import translated
 
     if image_HWC is None or (image_HWC == image_HWC[0, 0]).all():
@@ -62,7 +49,7 @@ def translate(site: Site, choice: str, image_HWC: np.ndarray | None, fit: str) -
         )
     if fit not in ("tile", "whole"):
         raise UserError(f"no fit '{fit}': there are tile and whole")
-    with site.using(TITLE, choice, _load) as translator:
+    with site.using(TITLE, choice) as translator:
         began = time.monotonic()
         size, overlap = translator.config.model.size, min(_OVERLAP, translator.config.model.size // 2)
         made_HWC, count = translated(image_HWC, translator.network, size, overlap, fit, translator.scale)

@@ -64,11 +64,6 @@ class Prediction:
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
     """Translate the inputs one after the other; the order of the answers is theirs.
 
-    Args:
-        weights: a safetensors file that `etude export` or a checkpoint wrote.
-        extra: unused.
-        options: the inputs and where results go.
-
     Raises:
         UserError: a missing or broken picture, folder or weights file, in one line; results written before it stay.
     """
@@ -76,7 +71,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("no pictures to translate: name some, or a folder of them")
     if options.output is None:
         raise UserError("no place for the results: name a folder with --output")
-    translator = read_translator(weights, options.seed)
+    translator = load(weights, seed=options.seed)
     size = translator.config.model.size
     if not 0 <= options.overlap <= size // 2:
         raise UserError(f"an overlap of {options.overlap} is not possible: give 0 to {size // 2}")
@@ -105,23 +100,18 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
 
 @dataclass(frozen=True)
 class Translator:
-    """A trained generator, ready for use.
-
-    Attributes:
-        network: see `Network`.
-        config: its run's.
-        scale: how much its training pictures were shrunk.
-        pairs: what it was trained on, in words; empty where its weights do not say.
-    """
+    """A trained generator, ready for use."""
 
     network: Network
     config: Pix2PixConfig
     scale: float
+    """The factor by which its training pictures were shrunk."""
     pairs: str
+    """The pairs it was trained on, in words; empty where its weights do not say."""
 
 
-def read_translator(weights: Path, seed: int = 0) -> Translator:
-    """The generator of a weights file, on the best device there is; ``seed`` is of its dropout."""
+def load(weights: Path, extra: Mapping[str, Any] | None = None, seed: int = 0) -> Translator:
+    """The generator of a weights file, on the best device there is; the seed is its dropout's."""
     tensors, header = read_weights(weights, study="pix2pix")
     config = from_dict(Pix2PixConfig, header.config, origin=str(weights))
     generator = build_generator(config.model)
@@ -140,25 +130,12 @@ def tell(answers: Sequence[Prediction]) -> str:
 
 
 def translated(
-    image: np.ndarray,
-    network: Network,
-    size: int,
-    overlap: int,
-    fit: Literal["tile", "whole"] = "tile",
+    image: np.ndarray, network: Network, size: int, overlap: int, fit: Literal["tile", "whole"] = "tile",
     scale: float = 1.0,
-) -> tuple[np.ndarray, int]:
-    """A picture's translation and how many tiles it took.
+) -> tuple[np.ndarray, int]:  # fmt: skip
+    """A picture's translation, uint8 ``[H, W, 3]`` as it, and how many tiles of ``size`` pixels it took.
 
-    Args:
-        image: uint8 ``[H, W, 3]``.
-        network: see `Network`.
-        size: of its tiles.
-        overlap: pixels that neighbouring tiles share, at most half of ``size``.
-        fit: see `Options`.
-        scale: of ``tile``.
-
-    Returns:
-        uint8 ``[H, W, 3]``, and a count.
+    Neighbouring tiles share ``overlap`` pixels, at most half of their size; see `Options` for the rest.
     """
     height, width = image.shape[:2]
     if fit == "whole":
@@ -212,7 +189,7 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
 def _padded(image: np.ndarray, size: int) -> np.ndarray:
     """At least ``size`` on each side, by its mirror image on the right and below."""
     below, right = (max(0, size - length) for length in image.shape[:2])
-    return np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric") if below or right else image
+    return np.pad(image, ((0, below), (0, right), (0, 0)), mode="symmetric")
 
 
 def _network(generator: Generator, device: str, seed: int) -> Network:

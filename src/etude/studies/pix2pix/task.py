@@ -6,6 +6,7 @@ Shape suffixes as in model.py; the axis of 2 is A and B.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,6 @@ def load_pairs(data: DataConfig, size: int, jitter: int) -> PairSet:
 
 
 def _variety(made_NHWC: Tensor, truth_NHWC: Tensor) -> diversity.Diversity:
-    """The variety of outputs beside the true pictures."""
     return diversity.measure(made_NHWC.permute(0, 3, 1, 2), truth_NHWC.permute(0, 3, 1, 2))
 
 
@@ -226,16 +226,11 @@ class Pix2PixTask(Task):
 
     def scores(self, made_NHWC: Tensor, truth_NHWC: Tensor) -> dict[str, Tensor]:
         """Each metric of each picture, float64 ``[N]``."""
-        found: dict[str, list[Tensor]] = {}
-        step = 64
-        for start in range(0, len(made_NHWC), step):
-            made, truth = made_NHWC[start : start + step], truth_NHWC[start : start + step]
-            rows = {name: getattr(measures, name)(made, truth) for name in ("l1", "psnr", "ssim")}
-            if self.makes_maps:
-                rows |= {f"accuracy_{t}": measures.pixel_accuracy(made, truth, t) for t in measures.TOLERANCES}
-            for name, values in rows.items():
-                found.setdefault(name, []).append(values)
-        return {name: torch.cat(values) for name, values in found.items()}
+        metrics: dict[str, Any] = {"l1": measures.l1, "psnr": measures.psnr, "ssim": measures.ssim}
+        if self.makes_maps:
+            metrics |= {f"accuracy_{t}": partial(measures.pixel_accuracy, tolerance=t) for t in measures.TOLERANCES}
+        parts = list(zip(made_NHWC.split(64), truth_NHWC.split(64), strict=True))
+        return {name: torch.cat([measure(*part) for part in parts]) for name, measure in metrics.items()}
 
     def evaluate(self) -> dict[str, float]:
         made, truth = self.translate("val"), self.truth("val")
@@ -262,20 +257,16 @@ class Pix2PixTask(Task):
         )
 
     def finish(self) -> dict[str, Any]:
-        config = self.config
-        notes = []
-        if config.optim.gan and self.watched[1] >= WINS_STEPS:
-            notes.append(self._won())
-        if self.adversaries.skipped:
-            notes.append(f"{self.adversaries.skipped} update(s) were left out for gradients that were not finite")
+        config, skipped = self.config, self.adversaries.skipped
+        notes = [self._won()] if config.optim.gan and self.watched[1] >= WINS_STEPS else []
+        if skipped:
+            notes.append(f"{skipped} update(s) were left out for gradients that were not finite")
+        # How much smaller training saw its pictures than they are: `predict` shrinks a user's likewise.
+        scale = config.model.size / self.pairs.side
         return {
-            "pairs": self.pairs.about,
-            "direction": config.data.direction,
-            # How much smaller training saw its pictures than they are: `predict` shrinks a user's likewise.
-            "scale": config.model.size / self.pairs.side,
-            "skipped": self.adversaries.skipped,
+            "pairs": self.pairs.about, "direction": config.data.direction, "scale": scale, "skipped": skipped,
             "notes": notes,
-        }
+        }  # fmt: skip
 
     def cell(self) -> str:
         """The place in the table that the run belongs to."""
@@ -294,40 +285,28 @@ class Pix2PixTask(Task):
             f"{epochs:.0f} epochs, {kept}"
         )
         rows: list[Result] = []
-
-        def add(
-            metric: str, split: str, value: float, count: int, half_width: float | None, unit: str, note: str = ""
-        ) -> None:
-            told = f"{protocol}; {count:,} pictures{note}"
-            variant = config.data.source
-            rows.append(Result(config.table, self.cell(), metric, split, value, told, half_width, unit, variant))
-
-        units = {"l1": "of 255", "psnr": "dB", "ssim": ""} | {f"accuracy_{t}": "%" for t in measures.TOLERANCES}
-        made = {split: self.translate(split) for split in ("val", "test")}
+        units = {"l1": "of 255", "psnr": "dB"} | {f"accuracy_{t}": "%" for t in measures.TOLERANCES}
         for split in ("val", "test"):
-            for metric, values in self.scores(made[split], self.truth(split)).items():
-                count = len(values)
+            made, truth = self.translate(split), self.truth(split)
+            count, found = len(made), list[tuple[str, float, float | None, str]]()
+            for metric, values in self.scores(made, truth).items():
                 # Student's t: there may be six pictures.
                 t = float(stats.t.ppf(0.975, count - 1))
-                width = t * values.std().item() / math.sqrt(count) if count > 1 else None
-                add(metric, split, values.mean().item(), count, width, units[metric])
-            if len(made[split]) >= 2:
-                varied = _variety(made[split], self.truth(split))
+                half = t * values.std().item() / math.sqrt(count) if count > 1 else None
+                found.append((metric, values.mean().item(), half, ""))
+            if count >= 2:
+                varied = _variety(made, truth)
                 note = f"; COLLAPSED: {', '.join(varied.faults)}" if varied.collapsed else ""
-                add("diversity", split, varied.ratio, len(made[split]), None, "", note)
-        count = len(made["test"])
-        # An interval needs four.
-        if config.metric.inception != "none" and count >= 4:
-            found = fid.measure(
-                config.metric.inception,
-                self.truth("test"),
-                made["test"],
-                self.runtime,
-                "test/kid",
-                "features of outputs",
-            )
-            add("fid", "test", found.fid, count, found.half_width, "")
-            add("kid", "test", 1000 * found.kid, count, None, "")
+                found.append(("diversity", varied.ratio, None, note))
+            # An interval needs four.
+            if split == "test" and config.metric.inception != "none" and count >= 4:
+                weights = config.metric.inception
+                distance = fid.measure(weights, truth, made, self.runtime, "test/kid", "features of outputs")
+                found += [("fid", distance.fid, distance.half_width, ""), ("kid", 1000 * distance.kid, None, "")]
+            for metric, value, half, note in found:
+                told, unit = f"{protocol}; {count:,} pictures{note}", units.get(metric, "")
+                source = config.data.source
+                rows.append(Result(config.table, self.cell(), metric, split, value, told, half, unit, source))
         return rows
 
     def data_checksums(self) -> dict[str, str]:

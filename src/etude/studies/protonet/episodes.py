@@ -25,18 +25,10 @@ class Accuracy:
 
 
 def draw_classes(num_episodes: int, way: int, groups_C: Tensor, within: bool, generator: torch.Generator) -> Tensor:
-    """Return the classes of many episodes.
+    """The classes of many episodes, int64 ``[E, N]``, without repetition within one.
 
-    Args:
-        num_episodes: E.
-        way: N.
-        groups_C: the alphabet and rotation of each class.
-        within: all classes of an episode come from one group; groups with fewer than ``way`` classes
-            are left out, the others are equally likely.
-        generator: draws them.
-
-    Returns:
-        int64 ``[E, N]``, without repetition within an episode.
+    Where ``within`` is true all classes of an episode come from one group, an alphabet at a rotation: of those with
+    ``way`` classes or more each is equally likely.
 
     Raises:
         UserError: there are fewer classes than ``way``.
@@ -61,7 +53,7 @@ def _refuse_ways(way: int, num_classes: int) -> None:
 def draw_drawings(
     shape: tuple[int, ...], num_drawings: int, count: int, generator: torch.Generator
 ) -> Int[Tensor, "... k"]:
-    """Return ``count`` different drawings of each class, in random order: int64 ``[*shape, count]``."""
+    """``count`` different drawings of each class, in random order: int64 ``[*shape, count]``."""
     if count > num_drawings:
         raise UserError(f"shots and queries make {count}, and a class has {num_drawings} drawings: ask for fewer")
     return torch.rand(*shape, num_drawings, generator=generator).argsort(-1)[..., :count]
@@ -70,7 +62,7 @@ def draw_drawings(
 def draw_episode(
     num_classes: int, num_drawings: int, way: int, count: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "n 1"], Int[Tensor, "n k"]]:
-    """Return one episode's classes ``[N, 1]`` and drawings ``[N, count]``, to index a pool with."""
+    """The classes ``[N, 1]`` and drawings ``[N, count]`` of one episode, to index a pool with."""
     _refuse_ways(way, num_classes)
     classes_N = torch.randperm(num_classes, generator=generator)[:way]
     return classes_N[:, None], draw_drawings((way,), num_drawings, count, generator)
@@ -84,31 +76,13 @@ def _embedded(z_CPD: Tensor, classes_EN: Tensor, count: int, generator: torch.Ge
 
 @torch.no_grad()
 def score_pool(
-    z_CPD: Float[Tensor, "c p d"],
-    groups_C: Int[Tensor, " c"],
-    distance: Distance,
-    generator: torch.Generator,
-    *,
-    way: int,
-    shot: int,
-    query: int,
-    num_episodes: int,
-    within: bool = False,
-) -> Accuracy:
-    """Return the accuracy over random episodes of a pool that was embedded once.
+    z_CPD: Float[Tensor, "c p d"], groups_C: Int[Tensor, " c"], distance: Distance, generator: torch.Generator, *,
+    way: int, shot: int, query: int, num_episodes: int, within: bool = False,
+) -> Accuracy:  # fmt: skip
+    """The accuracy over random episodes of a pool that was embedded once.
 
-    Every episode is a gather and a batched matrix product: no picture is embedded twice.
-
-    Args:
-        z_CPD: the embedding of every drawing.
-        groups_C: the alphabet and rotation of each class.
-        distance: between queries and prototypes.
-        generator: draws the episodes.
-        way: N.
-        shot: K.
-        query: queries of each class.
-        num_episodes: E.
-        within: classes of one alphabet at one rotation only, the harder mode.
+    Every episode is a gather and a batched matrix product: no picture is embedded twice. Where ``within`` is true the
+    classes of an episode are of one alphabet at one rotation (``groups_C``), which is harder.
     """
     # About 64 MB of gathered embeddings at a time.
     chunk = max(1, 2**24 // (way * (shot + query) * z_CPD.shape[-1]))
@@ -126,27 +100,18 @@ def score_pool(
 
 @torch.no_grad()
 def nearest_distances(
-    z_CPD: Float[Tensor, "c p d"],
-    distance: Distance,
-    generator: torch.Generator,
-    *,
-    way: int,
-    shot: int,
+    z_CPD: Float[Tensor, "c p d"], distance: Distance, generator: torch.Generator, *, way: int, shot: int,
     num_episodes: int,
-) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Return the distances to the nearest prototype of queries whose class is in the support, and of unknown ones.
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:  # fmt: skip
+    """The distances to the nearest prototype of queries whose class is in the support, and of unknown ones.
 
-    Each episode draws ``2 * way`` classes; the second half has no prototype.
-
-    Returns:
-        Two vectors of ``num_episodes * way * query`` distances, as many queries a class as drawings are left.
+    Each episode draws ``2 * way`` classes; the second half has no prototype. A class has as many queries as drawings
+    are left.
     """
     groups_C = torch.zeros(len(z_CPD), dtype=torch.long)
     classes_EN = draw_classes(num_episodes, 2 * way, groups_C, False, generator)
     z_ENKD = _embedded(z_CPD, classes_EN, z_CPD.shape[1], generator)
     proto_END = prototypes(z_ENKD[:, :way, :shot])
-    known, unknown = (
-        distance(z_ENKD[:, part, shot:].flatten(1, 2), proto_END).amin(-1).flatten()
-        for part in (slice(None, way), slice(way, None))
-    )
-    return known, unknown
+    known, unknown = z_ENKD[:, :way, shot:], z_ENKD[:, way:, shot:]
+    near = [distance(z_ENQD.flatten(1, 2), proto_END).amin(-1).flatten() for z_ENQD in (known, unknown)]
+    return near[0], near[1]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from etude.data import omniglot
-from etude.draw.figures import PALETTE, curves, figure
-from etude.draw.metrics import rows_of
+from etude.draw.figures import PALETTE, figure, metric_curves
 from etude.studies.protonet.episodes import draw_classes, draw_drawings
 from etude.studies.protonet.model import prototypes
 from etude.studies.protonet.task import ProtonetTask
@@ -26,14 +25,11 @@ def draw(task: ProtonetTask, folder: Path, metrics: Sequence[Mapping[str, Any]])
 
 def learning_curves(path: Path, ways: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> None:
     """Training loss and accuracy, and validation accuracy where there is a validation split."""
-    validation = {f"{way} ways": rows_of(metrics, f"val/accuracy_{way}way") for way in ways}
-    panels = [
-        ("Loss of training episodes", "cross-entropy", {"train": rows_of(metrics, "train/loss")}),
-        ("Accuracy of training episodes", "accuracy, %", {"train": rows_of(metrics, "train/accuracy")}),
-    ]
-    if any(steps for steps, _ in validation.values()):
-        panels.append(("Accuracy of validation episodes", "accuracy, %", validation))
-    curves(path, panels)
+    metric_curves(path, metrics, [
+        ("Loss of training episodes", "cross-entropy", {"train": "train/loss"}),
+        ("Accuracy of training episodes", "accuracy, %", {"train": "train/accuracy"}),
+        ("Accuracy of validation episodes", "accuracy, %", {f"{way} ways": f"val/accuracy_{way}way" for way in ways}),
+    ])  # fmt: skip
 
 
 def episode(path: Path, task: ProtonetTask, z_CPD: Tensor, way: int = 5, query: int = 8) -> None:

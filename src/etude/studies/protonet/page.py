@@ -4,7 +4,7 @@ import base64
 import binascii
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,98 +56,7 @@ _LOOK = """
 .board .upload:focus-within { outline: 2px solid #0072B2; outline-offset: 2px; }
 .wrong { color: #b00020; margin: 4px 0 0; font-size: 0.9rem; }
 """
-# The drawings are the component's value: a list of PNG pictures as text, empty where nothing was drawn.
-_DRAWING = """
-const canvases = [...element.querySelectorAll('canvas')];
-const wrong = element.querySelector('.wrong');
-let sent = '';
-const blank = canvases.map(() => true);
-
-function clear(i) {
-  const pen = canvases[i].getContext('2d');
-  pen.fillStyle = '#fff'; pen.fillRect(0, 0, 105, 105);
-  blank[i] = true;
-}
-function tell() {
-  const value = JSON.stringify(canvases.map((c, i) => blank[i] ? '' : c.toDataURL('image/png')));
-  if (value === sent) return;
-  sent = value;
-  props.value = value;
-  trigger('input');
-}
-function paint(i, image) {
-  clear(i);
-  const pen = canvases[i].getContext('2d');
-  const times = Math.min(105 / image.width, 105 / image.height);
-  const width = image.width * times, height = image.height * times;
-  pen.drawImage(image, (105 - width) / 2, (105 - height) / 2, width, height);
-  blank[i] = false;
-}
-function load(i, address, name) {
-  return new Promise(done => {
-    const image = new Image();
-    image.onload = () => { paint(i, image); done(); };
-    image.onerror = () => {
-      wrong.textContent = name + ' is not an image that this browser can read: choose a PNG or a JPEG';
-      done();
-    };
-    image.src = address;
-  });
-}
-async function show(value) {
-  if (value === sent) return;
-  sent = value;
-  const given = value ? JSON.parse(value) : [];
-  await Promise.all(canvases.map((_, i) => given[i] ? load(i, given[i], 'the drawing') : clear(i)));
-}
-canvases.forEach((canvas, i) => {
-  clear(i);
-  let last = null, timer = null;
-  const place = e => {
-    const box = canvas.getBoundingClientRect();
-    return [(e.clientX - box.left) / box.width * 105, (e.clientY - box.top) / box.height * 105];
-  };
-  const line = (from, to) => {
-    const pen = canvas.getContext('2d');
-    pen.strokeStyle = '#000'; pen.lineWidth = 3; pen.lineCap = 'round'; pen.lineJoin = 'round';
-    pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
-    blank[i] = false;
-  };
-  canvas.addEventListener('pointerdown', e => {
-    canvas.setPointerCapture(e.pointerId);
-    last = place(e); line(last, last);
-    // While the pen moves the answer follows it.
-    timer = setInterval(tell, 400);
-    e.preventDefault();
-  });
-  canvas.addEventListener('pointermove', e => {
-    if (!last) return;
-    const now = place(e); line(last, now); last = now;
-  });
-  const end = () => { if (last) { last = null; clearInterval(timer); tell(); } };
-  canvas.addEventListener('pointerup', end);
-  canvas.addEventListener('pointercancel', end);
-});
-element.querySelectorAll('.clear').forEach((button, i) => button.addEventListener('click', () => {
-  clear(i); wrong.textContent = ''; tell();
-}));
-element.querySelectorAll('input[type=file]').forEach((input, i) => input.addEventListener('change', async () => {
-  const file = input.files[0];
-  wrong.textContent = '';
-  if (!file) return;
-  if (file.size > 20 * 1024 * 1024) {
-    wrong.textContent = file.name + ' is larger than 20 MB: make it smaller';
-  } else {
-    const address = URL.createObjectURL(file);
-    await load(i, address, file.name);
-    URL.revokeObjectURL(address);
-    tell();
-  }
-  input.value = '';
-}));
-show(props.value);
-watch('value', () => show(props.value));
-"""
+_DRAWING = Path(__file__).with_name("boards.js").read_text(encoding="utf-8")
 
 
 def examples(query: int = 0) -> str:
@@ -187,23 +96,9 @@ def _decoded(text: str, name: str) -> np.ndarray | None:
     return read_image((f"the drawing of {name}", body), "L", max_pixels=1_000_000)
 
 
-def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
-    from etude.studies.protonet.predict import Embedder
-
-    return Embedder(weights, extra)
-
-
 def compare(site: Site, choice: str, pictures: Sequence[np.ndarray | None]) -> Any:
-    """Return the query's class by its distance from each drawn class; see `etude.studies.protonet.predict`.
-
-    Args:
-        site: the page's.
-        choice: the network.
-        pictures: five classes and the query, as `drawings` gives them.
-
-    Returns:
-        A `Prediction`, or None where there is no query or no class yet.
-    """
+    """The `Prediction` of the query among the drawn classes, pictures as `drawings` gives them; None where there is no
+    query or no class yet."""
     import torch
 
     from etude.studies.protonet.predict import Prototypes, answers
@@ -212,14 +107,13 @@ def compare(site: Site, choice: str, pictures: Sequence[np.ndarray | None]) -> A
     named = {name: image for name, image in zip(_NAMES, classes, strict=False) if image is not None}
     if query is None or not named:
         return None
-    embedder = site.loaded(TITLE, choice, _load)
+    embedder = site.loaded(TITLE, choice)
     with torch.no_grad():
         z_ND = embedder.embed_images([*named.values(), query])
     # With one drawing of a class its prototype is that drawing's embedding.
     support = Prototypes(tuple(named), z_ND[:-1], (1,) * len(named))
     limit = embedder.threshold(1) if embedder.thresholds else None
-    distances_1N = embedder.distance(z_ND[-1:], support.z_ND)
-    [found] = answers(["query"], distances_1N, support, embedder.config.model.temperature, limit)
+    [found] = answers(["query"], z_ND[-1:], support, embedder, limit)
     return found
 
 

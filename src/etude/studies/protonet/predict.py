@@ -3,6 +3,7 @@
 Shape suffixes as in episodes.py.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,9 +112,10 @@ class Embedder:
         return float(self.thresholds[nearest_count]["distance"])
 
 
-def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    import hashlib
+load = Embedder
 
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name in sorted(tensors):
         # As bytes: NumPy has no bfloat16.
@@ -122,12 +124,9 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
-    """Return a grey picture as the network saw characters: uint8 ``[size, size]``, ink 255 on 0.
+    """A grey picture, uint8 of any size, as the network saw characters: uint8 ``[size, size]``, ink 255 on 0.
 
-    Args:
-        image_HW: uint8, any size.
-        size: height and width in pixels.
-        polarity: ``dark`` ink, ``light`` ink, or ``auto``: the border is taken for paper.
+    The ink's polarity is ``dark``, ``light`` or ``auto``, which takes the border for paper.
     """
     border = np.concatenate([image_HW[0], image_HW[-1], image_HW[:, 0], image_HW[:, -1]])
     paper = float(np.median(border))
@@ -142,15 +141,14 @@ def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
 
 
 def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototypes:
-    """Return the prototypes of a support folder: the mean embedding of each class (equation 1)."""
+    """The prototypes of a support folder: the mean embedding of each class (equation 1)."""
     classes = class_folders(folder)
     if len(classes) < 2:
         raise UserError(f"{folder} has one class only: add a second sub-folder, one a class")
     paths = [path for group in classes.values() for path in group]
-    z_ND = embedder.embed(paths, options.polarity, options.max_pixels)
-    parts = z_ND.split([len(group) for group in classes.values()])
-    means = torch.cat([prototypes(part[None]) for part in parts])
-    return Prototypes(tuple(classes), means, tuple(len(group) for group in classes.values()))
+    shots = [len(group) for group in classes.values()]
+    parts = embedder.embed(paths, options.polarity, options.max_pixels).split(shots)
+    return Prototypes(tuple(classes), torch.cat([prototypes(part[None]) for part in parts]), tuple(shots))
 
 
 def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None:
@@ -162,7 +160,7 @@ def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None
 
 
 def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
-    """Return prototypes that `save_prototypes` wrote with the same weights; `UserError` for any other file."""
+    """The prototypes that `save_prototypes` wrote with the same weights; `UserError` for any other file."""
     if not path.is_file():
         raise UserError(f"no prototypes at {path}")
     try:
@@ -197,7 +195,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     """
     if (options.support is None) == (options.prototypes is None):
         raise UserError("give either --support FOLDER (one sub-folder a class) or --prototypes FILE")
-    if options.support is None and options.save_prototypes is not None:
+    if options.prototypes is not None and options.save_prototypes is not None:
         raise UserError("--save-prototypes saves those of a support folder: give --support FOLDER")
     if options.polarity not in {"auto", "dark", "light"}:
         raise UserError(f"--polarity is auto, dark or light, not '{options.polarity}'")
@@ -205,43 +203,33 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError("no pictures to classify: name some, or a folder of them")
     embedder = Embedder(weights, extra)
     queries = picture_files(options.queries)
-    if options.support is not None:
-        support = read_support(embedder, options.support, options)
-        if options.save_prototypes is not None:
-            save_prototypes(options.save_prototypes, support, embedder)
-    else:
-        assert options.prototypes is not None
+    if options.prototypes is not None:
         support = load_prototypes(options.prototypes, embedder)
+    else:
+        assert options.support is not None
+        support = read_support(embedder, options.support, options)
+    if options.save_prototypes is not None:
+        save_prototypes(options.save_prototypes, support, embedder)
     if not queries:
         return []
-    limit = None
-    if options.unknown or options.threshold is not None:
-        shots = round(sum(support.shots) / len(support.shots))
-        limit = options.threshold if options.threshold is not None else embedder.threshold(shots)
-    z_QD = embedder.embed(queries, options.polarity, options.max_pixels)
-    return answers(queries, embedder.distance(z_QD, support.z_ND), support, embedder.config.model.temperature, limit)
+    limit = options.threshold
+    if options.unknown and limit is None:
+        limit = embedder.threshold(round(sum(support.shots) / len(support.shots)))
+    return answers(queries, embedder.embed(queries, options.polarity, options.max_pixels), support, embedder, limit)
 
 
 def answers(
-    queries: Sequence[Path | str], distances_QN: Tensor, support: Prototypes, temperature: float, limit: float | None
+    queries: Sequence[Path | str], z_QD: Tensor, support: Prototypes, embedder: Embedder, limit: float | None
 ) -> list[Prediction]:
-    """Return the answers to queries at some distances from the prototypes.
-
-    Args:
-        queries: their names.
-        distances_QN: their distances to each class.
-        support: the classes.
-        temperature: the softmax's, t of equation 2.
-        limit: the distance beyond which the answer is unknown, if there is one.
-    """
-    probability_QN = (-distances_QN / temperature).softmax(-1)
-    best_Q = distances_QN.argmin(-1).tolist()
+    """The answers to embedded queries, given their names and the distance beyond which a class is unknown, if any."""
+    distances_QN = embedder.distance(z_QD, support.z_ND)
+    probability_QN = (-distances_QN / embedder.config.model.temperature).softmax(-1)
     found: list[Prediction] = []
-    for row, (query, best) in enumerate(zip(queries, best_Q, strict=True)):
-        distance = distances_QN[row, best].item()
-        label = "unknown" if limit is not None and distance > limit else support.classes[best]
-        table = dict(zip(support.classes, distances_QN[row].tolist(), strict=True))
-        found.append(Prediction(str(query), label, probability_QN[row, best].item(), distance, table))
+    for query, distances, shares in zip(queries, distances_QN.tolist(), probability_QN.tolist(), strict=True):
+        best = min(range(len(distances)), key=distances.__getitem__)
+        label = "unknown" if limit is not None and distances[best] > limit else support.classes[best]
+        table = dict(zip(support.classes, distances, strict=True))
+        found.append(Prediction(str(query), label, shares[best], distances[best], table))
     return found
 
 

@@ -4,6 +4,7 @@ Shape suffixes as in model.py and episodes.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,7 @@ class ProtonetTask(Task):
                 read = omniglot.generated(split, size=data.size)
             else:
                 read = omniglot.load(split, size=data.size, resize=data.resize)
-            self._pools[split] = CharacterPool(
-                read.images_CNHW.to(self.runtime.device), read.names, read.groups_C, read.group_names
-            )
+            self._pools[split] = replace(read, images_CNHW=read.images_CNHW.to(self.runtime.device))
         return self._pools[split]
 
     def train_step(self, step: int) -> Mapping[str, Tensor]:
@@ -209,11 +208,13 @@ class ProtonetTask(Task):
                 if within and int(self.pool("test").groups_C.bincount().max()) < way:
                     continue
                 score = self.score(z_CPD, "test", experiment, way, count, within=within)
-                protocol = (
-                    f"{count:,} {what}, {self.num_queries} queries a class, trained on {split} with {shot} shot(s)"
-                )
-                cell, width = f"w{way}s{shot}", score.half_width
-                rows.append(Result(experiment, cell, "accuracy", "test", score.mean, protocol, width, "%", split))
+                trained = f"{self.num_queries} queries a class, trained on {split} with {shot} shot(s)"
+                rows.append(
+                    Result(
+                        experiment, f"w{way}s{shot}", "accuracy", "test", score.mean, f"{count:,} {what}, {trained}",
+                        score.half_width, "%", split,
+                    )
+                )  # fmt: skip
         rows += self._unknown_results(z_CPD, extra.get("unknown", {}))
         return rows
 

@@ -126,11 +126,8 @@ def _stretch(maps_NHW: Tensor) -> Tensor:
 def class_means(
     model: ResNet, images_NHWC: Tensor, labels_N: Tensor, num_classes: int, batch: int = 256
 ) -> tuple[Float[Tensor, "r h w"], Int[Tensor, " r"]]:
-    """The mean map of every class over the pictures of it that were recognised, on the device.
-
-    Returns:
-        The maps ``[R, H, W]``, zero for a class of which none was recognised, and how many pictures each is of.
-    """
+    """The mean map of every class over the pictures of it that were recognised, zero where none was, on the device, and
+    how many pictures each is of."""
     height, width = images_NHWC.shape[1:3]
     sums = torch.zeros(num_classes, height, width, device=images_NHWC.device)
     counts = torch.zeros(num_classes, dtype=torch.long, device=images_NHWC.device)

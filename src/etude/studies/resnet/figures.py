@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from etude.draw.figures import PALETTE, curves, figure
+from etude.draw.figures import PALETTE, curves, figure, maps
 from etude.draw.metrics import rows_of
 from etude.studies.resnet.cam import class_means, overlay, package_cam, sheet_classes
-from etude.studies.resnet.task import ResNetTask
+from etude.studies.resnet.task import GATE_BINS, ResNetTask
 
 _EACH = 5
 
@@ -30,21 +30,17 @@ def draw(task: ResNetTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Loss, error, accuracy and F1 of the validation split and of a fixed part of the training split."""
 
-    def lines(name: str, of: Any = float) -> dict[str, tuple[list[int], list[float]]]:
+    def lines(name: str, of: Any = float) -> dict[str, Any]:
         found = {"train": rows_of(metrics, f"fit/{name}"), "val": rows_of(metrics, f"val/{name}")}
         return {legend: (steps, [of(value) for value in values]) for legend, (steps, values) in found.items()}
 
-    f1 = {f"{split} {kind}": rows_of(metrics, f"{key}/{kind}_f1")
-          for split, key in (("train", "fit"), ("val", "val")) for kind in ("macro", "micro")}  # fmt: skip
-    curves(
-        path,
-        [
-            ("Loss", "cross-entropy", lines("loss")),
-            ("Error", "error, %", lines("accuracy", lambda value: 100 - value)),
-            ("Accuracy", "accuracy, %", lines("accuracy")),
-            ("F1", "F1, %", f1),
-        ],
-    )
+    f1 = [(legend, kind, line) for kind in ("macro", "micro") for legend, line in lines(f"{kind}_f1").items()]
+    curves(path, [
+        ("Loss", "cross-entropy", lines("loss")),
+        ("Error", "error, %", lines("accuracy", lambda value: 100 - value)),
+        ("Accuracy", "accuracy, %", lines("accuracy")),
+        ("F1", "F1, %", {f"{legend} {kind}": line for legend, kind, line in sorted(f1, key=lambda row: row[:2])}),
+    ])  # fmt: skip
 
 
 def confusion(path: Path, truth_N: Tensor, taken_N: Tensor, classes: Sequence[str]) -> None:
@@ -70,29 +66,19 @@ def confusion(path: Path, truth_N: Tensor, taken_N: Tensor, classes: Sequence[st
 
 def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> None:
     """For each batch-instance norm, the histogram of its gates over time: 1 is batch, 0 is instance normalisation."""
-    columns = min(5, len(names))
-    rows = -(-len(names) // columns)
-    with figure(path, 2.1 * columns + 0.8, 1.7 * rows + 0.5) as drawn:
-        axes = drawn.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-        shown = None
-        for ax in axes[len(names) :]:
-            ax.set_axis_off()
-        for ax, name in zip(axes, names, strict=False):
-            steps, bins = [], 0
-            while rows_of(metrics, f"gates/{name}/{bins}")[0]:
-                bins += 1
-            table = np.array([rows_of(metrics, f"gates/{name}/{number}")[1] for number in range(bins)])
-            steps = rows_of(metrics, f"gates/{name}/0")[0]
-            shown = ax.imshow(
-                table, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis",
-                extent=(0, max(steps), 0, 1), interpolation="nearest",
+    options: Any = {"sharex": True, "sharey": True}
+    with maps(path, len(names), 5, 2.1, 1.7, "share of the channels", **options) as (page, axes):
+        for ax, name in zip(axes, names, strict=True):
+            bins = [rows_of(metrics, f"gates/{name}/{number}") for number in range(GATE_BINS)]
+            ax.set_axis_on()
+            ax.imshow(
+                np.array([values for _, values in bins]), origin="lower", aspect="auto", vmin=0, vmax=1, cmap="viridis",
+                extent=(0, max(bins[0][0]), 0, 1), interpolation="nearest",
             )  # fmt: skip
             ax.grid(visible=False)
             ax.set_title(_layer(name), fontsize=8)
-        drawn.supxlabel("step", fontsize=9)
-        drawn.supylabel("gate", fontsize=9)
-        if shown is not None:
-            drawn.colorbar(shown, ax=axes, shrink=0.7, label="share of the channels")
+        page.supxlabel("step", fontsize=9)
+        page.supylabel("gate", fontsize=9)
 
 
 def cam_sheet(path: Path, task: ResNetTask) -> None:
@@ -140,20 +126,12 @@ def cam_sheet(path: Path, task: ResNetTask) -> None:
 def cam_means(path: Path, task: ResNetTask) -> None:
     """The mean map of each class over its recognised test pictures."""
     test, names = task.pictures.splits["test"], task.pictures.classes
-    maps, counts = class_means(task.model, test.images_NHWC, test.labels_N, len(names))
-    columns = min(5, len(names))
-    rows = -(-len(names) // columns)
-    with figure(path, 1.6 * columns + 0.6, 1.8 * rows + 0.4) as drawn:
-        axes = drawn.subplots(rows, columns, squeeze=False).flatten()
-        for ax in axes:
-            ax.set_axis_off()
-        shown = None
-        for ax, name, mean, count in zip(axes, names, maps.cpu().numpy(), counts.tolist(), strict=False):
-            shown = ax.imshow(mean, cmap="jet", vmin=0, vmax=1)
+    means, counts = class_means(task.model, test.images_NHWC, test.labels_N, len(names))
+    with maps(path, len(names), 5, 1.6, 1.8) as (page, axes):
+        for ax, name, mean, count in zip(axes, names, means.cpu().numpy(), counts.tolist(), strict=True):
+            ax.imshow(mean, cmap="jet", vmin=0, vmax=1)
             ax.set_title(f"{_short(name, 18)} ({count})", fontsize=7)
-        drawn.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
-        if shown is not None:
-            drawn.colorbar(shown, ax=axes, shrink=0.7)
+        page.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
 
 
 def _layer(name: str) -> str:
@@ -170,13 +148,8 @@ def _short(name: str, length: int) -> str:
 
 
 def compared(path: Path, title: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Validation error, accuracy and macro F1, and training loss, of several runs beside each other.
-
-    Args:
-        path: the picture's file.
-        title: over it.
-        runs: by legend, the lines of each metrics.jsonl.
-    """
+    """Validation error, accuracy and macro F1, and training loss, of several runs, by legend the lines of each
+    metrics.jsonl."""
     panels = (
         ("Training loss", "cross-entropy", "fit/loss", float),
         ("Validation error", "error, %", "val/accuracy", lambda accuracy: 100 - accuracy),

@@ -1,33 +1,23 @@
 """The tab of `resnet`: what a photograph shows, what the network looked at, and the norms beside each other."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from etude import registry
 from etude.core.errors import UserError
 from etude.core.summary import committed, read_summaries
 from etude.serve.kit.classes import PHOTOS, Seen, seen
-from etude.serve.kit.site import Site, answering, picture, samples
+from etude.serve.kit.site import Site, answering, picture, samples, shown
 
 TITLE = "resnet"
 _SIDE = 320
-_TOP = 5
-
-
-def _load(weights: Path, extra: Mapping[str, Any] | None) -> Any:
-    from etude.studies.resnet.predict import read_network
-
-    return read_network(weights, extra)
 
 
 def classify(site: Site, choice: str, path: str | None) -> Seen:
     """The classes that the network of a choice takes a picture for."""
-    with site.using(TITLE, choice, _load) as network:
+    with site.using(TITLE, choice) as network:
         return seen(network, path)
 
 
@@ -37,19 +27,16 @@ def look(site: Site, choice: str, path: str | None, name: str) -> np.ndarray:
 
     from etude.studies.resnet.cam import batched_cam, overlay
 
-    with site.using(TITLE, choice, _load) as network:
+    with site.using(TITLE, choice) as network:
         image_HWC = seen(network, path).image_HWC
         # The menu may still list another network's classes.
         index = network.classes.index(name) if name in network.classes else 0
         x_1CHW = network.model.prepare(torch.from_numpy(image_HWC)[None])
         cam_1HW = batched_cam(network.model, x_1CHW, torch.tensor([index]))
-    return enlarged(overlay(image_HWC, cam_1HW[0].numpy()))
-
-
-def enlarged(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
-    """A small picture with each pixel as a square, so that a browser does not blur it."""
-    times = max(1, side // image.shape[0])
-    return image.repeat(times, axis=0).repeat(times, axis=1)
+    small_HWC = overlay(image_HWC, cam_1HW[0].numpy())
+    # With each pixel as a square, so that a browser does not blur it.
+    times = max(1, _SIDE // len(small_HWC))
+    return small_HWC.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def by_norm(site: Site, path: str | None) -> list[list[str]]:
@@ -57,7 +44,7 @@ def by_norm(site: Site, path: str | None) -> list[list[str]]:
     rows = []
     for choice in site.choices(TITLE):
         try:
-            with site.using(TITLE, choice, _load) as network:
+            with site.using(TITLE, choice) as network:
                 norm = network.config.model.norm
         except UserError:
             # A run that cannot be read keeps the others from nothing.
@@ -80,12 +67,11 @@ def published_norms() -> list[list[str]]:
     lines = [["norm", *data]]
     for norm in NORMS:
         values = [found.get((norm, variant), []) for variant in data]
-        lines.append([norm, *(f"{np.mean(v):.1f} ({_seeds(len(v))})" if v else "" for v in values)])
+        seeds = ["1 seed" if len(found) == 1 else f"mean of {len(found)} seeds" for found in values]
+        lines.append(
+            [norm, *(f"{np.mean(v):.1f} ({told})" if v else "" for v, told in zip(values, seeds, strict=True))]
+        )
     return lines
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"mean of {count} seeds"
 
 
 def tab(site: Site) -> None:
@@ -97,11 +83,10 @@ def tab(site: Site) -> None:
             samples(sorted(PHOTOS.glob("*.png")), photo)
             choice = site.chooser(TITLE)
         with gr.Column():
-            answer = gr.Label(label="Top five classes", num_top_classes=_TOP)
+            answer = gr.Label(label="Top five classes", num_top_classes=5)
             name = gr.Dropdown([], label="Grad-CAM of", interactive=True,
                                info="Red is where the network found most evidence for this class.")  # fmt: skip
-            shown = gr.Image(show_label=False, buttons=[], height=330, interactive=False,
-                             alt_text="Grad-CAM: where the network looked, most where it is red")  # fmt: skip
+            cam = shown("Grad-CAM: where the network looked, most where it is red", height=330)
     with gr.Accordion("Six norms side by side", open=False):
         ask = gr.Button("Ask the networks of all norms")
         told = gr.Markdown()
@@ -131,8 +116,8 @@ def tab(site: Site) -> None:
             "into the runs folder, and they will answer here.")  # fmt: skip
         return line, gr.update(value=found, visible=True)
 
-    gr.on([photo.change, choice.change], answered, [choice, photo], [answer, name, shown], concurrency_id=TITLE)
-    name.input(looked, [choice, photo, name], shown, concurrency_id=TITLE)
+    gr.on([photo.change, choice.change], answered, [choice, photo], [answer, name, cam], concurrency_id=TITLE)
+    name.input(looked, [choice, photo, name], cam, concurrency_id=TITLE)
     ask.click(compared, photo, [told, table], concurrency_id=TITLE)
 
 
@@ -140,6 +125,4 @@ def warm(site: Site) -> None:
     """Import and load what the first answer needs."""
     import etude.studies.resnet.cam  # noqa: F401
 
-    study = registry.load(TITLE)
-    if study.shipped_weights:
-        classify(site, site.choices(TITLE)[0], str(next(PHOTOS.glob("*.png"))))
+    classify(site, site.choices(TITLE)[0], str(next(PHOTOS.glob("*.png"))))

@@ -27,24 +27,20 @@ class Options(classify.Options):
     """A folder for what the network looked at: each picture under the Grad-CAM of the class it was taken for."""
 
 
-def read_network(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResNetConfig]:
+def load(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResNetConfig]:
     """See `classify.read_network`."""
     return classify.read_network("resnet", ResNetConfig, lambda config: build_model(config.model), weights, extra)
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
-    """Classify the inputs; the order of the answers is theirs.
-
-    Args:
-        weights: a safetensors file that `etude export` or a checkpoint wrote.
-        extra: what the run's summary adds where the file is a checkpoint.
-        options: the inputs and where answers go.
+    """Classify the inputs; the order of the answers is theirs. See `classify.read_network` for the arguments.
 
     Raises:
         UserError: a missing or broken picture, folder or weights file, in one line; no file is written then.
     """
     paths = classify.inputs(options.inputs)
-    network = read_network(weights, extra)
+    network = load(weights, extra)
+    files = result_files(paths, options.cam, ("-cam.png",), force=True) if options.cam is not None else []
     maps: list[np.ndarray] = []
 
     def look(_: list[Path], images_NHWC: Tensor, found: list[Prediction]) -> None:
@@ -52,13 +48,9 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         cams_NHW = package_cam(network.model, network.model.prepare(images_NHWC), taken_N)
         maps.extend(overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
 
-    if options.cam is None:
-        answers = classify.classified(network, paths, options.max_pixels)
-    else:
-        files = result_files(paths, options.cam, ("-cam.png",), force=True)
-        answers = classify.classified(network, paths, options.max_pixels, look)
-        for (file,), image in zip(files, maps, strict=True):
-            save_png(file, image)
+    answers = classify.classified(network, paths, options.max_pixels, look if files else None)
+    for (file,), image in zip(files, maps, strict=True):
+        save_png(file, image)
     classify.write(options.output, answers, indices=options.indices)
     return answers
 

@@ -31,26 +31,18 @@ def build_model(config: ModelConfig) -> ResNet:
     """The network of a configuration."""
     options = {"num_groups": config.groups} if config.norm == "gn" else {}
     return ResNet(
-        config.n,
-        config.num_classes,
-        partial(make_norm, config.norm, form=config.norm_form, **options),
-        shortcut=config.shortcut,
-        width=config.width,
-    )
+        config.n, config.num_classes, partial(make_norm, config.norm, form=config.norm_form, **options),
+        shortcut=config.shortcut, width=config.width,
+    )  # fmt: skip
 
 
 def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
     """SGD or Adam; the gates of batch-instance norms in a group of their own, without decay (Nam and Kim 2018)."""
-    own = {id(norm.gate) for norm in gates(model).values()}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if id(p) not in own], "factor": 1.0},
-        {
-            "params": [p for p in model.parameters() if id(p) in own],
-            "factor": config.gate_lr,
-            "weight_decay": 0.0,
-        },
-    ]
-    groups = [group for group in groups if group["params"]]
+    own = [norm.gate for norm in gates(model).values()]
+    known = set(own)
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p not in known], "factor": 1.0}]
+    if own:
+        groups.append({"params": own, "factor": config.gate_lr, "weight_decay": 0.0})
     if config.algorithm == "adam":
         return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
@@ -78,9 +70,8 @@ class ResNetTask(Task):
         """The data set, read once, on the device."""
         if self._pictures is None:
             config = self.config
-            read = pictures.load(
-                config.data, config.model.num_classes, batch=config.batch.size, device=self.runtime.device
-            )
+            batch, device = config.batch.size, self.runtime.device
+            read = pictures.load(config.data, config.model.num_classes, batch=batch, device=device)
             # A class that the sheets cannot show is said before training, not after it.
             sheet_classes(read.classes, config.cam_classes)
             self._pictures = read
@@ -103,9 +94,8 @@ class ResNetTask(Task):
         def entropy(part: int) -> dict[str, Tensor]:
             mine = rows[part::parts]
             draw = self.runtime.generator("train/augment", step, part)
-            images = crop_and_flip(
-                train.images_NHWC[mine], fill, draw, pad=config.augment.pad, flip=config.augment.flip
-            )
+            augment = config.augment
+            images = crop_and_flip(train.images_NHWC[mine], fill, draw, pad=augment.pad, flip=augment.flip)
             logits, _ = self.shared_model(self.model.prepare(images))
             labels = train.labels_N[mine]
             loss = functional.cross_entropy(logits.float(), labels)
@@ -122,14 +112,13 @@ class ResNetTask(Task):
         self.model.eval()
         mine = images.images_NHWC[self.runtime.share(len(images))]
         size = self.config.batch.evaluation
-        rows = []
+        rows = [self.model.linear.weight.new_zeros(0, self.config.model.num_classes)]
         for part in mine.split(size) if len(mine) else ():
             # A last batch of another size would be compiled anew.
             short = size - len(part) if self.runtime.compile else 0
             padded = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
             rows.append(self.model(self.model.prepare(padded))[0].float()[: len(part)])
-        found = torch.cat(rows) if rows else self.model.linear.weight.new_zeros(0, self.config.model.num_classes)
-        return self.runtime.gather(found, len(images))
+        return self.runtime.gather(torch.cat(rows), len(images))
 
     def score(self, images: LabelledImages) -> dict[str, float]:
         """Loss, and accuracy, micro and macro F1 in per cent."""
@@ -162,21 +151,17 @@ class ResNetTask(Task):
     def cell(self) -> str:
         """The place in the published table that the run belongs to."""
         norm, config = self.config.model.norm, self.config
-        return {
-            "norms": norm,
-            "norms-tuned": norm,
-            "batch-size": f"{norm}_{config.batch.size}",
-            "depth": f"l{self.model.num_layers}",
-            "best": "best",
-        }.get(config.table, f"l{self.model.num_layers}-{norm}")
+        layers = f"l{self.model.num_layers}"
+        cells = {"norms": norm, "norms-tuned": norm, "batch-size": f"{norm}_{config.batch.size}", "depth": layers}
+        return (cells | {"best": "best"}).get(config.table, f"{layers}-{norm}")
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        config, found = self.config, self.pictures
-        sgd = f"{config.optim.algorithm.upper()} lr {config.optim.lr:g} {config.optim.schedule}"
-        epochs = config.loop.max_steps * config.batch.size / len(found.splits["train"])
+        config, found, optim = self.config, self.pictures, self.config.optim
+        num = len(found.splits["train"])
         protocol = (
-            f"{found.about}; n = {config.model.n}, {config.model.norm}; {sgd}, batch {config.batch.size}, "
-            f"up to {epochs:.0f} epochs of {len(found.splits['train']):,}, chosen on validation"
+            f"{found.about}; n = {config.model.n}, {config.model.norm}; {optim.algorithm.upper()} lr {optim.lr:g} "
+            f"{optim.schedule}, batch {config.batch.size}, up to {config.loop.max_steps * config.batch.size / num:.0f} "
+            f"epochs of {num:,}, chosen on validation"
         )
         rows: list[Result] = []
         for split, images in found.splits.items():
@@ -184,11 +169,9 @@ class ResNetTask(Task):
             width = half_width(scores["accuracy"], len(images))
             scores["error"] = 100 - scores["accuracy"]
             for metric, value in scores.items():
+                half = width if metric in ("accuracy", "error", "micro_f1") else None
                 unit = "" if metric == "loss" else "%"
-                interval = width if metric in ("accuracy", "error", "micro_f1") else None
-                rows.append(
-                    Result(config.table, self.cell(), metric, split, value, protocol, interval, unit, found.about)
-                )
+                rows.append(Result(config.table, self.cell(), metric, split, value, protocol, half, unit, found.about))
         return rows
 
     def data_checksums(self) -> dict[str, str]:
