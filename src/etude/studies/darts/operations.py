@@ -51,7 +51,7 @@ class FactorizedReduce(nn.Module):
 def every_second(halving: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of stride 2.
 
-    Of few channels its pixels are taken first: oneDNN's backward pass of a stride writes beyond its memory there.
+    Pixels of few channels are taken first: oneDNN's backward pass of a stride writes beyond its memory there.
     """
     if x.device.type == "cpu" and halving.in_channels < 8:
         return functional.conv2d(x[:, :, ::2, ::2], halving.weight)

@@ -31,7 +31,7 @@ def searches(site: Site) -> list[str]:
 
 
 def is_network(config: Mapping[str, Any]) -> bool:
-    """Whether a run of this configuration leaves a network; a search leaves a cell."""
+    """Returns whether a run of this configuration leaves a network; a search leaves a cell."""
     return config.get("phase") == "retrain"
 
 
