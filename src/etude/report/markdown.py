@@ -14,7 +14,7 @@
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from etude import registry
@@ -47,7 +47,7 @@ def table(rows: Sequence[Comparison]) -> str:
     for row in rows:
         groups.setdefault((row.study, row.experiment, row.cell, row.metric, row.split, row.runs), []).append(row)
     protocols = list(dict.fromkeys(group[0].protocol or group[0].published_protocol for group in groups.values()))
-    lines: list[str] = []
+    lines: list[list[str]] = []
     for group in groups.values():
         first = group[0]
         number = f" ({protocols.index(first.protocol or first.published_protocol) + 1})" if len(protocols) > 1 else ""
@@ -59,32 +59,31 @@ def table(rows: Sequence[Comparison]) -> str:
             interval, ", ".join(map(str, first.seeds)), first.scale or "", published,
             "" if first.baseline is None else f"{first.baseline:.4g} ({first.baseline_name})",
         )  # fmt: skip
-        lines.append("| " + " | ".join(map(escaped, cells)) + " |")
-    above = f"{_sentence(protocols[0])}\n\n" if len(protocols) == 1 else ""
-    below = "".join(f"\n({number}) {_sentence(text)}\n" for number, text in enumerate(protocols, 1))
-    body = "\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]) + "\n"
+        lines.append([escaped(cell) for cell in cells])
+    sentences = [f"{escaped(text[:1].upper() + text[1:])}." for text in protocols]
     stands = "".join(f"\nProxy: {text}.\n" for text in dict.fromkeys(row.proxy for row in rows if row.proxy))
-    return above + body + (below if len(protocols) > 1 else "") + stands
+    if len(sentences) == 1:
+        return f"{sentences[0]}\n\n{_written(head, lines)}{stands}"
+    notes = "".join(f"\n({number}) {text}\n" for number, text in enumerate(sentences, 1))
+    return _written(head, lines) + notes + stands
 
 
 def claims(rows: Sequence[Judgement]) -> str:
     """A Markdown table of claims with their verdicts and evidence."""
     if not rows:
         return "No claim of a source is judged yet.\n"
-    lines = ["| claim | source | verdict | evidence |", "|---|---|---|---|"]
-    lines += [
-        "| " + " | ".join(map(escaped, (row.claim, row.source, row.verdict, row.evidence))) + " |" for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    lines = [[escaped(cell) for cell in (row.claim, row.source, row.verdict, row.evidence)] for row in rows]
+    return _written(["claim", "source", "verdict", "evidence"], lines)
 
 
-def _sentence(text: str) -> str:
-    return f"{escaped(text[:1].upper() + text[1:])}."
+def _written(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(cells) + " |\n" for cells in (head, *lines)]
+    return "".join([rows[0], "|---" * len(head) + "|\n", *rows[1:]])
 
 
 def board() -> str:
     """A Markdown table of the number by which each study is known: ours, published, and what learns nothing."""
-    lines = ["| study | what it is | measured | ours | published | baseline |", "|---|---|---|---|---|---|"]
+    lines: list[list[str]] = []
     for study in map(registry.load, registry.NAMES):
         head = read_headline(study.folder / "reference.toml")
         found = [
@@ -98,59 +97,53 @@ def board() -> str:
         link = f"[`{study.name}`](src/etude/studies/{study.name}/README.md)"
         seeds = len({seed for _, seed in found})
         ours = f"{mean:.2f}" if mean >= 1 else f"{mean:.3f}".lstrip("0")
-        told = f"**{ours}** ({seeds} {'seed' if seeds == 1 else 'seeds'})"
-        cells = [link, study.about, head.about, told, head.published, head.baseline]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        ours = f"**{ours}** ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+        lines.append([link, study.about, head.about, ours, head.published, head.baseline])
+    return _written(["study", "what it is", "measured", "ours", "published", "baseline"], lines)
 
 
 def measured(study: Study) -> str:
     """A Markdown table of what the committed runs measured beside the published numbers."""
     published = {row.experiment for row in comparisons([study], [])}
-    lines = ["| experiment | cell | metric | ours | run; protocol |", "|---|---|---|---|---|"]
+    lines: list[list[str]] = []
     for name, summary in summaries(study, []).items():
         for row in summary["results"]:
             if row["experiment"] not in published:
                 width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""
                 value = f"{row['value']:.2f}{width} {row['unit']}"
                 about = f"`{name}`; {row['split']}; {row['protocol']}"
-                lines.append(f"| {row['experiment']} | {row['cell']} | {row['metric']} | {value} | {about} |")
-    return "\n".join(lines) + "\n"
+                lines.append([row["experiment"], row["cell"], row["metric"], value, about])
+    return _written(["experiment", "cell", "metric", "ours", "run; protocol"], lines)
 
 
 def pivot(study: Study, experiment: str, variant: str = "", *, parts: bool = False) -> str:
     """A Markdown table of an experiment's committed runs: cells down, metrics of every split across, mean over seeds.
 
-    Runs of different presets or settings have lines of their own.
-
-    Args:
-        study: whose.
-        experiment: the table's name.
-        variant: only runs of this one, such as a data set; all where it is empty.
-        parts: the parts of the test split in place of whole splits.
+    Runs of different presets or settings have lines of their own. Of the runs only those of a ``variant``, such as a
+    data set, are in it, where one is named; ``parts`` takes the parts of the test split in place of whole splits.
     """
     lines: dict[tuple[str, str, str], dict[tuple[str, str], list[float]]] = {}
     seeds: dict[tuple[str, str, str], list[int]] = {}
     for summary in summaries(study, []).values():
-        rows = [row for row in summary["results"] if row["experiment"] == experiment]
-        rows = [row for row in rows if row["metric"] not in _SAID_TWICE and variant in ("", row["variant"])]
-        rows = [
-            row for row in rows if parts == row["split"].startswith("test, ") and (parts or "," not in row["split"])
-        ]
-        for row in rows:
-            line = lines.setdefault((row["cell"], row["variant"], measurement(summary)), {})
-            line.setdefault((row["split"], row["metric"]), []).append(row["value"])
-        for name in {(row["cell"], row["variant"], measurement(summary)) for row in rows}:
-            seeds.setdefault(name, []).append(summary["seed"])
+        for row in summary["results"]:
+            if row["experiment"] != experiment or row["metric"] in _SAID_TWICE or variant not in ("", row["variant"]):
+                continue
+            if "," in row["split"] if not parts else not row["split"].startswith("test, "):
+                continue
+            name = (row["cell"], row["variant"], measurement(summary))
+            lines.setdefault(name, {}).setdefault((row["split"], row["metric"]), []).append(row["value"])
+            if summary["seed"] not in seeds.setdefault(name, []):
+                seeds[name].append(summary["seed"])
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
-    heads = [f"{split} {metric.replace('_', ' ')}" for split, metric in columns]
-    written = ["| cell | data | preset | seeds | " + " | ".join(heads) + " |", "|---" * (4 + len(columns)) + "|"]
-    for name, line in lines.items():
-        cell, data, settings = name
-        told = ", ".join(map(str, sorted(seeds[name])))
-        cells = [cell, data, settings.split(" ")[0], told, *(_mean(line.get(column, [])) for column in columns)]
-        written.append("| " + " | ".join(cells) + " |")
-    return "\n".join(written) + "\n"
+    heads = ["cell", "data", "preset", "seeds", *(f"{split} {metric.replace('_', ' ')}" for split, metric in columns)]
+    return _written(
+        heads,
+        [
+            [name[0], name[1], name[2].split(" ")[0], ", ".join(map(str, sorted(seeds[name])))]
+            + [_mean(line.get(column, [])) for column in columns]
+            for name, line in lines.items()
+        ],
+    )
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -165,33 +158,29 @@ def rewritten(text: str) -> str:
 
     def fill(place: re.Match[str]) -> str:
         if place[2] == "board":
-            return place[1] + "\n" + board() + "\n" + place[6]
-        study = registry.load(place[3])
-        if place[2] == "claims":
-            body = claims(judgements([study], []))
+            body = board()
+        elif place[2] == "claims":
+            body = claims(judgements([registry.load(place[3])], []))
         elif place[2] in ("table", "parts"):
-            body = pivot(study, place[4], place[5] or "", parts=place[2] == "parts")
+            body = pivot(registry.load(place[3]), place[4], place[5] or "", parts=place[2] == "parts")
+        elif place[2] == "measured":
+            body = measured(registry.load(place[3]))
         else:
-            rows = [row for row in comparisons([study], []) if place[4] != "run" or row.ours is not None]
-            body = table(rows) if place[2] == "results" else measured(study)
-        return place[1] + "\n" + body + "\n" + place[6]
+            rows = comparisons([registry.load(place[3])], [])
+            body = table([row for row in rows if place[4] != "run" or row.ours is not None])
+        return f"{place[1]}\n{body}\n{place[6]}"
 
     return _PLACE.sub(fill, text)
 
 
 def main(args: list[str]) -> int:
     """Rewrite or check the files. Returns 1 where ``--check`` finds an old table."""
-    checks = "--check" in args
-    old: list[str] = []
-    for name in (word for word in args if word != "--check"):
-        path = Path(name)
-        text = path.read_text(encoding="utf-8")
-        if rewritten(text) == text:
-            continue
-        old.append(name)
-        if not checks:
-            write_atomic(path, rewritten(text))
-    if checks and old:
+    new = {name: rewritten(Path(name).read_text(encoding="utf-8")) for name in args if name != "--check"}
+    old = [name for name, text in new.items() if text != Path(name).read_text(encoding="utf-8")]
+    if "--check" not in args:
+        for name in old:
+            write_atomic(Path(name), new[name])
+    elif old:
         print(f"out of date: {', '.join(old)}; `just readme` writes them anew", file=sys.stderr)
         return 1
     return 0

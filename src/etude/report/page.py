@@ -33,31 +33,74 @@ _NARROW, _BROAD = 900, 1400
 _MARKS = {"exceeds": "▲", "matches": "✓", "below": "▽", "one seed": "◔", "proxy": "≈", "not run": "○"}
 
 
-@dataclass(frozen=True)
 class RunPart:
-    """A run as the templates see it."""
+    """A run as the templates see it.
 
-    run: Run
-    anchor: str
-    standing: str
-    """Finished, or how far it is."""
-    facts: list[tuple[str, str]]
-    cost: list[tuple[str, str]]
-    environment: list[tuple[str, str]]
-    checksums: list[tuple[str, str]]
-    settings: list[tuple[str, str]]
-    """In which it differs from its preset."""
-    resume: str
-    """What goes on with it; empty for a run that has ended."""
-    curves: list[Markup]
-    measures: list[tuple[str, ...]]
-    """Each quantity's first, last, lowest and highest value."""
-    others: int
-    """Quantities that are not drawn."""
-    pictures: list[Picture]
-    above: list[str]
-    """Pictures that stand with the study."""
-    notes: list[str]
+    Args:
+        run: as it was read.
+        study: that it is of.
+        anchor: its name within the page.
+        widest: pixels of a picture.
+        above: pictures that stand with the study, and are not repeated here.
+    """
+
+    def __init__(self, run: Run, study: Study, anchor: str, widest: int, above: Set[Path] = frozenset()) -> None:
+        self.run, self.anchor = run, anchor
+        figures = _figures(run)
+        self.pictures, unread = _pictures([path for path in figures if path not in above], study, widest)
+        self.above = [path.stem for path in figures if path in above]
+        self.notes = [*run.notes, *unread]
+        panels, self.others = svg.panels(run.metrics)
+        self.curves = [svg.draw(panel) for panel in panels]
+        self.measures = [
+            (f"{where}/{panel.title}", *map(svg.short, (ys[0], ys[-1], min(ys), max(ys))))
+            for panel in panels
+            for where, (_, ys) in panel.lines.items()
+        ]
+        self.settings = [
+            (name, str(value).lower() if isinstance(value, bool) else str(value))
+            for name, value in run.record.overrides.items()
+        ]
+        self.resume = "" if run.status == "finished" else shlex.join(["etude", "resume", str(run.path)])
+        self.at = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps is not None else "")
+        self.environment = [
+            (name.capitalize(), str(value))
+            for name, value in run.environment.items()
+            if not isinstance(value, dict) and value is not None
+        ]
+        versions, data = (run.environment.get(name) for name in ("versions", "data"))
+        if isinstance(versions, dict):
+            self.environment.append(("Versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+        self.checksums = list(data.items()) if isinstance(data, dict) else []
+        facts = [("Preset", f"{run.record.preset} of {study.name}"), ("Scale", run.record.scale), ("Seed", run.seed)]
+        self.facts = [*facts, *self._training(run.summary), ("Energy", "not measured")]
+
+    def _training(self, summary: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """Steps, time, memory and parameters, as far as they are known."""
+        if summary is None:
+            run, unknown = self.run, "told at the end of a run"
+            saved = "no checkpoint yet" if run.saved is None else f"newest checkpoint of step {run.saved:,}"
+            seconds = max((row.get("seconds", 0.0) for row in run.metrics), default=0.0)
+            steps = f"{self.at.removeprefix('step ')}; {saved}"
+            known = [("Steps", steps), ("Training time", duration(seconds))]
+            return [*known, ("Peak memory", unknown), ("Parameters", unknown)]
+        about, chosen = summary.get("validation"), ", the last"
+        if isinstance(about, dict) and isinstance(about.get("best"), int | float):
+            chosen = f", chosen by validation: {about.get('metric')} {svg.short(about['best'])}"
+        counts = "; ".join(f"{name} {count:,}" for name, count in summary["parameters"].items())
+        return [
+            ("Steps", f"{summary['steps_trained']:,}{' (stopped early)' if summary.get('stopped_early') else ''}"),
+            ("Weights", f"of step {summary['step']:,}{chosen}"),
+            ("Training time", duration(float(summary["train_seconds"]))),
+            ("Peak memory", f"{summary['peak_memory_mb']:,} MB"),
+            ("Parameters", counts or "none"),
+        ]
+
+    @property
+    def standing(self) -> str:
+        """Finished, or how far it is."""
+        going = f"still going: {self.at} so far" if self.run.status == "still going" else f"interrupted at {self.at}"
+        return "finished" if self.run.status == "finished" else going
 
 
 @dataclass(frozen=True)
@@ -76,7 +119,7 @@ class Section:
     @property
     def ours(self) -> list[Comparison]:
         """The published numbers that a training stands beside; the others are `missing`."""
-        return [row for row in self.comparisons if row.verdict != "not run"]
+        return [row for row in self.comparisons if row not in self.missing]
 
     @property
     def missing(self) -> list[Comparison]:
@@ -107,19 +150,20 @@ class Report:
 
     def write(self, path: Path, kind: Format = "html") -> Path:
         """Write it to ``path``."""
-        write_atomic(path, _html(self) if kind == "html" else _markdown(self, path))
+        environment = _environment(autoescape=kind == "html")
+
+        def link(picture: Path) -> str:
+            """Where a picture lies, seen from the report's folder."""
+            return urllib.parse.quote(Path(os.path.relpath(picture.resolve(), path.parent.resolve())).as_posix())
+
+        environment.filters |= {"text": escaped, "code": code, "fence": fence, "link": link}
+        template = environment.get_template("report.html.j2" if kind == "html" else "report.md.j2")
+        write_atomic(path, template.render(report=self))
         return path
 
 
 def write_report(path: Path, studies: Sequence[Study], runs: Sequence[Path], kind: Format = "html") -> Path:
-    """Write the report of some studies: comparisons, every run, its numbers, curves and pictures.
-
-    Args:
-        path: the file.
-        studies: in the order of the page.
-        runs: folders of local runs; the committed results are in it in any case.
-        kind: HTML or Markdown.
-    """
+    """Write the report of some studies, the committed results and the ``runs`` folders: numbers, curves, pictures."""
     return of_studies(studies, runs).write(path, kind)
 
 
@@ -150,7 +194,7 @@ def of_run(path: Path) -> Report:
     rows = compared(study, summaries, [])
     rows = [row for row in rows if row.ours is not None]
     readme = Readme(study.folder / "README.md")
-    part = _part(run, study, f"{study.name}-run", _BROAD)
+    part = RunPart(run, study, f"{study.name}-run", _BROAD)
     return Report(f"{study.title}: {run.name}", [Section(study, readme, rows, [], [part])], one_run=True)
 
 
@@ -164,7 +208,7 @@ def _section(study: Study, found: Sequence[Run], rows: list[Comparison], runs: S
         counted = {name for row in rows[:1] for name in row.runs}
         chosen += [path for run in found if run.name in counted for path in _figures(run)]
     shown, notes = _pictures(chosen, study, _NARROW, words)
-    parts = [_part(run, study, f"{study.name}-{number}", _NARROW, set(chosen)) for number, run in enumerate(found, 1)]
+    parts = [RunPart(run, study, f"{study.name}-{number}", _NARROW, set(chosen)) for number, run in enumerate(found, 1)]
     return Section(study, readme, rows, shown, parts, notes, judgements([study], runs))
 
 
@@ -186,74 +230,6 @@ def _pictures(
         except UserError as error:
             notes.append(f"{error}: left out")
     return found, notes
-
-
-def _part(run: Run, study: Study, anchor: str, widest: int, above: Set[Path] = frozenset()) -> RunPart:
-    """A run's part of the page; its pictures that stand ``above``, with the study, are not repeated."""
-    figures = _figures(run)
-    pictures, unread = _pictures([path for path in figures if path not in above], study, widest)
-    repeated = [path.stem for path in figures if path in above]
-    drawn, others = svg.panels(run.metrics)
-    record, summary = run.record, run.summary
-    facts = [("Preset", f"{record.preset} of {study.name}"), ("Scale", record.scale), ("Seed", str(run.seed))]
-    cost = [("Training time", duration(max((row.get("seconds", 0.0) for row in run.metrics), default=0.0)))]
-    if summary is None:
-        facts.append(("Steps", _steps(run)))
-        cost += [("Peak memory", "told at the end of a run"), ("Parameters", "told at the end of a run")]
-    else:
-        of = summary["steps_trained"]
-        early = " (stopped early)" if summary.get("stopped_early") else ""
-        facts += [("Steps", f"{of:,}{early}"), ("Weights", f"of step {summary['step']:,}{_chosen(summary)}")]
-        counts = "; ".join(f"{name} {count:,}" for name, count in summary["parameters"].items())
-        cost = [("Training time", duration(float(summary["train_seconds"])))]
-        cost += [("Peak memory", f"{summary['peak_memory_mb']:,} MB"), ("Parameters", counts or "none")]
-    cost.append(("Energy", "not measured"))
-    environment, checksums = _surroundings(run.environment)
-    resume = shlex.join(["etude", "resume", str(run.path)]) if run.summary is None else ""
-    measures = [
-        (f"{where}/{panel.title}", *map(svg.short, (ys[0], ys[-1], min(ys), max(ys))))
-        for panel in drawn
-        for where, (_, ys) in panel.lines.items()
-    ]
-    return RunPart(
-        run, anchor, _standing(run), facts, cost, environment, checksums,
-        [(name, _value(value)) for name, value in record.overrides.items()], resume,
-        [svg.draw(panel) for panel in drawn], measures, others, pictures, repeated, [*run.notes, *unread],
-    )  # fmt: skip
-
-
-def _steps(run: Run) -> str:
-    of = f" of {run.max_steps:,}" if run.max_steps is not None else ""
-    saved = "no checkpoint yet" if run.saved is None else f"newest checkpoint of step {run.saved:,}"
-    return f"{run.step:,}{of}; {saved}"
-
-
-def _standing(run: Run) -> str:
-    if run.status == "finished":
-        return "finished"
-    at = f"step {run.step:,}" + (f" of {run.max_steps:,}" if run.max_steps is not None else "")
-    return f"still going: {at} so far" if run.status == "still going" else f"interrupted at {at}"
-
-
-def _chosen(summary: Mapping[str, Any]) -> str:
-    about = summary.get("validation")
-    if not isinstance(about, dict) or not isinstance(about.get("best"), int | float):
-        return ", the last"
-    return f", chosen by validation: {about.get('metric')} {svg.short(about['best'])}"
-
-
-def _surroundings(environment: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """``environment.json`` as rows, and the data's checksums."""
-    plain = {name: value for name, value in environment.items() if not isinstance(value, dict) and value is not None}
-    rows = [(name.capitalize(), str(value)) for name, value in plain.items()]
-    versions, data = (environment.get(name) for name in ("versions", "data"))
-    if isinstance(versions, dict):
-        rows.append(("Versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
-    return rows, [(str(name), str(value)) for name, value in data.items()] if isinstance(data, dict) else []
-
-
-def _value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -296,22 +272,6 @@ def _interval(row: Comparison) -> str:
 
 
 def _measured(row: Mapping[str, Any]) -> str:
-    unit = row["unit"]
-    places = _places(float(row["value"]), unit)
+    places = _places(float(row["value"]), row["unit"])
     width = f" ± {row['half_width']:.{places}f}" if row["half_width"] is not None else ""
-    return f"{row['value']:.{places}f}{width} {unit}".strip()
-
-
-def _html(report: Report) -> str:
-    return _environment(autoescape=True).get_template("report.html.j2").render(report=report)
-
-
-def _markdown(report: Report, path: Path) -> str:
-    environment = _environment(autoescape=False)
-
-    def link(picture: Path) -> str:
-        """Where a picture lies, seen from the report's folder."""
-        return urllib.parse.quote(Path(os.path.relpath(picture.resolve(), path.parent.resolve())).as_posix())
-
-    environment.filters |= {"text": escaped, "code": code, "fence": fence, "link": link}
-    return environment.get_template("report.md.j2").render(report=report)
+    return f"{row['value']:.{places}f}{width} {row['unit']}".strip()

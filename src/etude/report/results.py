@@ -12,22 +12,14 @@ from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.core.study import Study
-from etude.core.summary import broken_summaries, read_summaries, read_summary
+from etude.core.summary import broken_summaries, committed, read_summaries, read_summary
 from etude.draw.metrics import read_metrics
 from etude.report.baselines import best_baseline, broken_baselines
 from etude.report.reference import Comparison, compare, read_reference
 
-Status = Literal["finished", "still going", "interrupted"]
 # What a run writes: a folder that has one of these was meant to be a run.
 _SIGNS = ("config.yaml", "summary.json", "metrics.jsonl", "environment.json", "checkpoints")
 _LOCKS = Path("/proc/locks")
-
-
-def committed() -> Path:
-    """The folder of the committed results: beside ``src`` in a checkout, in the package where it is installed."""
-    package = Path(__file__).parents[1]
-    checkout = package.parents[1] / "results"
-    return checkout if (package.parents[1] / "pyproject.toml").is_file() else package / "_results"
 
 
 def summaries(study: Study, runs: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -58,19 +50,16 @@ def faults(chosen: Sequence[Study], runs: Sequence[Path]) -> list[str]:
     lines = [study.lacks("reference.toml") for study in chosen if not (study.folder / "reference.toml").exists()]
     lines += [line for study in chosen for line in broken_summaries([committed(), *runs], study.name)]
     lines += [line for study in chosen for line in broken_baselines(study.name, runs)]
-    return lines + (strangers(runs) if len(chosen) == len(registry.NAMES) else [])
-
-
-def strangers(runs: Sequence[Path]) -> list[str]:
-    """One line for each run below ``runs`` that is of no study that etude has."""
-    return [
-        f"{run} is of the study '{folder.name}', which this etude does not have: left out"
-        for place in runs
-        for folder in _folders(place)
-        if folder.name not in registry.NAMES
-        for run in _folders(folder)
-        if any((run / name).exists() for name in ("config.yaml", "summary.json"))
-    ]
+    if len(chosen) == len(registry.NAMES):
+        lines += [
+            f"{run} is of the study '{folder.name}', which this etude does not have: left out"
+            for place in runs
+            for folder in _folders(place)
+            if folder.name not in registry.NAMES
+            for run in _folders(folder)
+            if any((run / name).exists() for name in ("config.yaml", "summary.json"))
+        ]
+    return lines
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ class Run:
     record: RunRecord
     """Its configuration is empty where only the summary was kept."""
     path: Path
-    status: Status
+    status: Literal["finished", "still going", "interrupted"]
     summary: dict[str, Any] | None
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -95,25 +84,24 @@ class Run:
 
     @property
     def command(self) -> str:
-        """What repeats it."""
+        """The command line that repeats it."""
         return self.record.command if self.summary is None else self.summary["command"]
 
     @property
-    def seed(self) -> int | None:
-        return _whole(self.record.config.get("seed")) if self.summary is None else self.summary["seed"]
+    def seed(self) -> Any:
+        return self.record.config.get("seed") if self.summary is None else self.summary["seed"]
 
     @property
     def step(self) -> int:
         """The last step that is known of."""
         known = [row["step"] for row in self.metrics]
-        if self.summary is not None:
-            known.append(self.summary["steps_trained"])
-        return max([*known, self.saved or 0])
+        return max([*known, self.saved or 0, (self.summary or {}).get("steps_trained", 0)])
 
     @property
     def max_steps(self) -> int | None:
         loop = self.record.config.get("loop")
-        return _whole(loop.get("max_steps")) if isinstance(loop, dict) else None
+        steps = loop.get("max_steps") if isinstance(loop, dict) else None
+        return steps if type(steps) is int else None
 
 
 def find_runs(study: Study, runs: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -135,18 +123,14 @@ def find_runs(study: Study, runs: Sequence[Path]) -> tuple[list[Run], list[str]]
 
 
 def read_run(path: Path, study: str | None = None) -> Run:
-    """A run's folder. A broken file in it becomes one of its notes.
-
-    Args:
-        path: the folder; only read.
-        study: the study it must be of; any where none is named.
+    """A run's folder, which is only read. A broken file in it becomes one of its notes.
 
     Raises:
         UserError: neither its configuration nor its summary can be read, or it is a run of another study.
     """
     notes: list[str] = []
     summary: dict[str, Any] | None = None
-    record: RunRecord | None = None
+    environment: dict[str, Any] = {}
     try:
         if (path / "summary.json").exists():
             summary = read_summary(path / "summary.json")
@@ -160,33 +144,19 @@ def read_run(path: Path, study: str | None = None) -> Run:
         # Of some committed runs only the summary was kept.
         if (path / "config.yaml").exists():
             notes.append(str(error))
-    if record is None:
-        assert summary is not None
         record = RunRecord(summary["study"], summary["preset"], summary["scale"], summary["overrides"], {})
     for of in (record.study, (summary or {}).get("study", record.study)):
         if of != (study or record.study):
             raise UserError(f"{path} lies among the runs of '{study or record.study}' and is of '{of}'")
     metrics, broken = read_metrics(path / "metrics.jsonl")
-    environment: dict[str, Any] = {}
     try:
         if (path / "environment.json").exists():
-            environment = _mapping(read_json(path / "environment.json"), path / "environment.json")
-    except UserError as error:
-        notes.append(str(error))
-    return Run(
-        record, path, "finished" if summary is not None else "still going" if in_use(path) else "interrupted",
-        summary, environment, metrics, max(RunFolder(path).checkpoints().steps(), default=None), (*notes, *broken),
-    )  # fmt: skip
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
-def _mapping(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return value
+            environment = dict(read_json(path / "environment.json"))
+    except (UserError, TypeError, ValueError) as error:
+        notes.append(str(error) if isinstance(error, UserError) else f"{path / 'environment.json'} is no JSON object")
+    status = "finished" if summary is not None else "still going" if in_use(path) else "interrupted"
+    saved = max(RunFolder(path).checkpoints().steps(), default=None)
+    return Run(record, path, status, summary, environment, metrics, saved, (*notes, *broken))
 
 
 def _folders(place: Path) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from etude.core.errors import UserError
 from etude.report.reference import Comparison
@@ -22,16 +21,14 @@ def local_runs(named: Path | None) -> list[Path]:
 
 
 def print_comparisons(rows: Sequence[Comparison]) -> None:
-    """The comparison as a table, with the protocols of both sides in notes below it."""
+    """Print the comparison as a table, with the protocols of both sides in notes below it."""
     notes: dict[str, int] = {}
 
     def note(text: str) -> str:
         return f"({notes.setdefault(text, len(notes) + 1)})" if text else ""
 
-    table: list[dict[str, Any]] = []
-    for row in rows:
-        interval = f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else ""
-        table.append(
+    show(
+        [
             {
                 "study": row.study,
                 "experiment": row.experiment,
@@ -41,15 +38,16 @@ def print_comparisons(rows: Sequence[Comparison]) -> None:
                 "published": f"{row.claim} {note(row.published_protocol)}",
                 "source": row.source,
                 "ours": "" if row.ours is None else f"{row.ours:.2f} {note(row.protocol)}",
-                "95 %": interval,
+                "95 %": f"{row.interval[0]:.2f} to {row.interval[1]:.2f}" if row.interval else "",
                 "seeds": row.seeds,
                 "scale": row.scale,
                 "verdict": row.told,
                 "margin": f"{row.margin:g}",
                 "without learning": "" if row.baseline is None else f"{row.baseline:.4g} ({row.baseline_name})",
             }
-        )
-    show(table)
+            for row in rows
+        ]
+    )
     for text, number in notes.items():
         print(f"({number}) {text}")
     print("95 %: over seeds where there are several, else of the one run's own measurement.")
