@@ -202,7 +202,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "cut config": (lambda f: cut(f / "config.json", 0.5), ("cannot be read as JSON",)),
     "deep config": (lambda f: (f / "config.json").write_text("[" * 200_000), ("cannot be read as JSON",)),
     "huge config": (lambda f: os.truncate(f / "config.json", 1 << 25), ("33,554,432 bytes",)),
-    "a list": (lambda f: (f / "config.json").write_text("[1]"), ("holds no JSON object",)),
+    "a list": (lambda f: (f / "config.json").write_text("[1]"), ("was not written by etude",)),
     "of another library": (
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
         ("not written by etude",),

@@ -40,7 +40,6 @@ def test_states(tmp_path: Path, make_run: Any):
     assert (run.step, run.preset, run.seconds) == (40, "smoke", 4.0)
     assert tab.overview([run])[0][:3] == ["resnet/going", "smoke", "going"]
     assert tab.metric_names([run]) == ["val/loss", "train/loss"]
-    assert tab.curve(run, "train/loss") == [(10, 1.0), (20, 0.5), (30, 1 / 3), (40, 0.25)]
     assert tab.last_numbers(run) == [["val/loss", "0.5", "40"], ["train/loss", "0.25", "40"]]
     # A line that is being written.
     with (going / "metrics.jsonl").open("a") as file:

@@ -44,19 +44,12 @@ class WeightsHeader:
 
 
 def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHeader, *, half: bool = False) -> None:
-    """Write the parameters and buffers of named modules, see `tensors_of`, to one safetensors file.
-
-    Args:
-        path: the file; replaced only once the new one is whole.
-        modules: saved under ``name.key``.
-        header: kept in the file's metadata.
-        half: store floating-point tensors as float16, for a file that ships.
-    """
+    """Write named modules to one safetensors file, see `tensors_of` and `write_tensors`."""
     write_tensors(path, tensors_of(modules, half=half), header)
 
 
 def tensors_of(modules: Mapping[str, nn.Module], *, half: bool = False) -> dict[str, Tensor]:
-    """The parameters and buffers of named modules as ``name.key``, copied to the CPU."""
+    """The parameters and buffers of named modules as ``name.key``, copied to the CPU; ``half``: floats as float16."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
@@ -67,7 +60,7 @@ def tensors_of(modules: Mapping[str, nn.Module], *, half: bool = False) -> dict[
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: WeightsHeader) -> None:
-    """`save_weights` of tensors by their names, no two of which share memory."""
+    """Write tensors, no two of which share memory, to one safetensors file, replaced once the new one is whole."""
     metadata = {"etude": json.dumps({"format": FORMAT} | vars(header))}
     # As bytes: safetensors' own writer answers a full disk with an error of its own.
     write_atomic(path, _save_tensors(dict(tensors), metadata=metadata))
@@ -119,13 +112,7 @@ def load_weights(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]
 
 
 def refuse_other_network(header: WeightsHeader, config: Mapping[str, Any], origin: Path) -> None:
-    """Refuse weights whose network had other settings than ``config`` says: keys and shapes alone do not always tell.
-
-    Args:
-        header: of the weights file.
-        config: the configuration of the network that they are for.
-        origin: the weights file.
-    """
+    """Refuse weights whose network had other settings than ``config`` says, which keys and shapes need not tell."""
     was, now = header.config.get("model", {}), config.get("model", {})
     for name in was.keys() & now.keys():
         # A user's own part may lie elsewhere now.
@@ -154,7 +141,13 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step of the best checkpoint by the validation metric, if one was marked."""
         path = self.folder / "best.json"
-        return int(read_json(path)["step"]) if path.exists() else None
+        if not path.exists():
+            return None
+        about = read_json(path)
+        step = about.get("step") if isinstance(about, dict) else None
+        if type(step) is not int or not 0 <= step < 10**12:
+            raise UserError(f"{path} names no step: delete it, and the newest checkpoint is taken")
+        return step
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
         write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})

@@ -1,6 +1,7 @@
 """Configurations: nested frozen dataclasses, to YAML and back."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,11 +51,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loop.{name} must be at least 1, not {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"loop.{name}", "at least 1", getattr(self, name))
         for name in ("eval_every", "save_every", "save_minutes", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loop.{name} must be 0 or more, not {getattr(self, name)}")
+            require(getattr(self, name) >= 0, f"loop.{name}", "0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +88,7 @@ class StudyConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as nested dicts, lists and plain values, as JSON and YAML hold them."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-        return value
-
-    return plain(dataclasses.asdict(config))
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def to_yaml(values: dict[str, Any]) -> str:
@@ -106,22 +97,23 @@ def to_yaml(values: dict[str, Any]) -> str:
 
 
 def from_dict(kind: type[C], values: Any, *, origin: str = "the configuration") -> C:
-    """Build and check a configuration; unknown keys and wrong types are one-line errors.
+    """Build and check a configuration from nested dicts, as `to_dict` makes them.
 
-    Args:
-        kind: the dataclass.
-        values: nested dicts, as `to_dict` makes them.
-        origin: what the error calls the source, such as a file's path.
+    Raises:
+        UserError: an unknown key or a wrong value, in one line that calls the source ``origin``.
     """
-    adapter = pydantic.TypeAdapter(kind)
     _refuse_unknown(kind, values, "", origin)
     try:
-        return adapter.validate_python(values)
+        return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{origin}: {place + ': ' if place else ''}{reason}") from error
+        raise UserError(f"{origin}: {first_fault(error)}") from error
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """The first fault of a validation in one line, after its place."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def _refuse_unknown(kind: Any, values: Any, prefix: str, origin: str) -> None:
@@ -168,15 +160,16 @@ def override(config: C, changes: dict[str, Any]) -> C:
     return from_dict(type(config), values)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted settings."""
+    rows: dict[str, Any] = {}
+    for name, value in values.items():
+        rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}  # pyright: ignore[reportUnknownArgumentType]
+    return rows
+
+
 def differences(before: Any, after: Any) -> dict[str, Any]:
     """The dotted settings in which two configurations of one kind differ, with the later values."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for name, value in values.items():
-            rows |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}  # pyright: ignore[reportUnknownArgumentType]
-        return rows
-
     old, new = flat(to_dict(before)), flat(to_dict(after))
     return {name: value for name, value in new.items() if old.get(name) != value}
 

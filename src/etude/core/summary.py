@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from etude.core.config import Scale
+from etude.core.config import Scale, first_fault
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
@@ -66,9 +66,7 @@ def _read_summary(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
         # From text, as only there a dataclass is read strictly.
         known = _SUMMARY.validate_json(json.dumps(body), strict=True)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is no summary of a run ({place + ': ' if place else ''}{first['msg']})") from error
+        raise UserError(f"{path} is no summary of a run ({first_fault(error)})") from error
     return body | {"results": [row.to_dict() for row in known.results]}
 
 
@@ -104,15 +102,7 @@ def broken_summaries(folders: Iterable[Path], study: str) -> list[str]:
 def chosen_weights(run: RunFolder) -> Path:
     """The weights file of a run's best checkpoint, or of its newest where no metric chooses."""
     checkpoints = run.checkpoints()
-    try:
-        step = checkpoints.best_step
-        if step is not None and not 0 <= step < 10**12:
-            raise KeyError(step)
-    except (LookupError, TypeError, OverflowError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        fix = "delete it, and the newest checkpoint is taken"
-        raise UserError(f"{checkpoints.folder / 'best.json'} names no step: {fix}") from error
+    step = checkpoints.best_step
     step = checkpoints.newest() if step is None else step
     if step is None:
         raise UserError(f"{run.path} has no checkpoint yet: `etude resume {run.path}` trains it")
@@ -121,15 +111,8 @@ def chosen_weights(run: RunFolder) -> Path:
 
 def summary_of(run: RunFolder) -> dict[str, Any] | None:
     """A run's summary, or None for one that has not ended; `UserError` where what lies there is none."""
-    path = run.path / "summary.json"
-    if not path.exists():
-        return None
-    summary: Any = read_json(path)
-    try:
-        fits = isinstance(summary["extra"], dict)
-    except (TypeError, LookupError):
-        fits = False
-    if not fits:
+    summary = run.summary
+    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("extra"), dict)):
         fix = f"delete it, and `etude resume {run.path}` writes it anew"
-        raise UserError(f"{path} is no summary of a run: {fix}")
+        raise UserError(f"{run.path / 'summary.json'} is no summary of a run: {fix}")
     return summary

@@ -1,7 +1,11 @@
-"""Curves as SVG inside the page: they take the page's colours, light or dark, and their text is text."""
+"""Curves as SVG inside the page: they take the page's colours, light or dark, and their text is text.
+
+Matplotlib draws the pictures of runs. Of a panel it makes four times the bytes in a hundred times the time, which a
+page that looks at fifteen panels every five seconds does not have.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +37,7 @@ svg.plot .l5 { stroke: var(--c5); stroke-dasharray: 1 3; }
 """
 """The style sheet of the plots; a page gives the colours ``--c0`` to ``--c5``."""
 
+Number = int | float
 Curve = tuple[list[int], list[float]]
 
 
@@ -69,29 +74,32 @@ def panels(metrics: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], int]:
 
 
 def draw(panel: Panel) -> Markup:
-    """One panel as an ``<svg>`` with axes, ticks and a legend; a screen reader is told its ends in words."""
+    """One panel as an ``<svg>`` with axes, ticks and a legend; a screen reader hears its ends in words."""
     steps = [step for xs, _ in panel.lines.values() for step in xs]
     values = [value for _, ys in panel.lines.values() for value in ys]
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low >= _WIDE
-    across = _Axis(float(min(steps)), float(max(steps)), float(_LEFT), float(WIDTH - _RIGHT), logarithmic=False)
-    up = _Axis(low, high, float(HEIGHT - _BOTTOM), float(_TOP), logarithmic=logarithmic)
+    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+    across = _axis(min(steps), max(steps), _LEFT, right)
+    up = _axis(low, high, bottom, _TOP, math.log10 if logarithmic else float)
     parts = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(in_words(panel))}">',
         f'<text class="head" x="4" y="14">{escape(_words(panel.title))}{" (log scale)" if logarithmic else ""}</text>',
     ]
-    for value, y in up.ticks():
-        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{WIDTH - _RIGHT}"/>')
+    for value in _decades(low, high) if logarithmic else _round(low, high):
+        y = up(value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y}H{right}"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
-    for value, x in across.ticks():
-        parts.append(f'<path class="axis" d="M{x} {HEIGHT - _BOTTOM}v4"/>')
-        parts.append(f'<text x="{x}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{value:,.0f}</text>')
-    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    parts.append(f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
+    for value in _round(min(steps), max(steps)):
+        x = across(value)
+        parts.append(f'<path class="axis" d="M{x} {bottom}v4"/>')
+        parts.append(f'<text x="{x}" y="{bottom + 15}" text-anchor="middle">{value:,.0f}</text>')
+    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
+    parts.append(f'<text x="{(_LEFT + right) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
     legend = float(_LEFT)
     for number, (name, (xs, ys)) in enumerate(panel.lines.items()):
         kind = f"line l{number % _LINES}"
-        points = [(across.at(float(x)), up.at(y)) for x, y in _thinned(xs, ys)]
+        points = [(across(x), up(y)) for x, y in _thinned(xs, ys)]
         if len(points) == 1:
             parts.append(f'<circle class="{kind}" cx="{points[0][0]}" cy="{points[0][1]}" r="2.5"/>')
         else:
@@ -127,52 +135,32 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Maps ``low``..``high`` to the pixels ``start``..``end``."""
+def _axis(
+    low: Number, high: Number, start: Number, end: Number, scale: Callable[[Number], float] = float
+) -> Callable[[Number], float]:
+    """Maps ``low``..``high`` to the pixels ``start``..``end``; a constant lies in the middle."""
+    first, span = scale(low), scale(high) - scale(low)
+    return lambda value: round(start + ((scale(value) - first) / span if span else 0.5) * (end - start), 1)
 
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool
 
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.logarithmic else value
+def _round(low: Number, high: Number) -> list[float]:
+    """Round values from ``low`` to ``high``, four at most; of almost nothing the one that there is."""
+    span = high - low
+    if span < 1e-300:
+        return [float(low)]
+    power = 10.0 ** math.floor(math.log10(span / 3))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 4.5)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
-    def at(self, value: float) -> float:
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        # A constant lies in the middle.
-        share = 0.5 if high == low else (self._scaled(value) - low) / (high - low)
-        return round(self.start + share * (self.end - self.start), 1)
 
-    def ticks(self) -> list[tuple[float, float]]:
-        """Round values within the axis, with their places."""
-        # A span of almost nothing has no round parts.
-        if self.high - self.low < 1e-300:
-            return [(self.low, self.at(self.low))]
-        if self.logarithmic:
-            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
-            every = max(1, math.ceil((last - first + 1) / 5))
-            values = [10.0**power for power in range(first, last + 1, every)]
-        else:
-            span = self.high - self.low
-            power = 10.0 ** math.floor(math.log10(span / 3))
-            step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 4.5)
-            values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-        return [(value, self.at(value)) for value in values]
+def _decades(low: float, high: float) -> list[float]:
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    return [10.0**power for power in range(first, last + 1, max(1, math.ceil((last - first + 1) / 5)))]
 
 
 def _thinned(xs: Sequence[int], ys: Sequence[float]) -> list[tuple[int, float]]:
-    """At most about `_POINTS` points of a line: of each stretch its lowest and its highest, in their order."""
-    size = math.ceil(2 * len(xs) / _POINTS)
-    if size <= 2:
-        return list(zip(xs, ys, strict=True))
-    kept: list[tuple[int, float]] = []
-    for start in range(0, len(xs), size):
-        stretch = range(start, min(start + size, len(xs)))
-        ends = {min(stretch, key=ys.__getitem__), max(stretch, key=ys.__getitem__)}
-        # The line ends where the run does.
-        ends |= {len(xs) - 1} if len(xs) - 1 in stretch else set()
-        kept += [(xs[place], ys[place]) for place in sorted(ends)]
-    return kept
+    """At most about `_POINTS` points of a line: of each stretch its lowest and its highest, and the line's end."""
+    size = max(1, math.ceil(2 * len(xs) / _POINTS))
+    stretches = [range(start, min(start + size, len(xs))) for start in range(0, len(xs), size)]
+    kept = {pick(stretch, key=ys.__getitem__) for stretch in stretches for pick in (min, max)} | {len(xs) - 1}
+    return [(xs[place], ys[place]) for place in sorted(kept)]

@@ -6,8 +6,7 @@ read may come from anywhere: nothing in it is run, and nothing in it says where 
 
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from etude import __version__, registry
-from etude.core.config import StudyConfig, differences, from_dict, read_yaml, substance
-from etude.core.errors import UserError
+from etude.core.config import StudyConfig, differences, flat, from_dict, read_yaml, substance
+from etude.core.errors import UserError, refuse_newer
 from etude.core.files import read_json, write_atomic, write_json
 from etude.core.study import Study
 from etude.core.summary import committed
@@ -32,7 +31,6 @@ _MOST_JSON = 1 << 24
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _SMALL = 1 << 24
 """A network of fewer numbers is built whatever its file holds: its study says best what does not fit."""
-_CODE = re.compile(r"\.py:")
 
 _TEMPLATE = """\
 # {{ study.title }}: {{ name }}
@@ -70,9 +68,9 @@ class Exported:
     preset: str
     tensors: "Mapping[str, Tensor]"
     summary: Mapping[str, Any] | None = None
-    """Of the run that they are from, where it is known."""
+    """The summary of the run that they are from, where it is known."""
     step: int = 0
-    """Of the training, that they are from."""
+    """The step of the training that they are from."""
 
 
 # --- writing ---
@@ -105,14 +103,11 @@ def measured(study: Study, config: StudyConfig) -> tuple[str, Mapping[str, Any]]
         except (UserError, KeyError):
             # A setting may have got another name since.
             continue
-        if config.seed == other.seed and not _apart(other, config):
+        # Where the data lay is no difference.
+        apart = [name for name in substance(differences(other, config)) if not name.endswith("folder")]
+        if config.seed == other.seed and not apart:
             return str(record["preset"]), read_json(summary)
     return None
-
-
-def _apart(one: StudyConfig, other: StudyConfig) -> dict[str, Any]:
-    # Where the data lay is no difference.
-    return {name: v for name, v in substance(differences(one, other)).items() if not name.endswith("folder")}
 
 
 def write_config(folder: Path, given: Exported) -> None:
@@ -126,12 +121,7 @@ def write_config(folder: Path, given: Exported) -> None:
 def write_hub_card(folder: Path, name: str, given: Exported, precision: str, graphs: list[dict[str, Any]]) -> None:
     """Write ``README.md``: the hub's front matter, how to use the folder, its numbers, its graphs.
 
-    Args:
-        folder: that the card is of.
-        name: of the model.
-        given: the weights.
-        precision: that they are stored in.
-        graphs: of each ONNX file ``file``, ``opset``, ``difference`` and ``about``.
+    ``graphs`` has of each ONNX file ``file``, ``opset``, ``difference`` and ``about``.
     """
     # Its templates are slow to import, and only writing needs them.
     from etude.runs.card import filled
@@ -189,9 +179,7 @@ def is_folder(path: Path) -> bool:
 def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
     """An exported folder, its configuration checked against the study's dataclass.
 
-    Args:
-        path: the folder.
-        trust_code: whether its configuration may name Python files, which are run when its networks are built.
+    With ``trust_code`` its configuration may name Python files, which are run when its networks are built.
 
     Raises:
         UserError: in one line: a missing, broken or foreign file, a study or setting that there is not, code.
@@ -202,13 +190,13 @@ def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
         pickles = [entry.name for entry in sorted(path.iterdir()) if entry.suffix in _PICKLES]
         why = f" ({pickles[0]} may run code when it is read: etude reads safetensors only)" if pickles else ""
         raise UserError(f"{path} has no {WEIGHTS}{why}: `etude export RUN --out FOLDER` writes one")
-    about = _read_about(path / CONFIG)
-    number, step = about.get("format"), about.get("step", 0)
-    if not isinstance(number, int) or about.get("library_name") != "etude":
+    if (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > _MOST_JSON:
+        raise UserError(f"{path / CONFIG} has more bytes than a configuration ({_MOST_JSON:,}): copy it again")
+    about = read_json(path / CONFIG)
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int) or about.get("library_name") != "etude":
         raise UserError(f"{path / CONFIG} was not written by etude: `etude export RUN --out FOLDER` writes one")
-    if number > FORMAT:
-        newer = f"a newer etude (format {number}, this one reads {FORMAT})"
-        raise UserError(f"{path} was written by {newer}: upgrade etude")
+    refuse_newer(path, about["format"], FORMAT)
+    step = about.get("step", 0)
     study = registry.load(f"{about.get('study')!s:.60}")
     tensors, header = read_weights(path / WEIGHTS, study=study.name)
     for name in ("config", "extra"):
@@ -218,40 +206,19 @@ def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
     study.preset(preset)
     if not isinstance(step, int) or not 0 <= step < 10**12:
         raise UserError(f"{path / CONFIG}: step must be a whole number from 0, not {step!r:.40}")
-    if not trust_code:
-        _refuse_code(header.config, path)
+    code = _code(header.config)
+    if code and not trust_code:
+        raise UserError(
+            f"{path} names code of its own ({code}), which is run when its network is built: "
+            f"`etude load {path} --trust-code`, if you know that file"
+        )
     config = from_dict(study.config, header.config, origin=str(path / CONFIG))
     return Exported(study, header, config, preset, tensors, step=step)
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    if path.is_file() and path.stat().st_size > _MOST_JSON:
-        raise UserError(f"{path} is {path.stat().st_size:,} bytes, more than a configuration has: copy it again")
-    try:
-        about = read_json(path)
-    except RecursionError as error:
-        raise UserError(f"{path} cannot be read as JSON (too deeply nested)") from error
-    if not isinstance(about, dict):
-        raise UserError(f"{path} holds no JSON object: export it again")
-    return about
-
-
-def _refuse_code(config: Mapping[str, Any], path: Path) -> None:
-    for name, value in _leaves(config):
-        if _CODE.search(value):
-            raise UserError(
-                f"{path} names code of its own ({name} {value}), which is run when its network is built: "
-                f"`etude load {path} --trust-code`, if you know that file"
-            )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield from ((f"{prefix}{name}", part) for part in (value if isinstance(value, list) else [value])
-                        if isinstance(part, str))  # fmt: skip
+def _code(config: Mapping[str, Any]) -> str:
+    """The first setting that names a Python file, with its value."""
+    return next((f"{name} {value}" for name, value in flat(config).items() if ".py:" in str(value)), "")
 
 
 def require_fit(given: Exported, origin: Path) -> None:
@@ -276,7 +243,7 @@ def require_filled(given: Exported, origin: Path) -> None:
         wanted = _wanted(given, origin)
     except UserError:
         # A part of a user's own need not be one that is built without memory.
-        if any(_CODE.search(value) for _, value in _leaves(given.header.config)):
+        if _code(given.header.config):
             return
         raise
     if wanted is None:

@@ -14,7 +14,6 @@ import tempfile
 import threading
 import urllib.parse
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +92,18 @@ def application(site: Site, host: str) -> FastAPI:
 
 
 def serve(site: Site, host: str, port: int, *, opened: bool = False) -> None:
-    """Serve the page until the process is stopped.
-
-    Args:
-        site: what it shows.
-        host: the address to listen at; a loopback one keeps the page on this machine.
-        port: 0 takes any that is free.
-        opened: whether to open the page in a browser.
+    """Serve the page until the process is stopped, and open it in a browser where ``opened`` says so.
 
     Raises:
-        UserError: the address is none of this machine's, or the port is taken.
+        UserError: the address is none of this machine's, or the port (0: any that is free) is taken.
     """
     import uvicorn
 
     listening = listen(host, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with listening, own_folder():
+    # A folder for uploads and pictures that goes when the page does, in place of one that all users share.
+    with listening, tempfile.TemporaryDirectory(prefix="etude-serve-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())
         server = uvicorn.Server(
             uvicorn.Config(
                 application(site, listening.getsockname()[0]), log_level="critical", timeout_graceful_shutdown=1
@@ -127,10 +122,11 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that is bound to an address and listens."""
     if not 0 <= port <= 65_535:
         raise UserError(f"--port must be between 0 and 65,535, not {port}")
+    nowhere = f"--host '{host}' is no address of this machine: 127.0.0.1 keeps the page on it"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host '{host}' is no address of this machine: 127.0.0.1 keeps the page on it") from error
+        raise UserError(nowhere) from error
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -142,23 +138,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise UserError(f"port {port} needs rights that this process has not: give --port above 1023") from error
         if error.errno == 98 or "in use" in str(error):
             raise UserError(f"port {port} is in use: stop what uses it, or give another as --port") from error
-        raise UserError(f"--host '{host}' is no address of this machine: 127.0.0.1 keeps the page on it") from error
+        raise UserError(nowhere) from error
     return bound
-
-
-@contextlib.contextmanager
-def own_folder() -> Iterator[Path]:
-    """A folder for uploads and pictures that goes when the page does, in place of one that all users share."""
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="etude-serve-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve())
-        try:
-            yield Path(folder)
-        finally:
-            if before is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def warm(site: Site) -> None:
@@ -199,30 +180,31 @@ class Guard:
         if refusal:
             await _answer(send, 403, refusal)
             return
-        if scope["method"] == "POST" and scope["path"].endswith("/upload"):
-            length = headers.get("content-length", "0")
-            if not length.isdecimal() or int(length) > self._MAX_UPLOADS:
+        if scope["method"] == "POST":
+            # The server ends a body at its announced length; one in chunks has none.
+            length, upload = headers.get("content-length", ""), scope["path"].endswith("/upload")
+            most = self._MAX_UPLOADS if upload else self._limit(headers)
+            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > most:
                 await _answer(send, 413, "the request is too large")
                 return
-            receive = _bounded(receive, self._MAX_UPLOADS)
-        elif scope["method"] == "POST":
-            body = await _whole(receive, self._limit(headers))
-            if body is None:
-                await _answer(send, 413, "the request is too large")
-                return
-            fault = strange_file(body, get_upload_folder())
-            if fault:
-                await _answer(send, 400, fault)
-                return
-            receive = _again(body, receive)
+            if not upload:
+                body = await _whole(receive)
+                fault = strange_file(body, get_upload_folder())
+                if fault:
+                    await _answer(send, 400, fault)
+                    return
+                receive = _again(body, receive)
         await self.app(scope, receive, send)
 
     def refusal(self, path: str, headers: dict[str, str]) -> str | None:
         """Why a request is refused, or None."""
-        host = headers.get("host", "")
-        if self.names is not None and _hostname(f"//{host}") not in self.names:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name = urllib.parse.urlsplit(f"//{host}").hostname
+        except ValueError:
+            name = None
+        if self.names is not None and name not in self.names:
             return "this page answers under the name of this machine only"
-        origin = headers.get("origin")
         if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
             return "this page answers itself only"
         if path in self._EXACT or path.startswith(self._BELOW):
@@ -260,7 +242,10 @@ def strange_file(body: bytes, folder: str) -> str | None:
             if isinstance(place, str) and place:
                 if place.strip().lower().startswith(("http:", "https:", "//", "ftp:")):
                     return "a file is uploaded, not named by an address"
-                if not _is_below(place, root):
+                with contextlib.suppress(OSError, ValueError):
+                    if os.path.realpath(place).startswith(f"{root}{os.sep}"):
+                        place = None
+                if place is not None:
                     return "a file is uploaded, not named by its place"
             waiting += value.values()
         elif isinstance(value, list):
@@ -268,45 +253,13 @@ def strange_file(body: bytes, folder: str) -> str | None:
     return None
 
 
-def _is_below(place: str, root: str) -> bool:
-    try:
-        return os.path.realpath(place).startswith(f"{root}{os.sep}")
-    except (OSError, ValueError):
-        return False
-
-
-def _hostname(address: str) -> str | None:
-    try:
-        return urllib.parse.urlsplit(address).hostname
-    except ValueError:
-        return None
-
-
-async def _whole(receive: Any, limit: int) -> bytes | None:
-    """A request's body, or None where it is longer than a bound."""
-    body = bytearray()
-    while True:
+async def _whole(receive: Any) -> bytes:
+    body, more = b"", True
+    while more:
         message = await receive()
-        if message["type"] != "http.request":
-            return bytes(body)
         body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if not message.get("more_body"):
-            return bytes(body)
-
-
-def _bounded(receive: Any, limit: int) -> Any:
-    """A ``receive`` that hangs up after so many bytes."""
-    seen = 0
-
-    async def some() -> Any:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return message if seen <= limit else {"type": "http.disconnect"}
-
-    return some
+        more = message.get("more_body", False)
+    return body
 
 
 def _again(body: bytes, receive: Any) -> Any:

@@ -1,8 +1,9 @@
 """The tab of the runs: what trains now, how far it is, its curves, last numbers and pictures."""
 
-import base64
+import contextlib
 import functools
 import html
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import gradio as gr
 from etude.core.errors import UserError
 from etude.core.files import read_json
 from etude.core.run_folder import RunFolder
+from etude.draw import svg
+from etude.draw.metrics import rows_of
+from etude.draw.pictures import read_picture
+from etude.report.page import duration
 from etude.report.results import in_use
 from etude.serve.kit import markup
 from etude.serve.kit.site import Site, answering, current_tab, metrics_of
@@ -23,7 +28,8 @@ _EVERY = 5.0
 """Seconds between two looks."""
 _MOST_PANELS = 15
 _MOST_PICTURES = 24
-_LARGEST_PICTURE = 4 * 2**20
+_WIDEST = 1400
+"""Pixels of a picture."""
 CSS = """
 .plots { --c0: #0072B2; --c1: #D55E00; --c2: #009E73; --c3: #CC79A7; --c4: #E69F00; --c5: #56B4E9; }
 .plots.wide { grid-template-columns: minmax(0, 32rem); }
@@ -42,49 +48,74 @@ _FIRST = ("val/loss", "val/accuracy", "train/loss", "loss")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it stands now."""
+    """A run folder as it stands now, of a known study or not."""
 
     name: str
     """``STUDY/NAME``."""
     path: Path
-    preset: str
-    state: str
-    """``going``, ``ended``, ``stopped early``, ``interrupted`` or ``just begun``."""
-    step: int
-    max_steps: int | None
-    seconds: float
-    """Of training so far."""
+    rows: Sequence[Mapping[str, Any]]
+    """The lines of its metrics.jsonl."""
     written: float
     """When something was last written, in seconds since 1970."""
+
+    @property
+    def step(self) -> int:
+        return max((row["step"] for row in self.rows), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of training so far."""
+        return max((row.get("seconds", 0.0) for row in self.rows), default=0.0)
+
+    @property
+    def preset(self) -> str:
+        return _settings(self.path, _time(self.path / "config.yaml"))[0]
+
+    @property
+    def state(self) -> str:
+        """Returns ``going``, ``ended``, ``stopped early``, ``interrupted`` or ``just begun``."""
+        if (self.path / "summary.json").is_file():
+            with contextlib.suppress(UserError, AttributeError):
+                return "stopped early" if read_json(self.path / "summary.json").get("stopped_early") else "ended"
+            return "ended"
+        # Evaluations and checkpoints take their time between two lines, and a busy machine stretches all.
+        seconds = rows_of(self.rows, "seconds")[1][-20:]
+        gaps = [after - before for before, after in itertools.pairwise(seconds)]
+        if in_use(self.path) or time.time() - self.written < max(60.0, 4 * max(gaps, default=0.0)):
+            return "going" if self.rows else "just begun"
+        return "interrupted"
+
+    @property
+    def progress(self) -> str:
+        most = _settings(self.path, _time(self.path / "config.yaml"))[1]
+        return f"{self.step:,} of {most:,} ({100 * self.step / most:.0f} %)" if most else f"{self.step:,}"
 
 
 def find(runs: Path) -> list[Run]:
     """All runs of a folder, of known studies or not: those that write first, then the newest."""
     root = runs.resolve()
-    found = {path.parent for name in ("metrics.jsonl", "config.yaml") for path in root.glob(f"*/*/{name}")}
-    states = [_run(path, root) for path in found if path.resolve().is_relative_to(root)]
-    return sorted(states, key=lambda run: (run.state != "going", -run.written, run.name))
-
-
-def _run(path: Path, root: Path) -> Run:
-    rows = metrics_of(path)
-    name = str(path.relative_to(root))
-    preset, max_steps = _settings(path, _time(path / "config.yaml"))
-    seconds = [row["seconds"] for row in rows if "seconds" in row]
-    written = max((_time(path / file) for file in ("metrics.jsonl", "config.yaml", "checkpoints")), default=0.0)
-    step = max((row["step"] for row in rows), default=0)
-    state = _state(path, rows, seconds, written)
-    return Run(name, path, preset, state, step, max_steps, seconds[-1] if seconds else 0.0, written)
+    paths = {path.parent for name in ("metrics.jsonl", "config.yaml") for path in root.glob(f"*/*/{name}")}
+    found = [
+        Run(
+            str(path.relative_to(root)),
+            path,
+            metrics_of(path),
+            max(_time(path / name) for name in ("metrics.jsonl", "config.yaml", "checkpoints")),
+        )
+        for path in paths
+        if path.resolve().is_relative_to(root)
+    ]
+    return sorted(found, key=lambda run: (run.state != "going", -run.written, run.name))
 
 
 @functools.lru_cache(maxsize=1000)
-def _settings(path: Path, written: float) -> tuple[str, int | None]:
+def _settings(path: Path, written: float) -> tuple[str, int]:
     """A run's preset and steps; YAML is slow to read, and a run's does not change."""
     try:
         record = RunFolder(path).record
         return record.preset, int(record.config["loop"]["max_steps"])
     except (UserError, OSError, KeyError, TypeError, ValueError):
-        return "?", None
+        return "?", 0
 
 
 def _time(path: Path) -> float:
@@ -94,44 +125,16 @@ def _time(path: Path) -> float:
         return 0.0
 
 
-def _state(path: Path, rows: Sequence[Mapping[str, Any]], seconds: Sequence[float], written: float) -> str:
-    if (path / "summary.json").is_file():
-        try:
-            return "stopped early" if read_json(path / "summary.json").get("stopped_early") else "ended"
-        except (UserError, AttributeError):
-            return "ended"
-    # Evaluations and checkpoints take their time between two lines, and a busy machine stretches all.
-    gaps = [after - before for before, after in zip(seconds[-20:], seconds[-19:], strict=False)]
-    if in_use(path) or time.time() - written < max(60.0, 4 * max(gaps, default=0.0)):
-        return "going" if rows else "just begun"
-    return "interrupted"
-
-
 def metric_names(runs: Sequence[Run]) -> list[str]:
     """What some runs measured, the usual ones first; parts of a mixture or a histogram are left out."""
-    names = {
-        name
-        for run in runs
-        for row in metrics_of(run.path)
-        for name in row
-        if name not in ("step", "seconds") and name.count("/") < 2
-    }
+    names = {name for run in runs for row in run.rows for name in row if name.count("/") < 2} - {"step", "seconds"}
     return [*(name for name in _FIRST if name in names), *sorted(names - set(_FIRST))]
-
-
-def curve(run: Run, metric: str) -> list[tuple[int, float]]:
-    """A metric over steps."""
-    return [(row["step"], row[metric]) for row in metrics_of(run.path) if metric in row]
 
 
 def last_numbers(run: Run) -> list[list[str]]:
     """Each metric's last value, with its step."""
-    rows = metrics_of(run.path)
-    found: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        found |= {name: (value, row["step"]) for name, value in row.items()}
-    names = [name for name in metric_names([run]) if name in found]
-    return [[name, f"{found[name][0]:.4g}", f"{found[name][1]:,}"] for name in names]
+    found = {name: (value, row["step"]) for row in run.rows for name, value in row.items()}
+    return [[name, f"{found[name][0]:.4g}", f"{found[name][1]:,}"] for name in metric_names([run])]
 
 
 def results_of(run: Run) -> list[list[str]]:
@@ -139,72 +142,48 @@ def results_of(run: Run) -> list[list[str]]:
     try:
         rows = read_json(run.path / "summary.json")["results"]
         return [[str(row["metric"]), f"{row['value']:.4g} {row['unit']}".strip(), str(row["split"])] for row in rows]
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+    except (UserError, KeyError, TypeError, ValueError):
         return []
 
 
 def pictures_of(run: Run, runs: Path) -> str:
-    """The pictures of a run, as HTML that holds their files as they are."""
-    root, found = runs.resolve(), []
+    """The pictures of a run as HTML; one that cannot be read is left out, and a link that leads out of ``runs``."""
+    found: list[str] = []
     for file in sorted((run.path / "figures").glob("*.png"))[:_MOST_PICTURES]:
-        try:
-            if not file.resolve().is_relative_to(root) or file.stat().st_size > _LARGEST_PICTURE:
-                continue
-            body = file.read_bytes()
-        except OSError:
-            continue
-        if body.startswith(b"\x89PNG"):
-            name = html.escape(file.stem)
-            address = f"data:image/png;base64,{base64.b64encode(body).decode()}"
-            told = f"{name} of {html.escape(run.name)}"
-            found.append(f"<figure><img src='{address}' alt='{told}'><figcaption>{name}</figcaption></figure>")
+        with contextlib.suppress(UserError):
+            if file.resolve().is_relative_to(runs.resolve()):
+                name, uri = html.escape(file.stem), read_picture(file, run.name, _WIDEST).uri
+                shown = f"<img src='{uri}' alt='{name} of {html.escape(run.name)}'>"
+                found.append(f"<figure>{shown}<figcaption>{name}</figcaption></figure>")
     return f"<div class='pictures'>{''.join(found)}</div>" if found else ""
 
 
 def overview(runs: Sequence[Run]) -> list[list[str]]:
     """A line a run: name, preset, state, progress, time trained, last written."""
-    return [[run.name, run.preset, run.state, _progress(run), _span(run.seconds), _clock(run.written)] for run in runs]
-
-
-def _clock(written: float) -> str:
-    """Not how long ago, which would make the page another one at each look."""
-    return time.strftime("%d %b %H:%M", time.localtime(written))
-
-
-def _progress(run: Run) -> str:
-    if not run.max_steps:
-        return f"{run.step:,}"
-    return f"{run.step:,} of {run.max_steps:,} ({100 * run.step / run.max_steps:.0f} %)"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    # Not how long ago it was written, which would make the page another one at each look.
+    return [
+        [run.name, run.preset, run.state, run.progress, duration(run.seconds),
+         time.strftime("%d %b %H:%M", time.localtime(run.written))] for run in runs
+    ]  # fmt: skip
 
 
 def panels(run: Run) -> str:
     """The curves of everything that a run measures, as HTML."""
-    from etude.draw import svg
-
-    found, _ = svg.panels(metrics_of(run.path))
+    found, _ = svg.panels(run.rows)
     return f"<div class='plots'>{''.join(svg.draw(panel) for panel in found[:_MOST_PANELS])}</div>" if found else ""
 
 
 def beside(runs: Sequence[Run], metric: str | None) -> str:
     """One metric of several runs in one panel, as HTML; the runs are numbered, for their names are long."""
-    from etude.draw import svg
-
-    lines = {str(number): curve(run, metric or "") for number, run in enumerate(runs, start=1)}
+    lines = {str(number): rows_of(run.rows, metric or "") for number, run in enumerate(runs, start=1)}
+    measured = {number: line for number, line in lines.items() if line[0]}
     key = "".join(
-        f"<li value='{number}'>{html.escape(run.name)}{'' if lines[str(number)] else ' (has none)'}</li>"
-        for number, run in enumerate(runs, start=1)
+        f"<li value='{number}'>{html.escape(run.name)}{'' if number in measured else ' (has none)'}</li>"
+        for number, run in zip(lines, runs, strict=True)
     )
-    drawn = {name: ([x for x, _ in line], [y for _, y in line]) for name, line in lines.items() if line}
-    if not drawn:
+    if not measured:
         return ""
-    return f"<div class='plots wide'>{svg.draw(svg.Panel(metric or '', drawn))}<ol>{key}</ol></div>"
+    return f"<div class='plots wide'>{svg.draw(svg.Panel(metric or '', measured))}<ol>{key}</ol></div>"
 
 
 def numbers_of(run: Run) -> str:
@@ -232,27 +211,23 @@ def tab(site: Site) -> None:
     timer = gr.Timer(_EVERY, active=False)
 
     @answering
-    def looked(one: str | None, several: list[str] | None, metric: str | None) -> Any:
+    def look(one: str | None, several: list[str] | None, metric: str | None) -> Any:
         runs = find(site.runs)
-        known = [run.name for run in runs]
-        # A choice that holds is not sent back: the visitor may have made another meanwhile.
-        menu = _menu(known, one, _first(runs))
-        one = one if one in known else _first(runs)
+        known = {run.name: run for run in runs}
+        first = next((run.name for run in runs if run.step), next(iter(known), None))
         chosen = [run for run in runs if run.name in (several or [])]
         metrics = metric_names(chosen)
-        measured = _menu(metrics, metric, metrics[0] if metrics else None)
-        metric = metric if metric in metrics else metrics[0] if metrics else None
-        run = next((run for run in runs if run.name == one), None)
+        run = known.get(one or "", known.get(first or ""))
         heads = ("run", "preset", "state", "step", "trained", "written")
         none = "<p>No runs yet: <code>etude run resnet smoke</code> makes one in seconds.</p>"
         return (
             markup.table("Runs", heads, overview(runs)) if runs else none,
-            menu,
+            _menu(list(known), one, first),
             panels(run) if run else "",
             numbers_of(run) if run else "",
-            gr.update(choices=known),
-            measured,
-            beside(chosen, metric),
+            gr.update(choices=list(known)),
+            _menu(metrics, metric, next(iter(metrics), None)),
+            beside(chosen, metric if metric in metrics else next(iter(metrics), None)),
         )
 
     @answering
@@ -262,7 +237,7 @@ def tab(site: Site) -> None:
 
     parts = [table, one, plots, numbers, several, metric, together]
     here = current_tab()
-    gr.on([here.select, timer.tick, one.input, several.input, metric.input], looked, [one, several, metric], parts,
+    gr.on([here.select, timer.tick, one.input, several.input, metric.input], look, [one, several, metric], parts,
           concurrency_id=TITLE, show_progress="hidden", trigger_mode="always_last")  # fmt: skip
     one.change(pictured, one, gallery, show_progress="hidden", trigger_mode="always_last")
     # Nobody looks before the tab is chosen.
@@ -271,8 +246,5 @@ def tab(site: Site) -> None:
 
 
 def _menu(names: Sequence[str], chosen: str | None, other: str | None) -> Any:
+    # A choice that holds is not sent back: the visitor may have made another meanwhile.
     return gr.update(choices=names) if chosen in names else gr.update(choices=names, value=other)
-
-
-def _first(runs: Sequence[Run]) -> str | None:
-    return next((run.name for run in runs if run.step), runs[0].name if runs else None)

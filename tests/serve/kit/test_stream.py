@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from etude.serve.kit.stream import Line, Stopped, told_by
+from etude.serve.kit.stream import Line, Stopped, streamed
 
 
 def at_work() -> int:
@@ -21,20 +21,20 @@ def wait(done: Callable[[], bool]) -> None:
 
 
 def test_all_is_told_in_order():
-    assert list(told_by(lambda line: [line.tell(number) for number in range(50)])) == list(range(50))
+    assert list(streamed(lambda line: [line.send(number) for number in range(50)])) == list(range(50))
     wait(lambda: at_work() == 0)
 
 
 def test_nothing_is_told():
-    assert list(told_by(lambda line: None)) == []
+    assert list(streamed(lambda line: None)) == []
 
 
 def test_a_fault_comes_after_what_was_told():
     def work(line: Line[int]) -> None:
-        line.tell(1)
+        line.send(1)
         raise KeyError("fault")
 
-    told = told_by(work)
+    told = streamed(work)
     assert next(told) == 1
     with pytest.raises(KeyError, match="fault"):
         next(told)
@@ -48,12 +48,12 @@ def test_work_waits_for_its_listener_and_ends_with_it():
         try:
             for number in range(10**6):
                 reached.append(number)
-                line.tell(number)
+                line.send(number)
         except Stopped:
             ended.set()
             raise
 
-    told = told_by(work)
+    told = streamed(work)
     assert [next(told), next(told)] == [0, 1]
     time.sleep(0.3)
     assert len(reached) <= 4, "one in the listener's hand, one handed over, one that waits"
@@ -64,12 +64,12 @@ def test_work_waits_for_its_listener_and_ends_with_it():
 
 def test_work_that_only_checks_ends_too_when_it_is_dropped():
     def work(line: Line[int]) -> None:
-        line.tell(0)
+        line.send(0)
         while True:
             line.check()
             time.sleep(0.001)
 
-    told = told_by(work)
+    told = streamed(work)
     assert next(told) == 0
     del told
     wait(lambda: at_work() == 0)

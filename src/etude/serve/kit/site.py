@@ -41,8 +41,7 @@ element.querySelectorAll('button').forEach(button => button.addEventListener('cl
   trigger('click', {number: Number(button.dataset.number)})));
 """
 
-_read: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
-_reading = threading.Lock()
+_metrics: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class Site:
     fits: dict[str, Callable[[Mapping[str, Any]], bool]] = field(
         default_factory=dict[str, Callable[[Mapping[str, Any]], bool]]
     )
-    """Of a study some of whose runs a tab has no use for: which configurations it can use."""
+    """Whether a tab has a use for a configuration, by study, where it has for some alone."""
     _models: OrderedDict[Any, tuple[Any, threading.Lock]] = field(
         default_factory=OrderedDict[Any, tuple[Any, threading.Lock]]
     )
@@ -77,16 +76,14 @@ class Site:
     def choices(self, study: str) -> list[str]:
         """What a visitor may choose of a study: the network that comes with the package, then finished runs."""
         shipped = [SHIPPED] if registry.load(study).shipped_weights else []
-        return [*shipped, *(name for name, path in self.finished(study).items() if self._fits(study, name, path))]
+        runs = [name for name, path in self.finished(study).items() if name != SHIPPED and self._fits(study, path)]
+        return [*shipped, *runs]
 
-    def _fits(self, study: str, name: str, path: Path) -> bool:
-        if name == SHIPPED:
-            return False
-        fits = self.fits.get(study)
+    def _fits(self, study: str, path: Path) -> bool:
         try:
-            return fits is None or fits(RunFolder.open(path).record.config)
+            return study not in self.fits or self.fits[study](RunFolder.open(path).record.config)
         except UserError:
-            # Its fault is told when it is chosen.
+            # Its fault is shown when it is chosen.
             return True
 
     def weights(self, study: str, choice: str) -> tuple[Path, Mapping[str, Any] | None]:
@@ -152,14 +149,7 @@ def current_tab() -> Any:
 
 
 def first_look(tab: Any, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Call a handler when a visitor first turns to a tab, so that it shows something before any click.
-
-    Args:
-        tab: what `current_tab` gave.
-        handler: returns as many values as there are outputs.
-        inputs: components.
-        outputs: components.
-    """
+    """Call a handler when a visitor first turns to a `current_tab`, so that it shows something before any click."""
 
     def once(seen: bool, *values: Any) -> Any:
         if seen:
@@ -186,12 +176,7 @@ def shown(alt: str, *buttons: Literal["download", "fullscreen"], **more: Any) ->
 
 
 def samples(paths: Sequence[Path], into: gr.Image) -> None:
-    """A row of pictures as buttons that a screen reader can name; a click puts one into ``into``.
-
-    Args:
-        paths: of the pictures, named for what they show.
-        into: where the chosen one goes, pixel for pixel.
-    """
+    """A row of pictures, files named for what they show, as buttons; a click puts one into ``into`` as it is."""
     buttons = "".join(
         f"<button type='button' data-number='{number}' title='{html.escape(path.stem)}'>"
         f"<img src='{markup.png(read_image(path, 'RGB'))}' alt='{html.escape(path.stem)}'></button>"
@@ -232,7 +217,7 @@ def read(path: str | None, mode: Mode = "RGB", min_side: int | None = None) -> n
 
 
 def drawn(draw: Callable[[Path], None]) -> np.ndarray:
-    """The picture that ``draw`` writes to a file, as the page shows it: uint8 ``[H, W, 3]``."""
+    """The picture that ``draw`` writes to a file: uint8 ``[H, W, 3]``."""
     # Matplotlib's style belongs to the whole process.
     with _DRAWING, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "drawn.png"
@@ -274,8 +259,8 @@ def _shown(handler: Callable[..., Any]) -> Iterator[None]:
         raise
     except Exception as error:
         _log.exception("the page's %s failed", handler.__qualname__)
-        told = "something broke here, and the terminal of `etude serve` says what"
-        raise gr.Error(told, title="A fault of etude", print_exception=False) from error
+        line = "something broke here, and the terminal of `etude serve` says what"
+        raise gr.Error(line, title="A fault of etude", print_exception=False) from error
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
@@ -283,14 +268,9 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     try:
         about = file.stat()
-        stamp = (about.st_mtime_ns, about.st_size)
-        with _reading:
-            known = _read.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1]
     except OSError:
         return []
-    rows, _ = read_metrics(file)
-    with _reading:
-        _read[path] = stamp, rows
-    return rows
+    stamp = (about.st_mtime_ns, about.st_size)
+    if path not in _metrics or _metrics[path][0] != stamp:
+        _metrics[path] = stamp, read_metrics(file)[0]
+    return _metrics[path][1]

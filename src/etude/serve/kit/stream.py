@@ -1,8 +1,10 @@
-"""Long work that tells of itself on the way, and ends when nobody listens any more."""
+"""Long work that sends what it makes on the way, and ends when nobody listens any more."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,65 +17,56 @@ class Stopped(Exception):  # noqa: N818 - it is no fault
 
 
 class Line(Generic[T]):
-    """From work to its listener."""
+    """The line from work to its listener."""
 
     def __init__(self) -> None:
-        self._told: queue.Queue[tuple[T | None, bool, BaseException | None]] = queue.Queue(1)
-        self._closed = threading.Event()
+        self.items: queue.Queue[Future[T] | None] = queue.Queue(1)
+        """What was sent; None, or a fault, is the last."""
+        self.closed = threading.Event()
 
     def check(self) -> None:
         """Raise `Stopped` where nobody listens: to be called often."""
-        if self._closed.is_set():
+        if self.closed.is_set():
             raise Stopped
 
-    def tell(self, item: T) -> None:
+    def send(self, item: T) -> None:
         """Hand something over; wait while the listener has not taken what came before. Raises `Stopped`."""
-        self._put((item, False, None))
+        sent: Future[T] = Future()
+        sent.set_result(item)
+        self._put(sent)
 
-    def _put(self, row: tuple[T | None, bool, BaseException | None]) -> None:
+    def _put(self, item: "Future[T] | None") -> None:
         while True:
             self.check()
-            try:
-                self._told.put(row, timeout=_PATIENCE)
-                return
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                return self.items.put(item, timeout=_PATIENCE)
 
-    def run(self, work: "Callable[[Line[T]], Any]") -> None:
-        fault: BaseException | None = None
-        try:
+    def work(self, work: "Callable[[Line[T]], Any]") -> None:
+        end: Future[T] | None = None
+        with contextlib.suppress(Stopped):
             try:
                 work(self)
             except Stopped:
                 raise
-            except BaseException as error:  # whatever it is, the listener gets it
-                fault = error
-            self._put((None, True, fault))
-        except Stopped:
-            return
-
-    def listen(self) -> Iterator[T]:
-        try:
-            while True:
-                item, last, fault = self._told.get()
-                if fault is not None:
-                    raise fault
-                if last:
-                    return
-                yield item  # pyright: ignore[reportReturnType]
-        finally:
-            self._closed.set()
+            except BaseException as fault:  # whatever it is, the listener gets it
+                end = Future()
+                end.set_exception(fault)
+            self._put(end)
 
 
-def told_by(work: Callable[[Line[T]], Any]) -> Iterator[T]:
-    """What ``work(line)`` tells, in its order, each as soon as it is told.
+def streamed(work: Callable[[Line[T]], Any]) -> Iterator[T]:
+    """What ``work(line)`` sends, in its order, each as soon as it is sent.
 
-    The work runs in a thread of its own, at most one ``tell`` ahead of its listener. When the iterator is closed or
-    dropped, the next ``tell`` or ``check`` raises `Stopped` there, which is to end the work.
+    The work runs in a thread of its own, at most one ``send`` ahead of its listener. When the iterator is closed or
+    dropped, the next ``send`` or ``check`` raises `Stopped` there, which is to end the work.
 
     Args:
         work: called once, when the first is asked for; what it raises is raised here.
     """
     line: Line[T] = Line()
-    threading.Thread(target=line.run, args=(work,), name="etude-work", daemon=True).start()
-    yield from line.listen()
+    threading.Thread(target=line.work, args=(work,), name="etude-work", daemon=True).start()
+    try:
+        while (item := line.items.get()) is not None:
+            yield item.result()
+    finally:
+        line.closed.set()

@@ -16,7 +16,7 @@ from etude.scenes import page
 from etude.scenes.page import ORDER, Scene, changed, desk, looked, scene_of
 from etude.serve.kit.markup import Tile, box, tiles
 from etude.serve.kit.site import Site, answering
-from etude.serve.kit.stream import Line, told_by
+from etude.serve.kit.stream import Line, streamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,12 +126,12 @@ def drawing(painter: "Painter", pictures: "Sequence[Sequence[Tensor]]", pause: f
                 noisy, guess = to_bytes(painter.decode(torch.cat([z, z0]))).cpu().numpy()
                 done, last = number * steps + step, time.monotonic()
                 left = (last - began) / done * (len(pictures) * steps - done)
-                line.tell(Moment(number, step, steps, left, noisy, guess))
+                line.send(Moment(number, step, steps, left, noisy, guess))
 
             # One noise for all: what differs between pictures comes of their slots.
             painter.latents(torch.stack(list(slots))[None], [0], STREAM, on_step)
 
-    return told_by(work)
+    return streamed(work)
 
 
 def drawn_html(scenes: Sequence[Scene], done: Sequence[np.ndarray], moment: Moment, way: Sequence[np.ndarray]) -> str:
