@@ -7,12 +7,14 @@ network, in a folder that is removed again.
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
+from etude.core.study import Task
 from etude.runs import memory
 from etude.runs.flags import switch, take
 from etude.runs.table import show
@@ -27,6 +29,8 @@ time a step, memory and the estimated time of the whole run without its final re
 --memory MB: find the fewest parts (--batch.parts) of a step's batch that keep training within so much, and check those.
 --training-only: leave evaluation, saving and reloading out."""
 _STEPS = 4
+
+T = TypeVar("T")
 
 
 def main(args: list[str]) -> int:
@@ -52,12 +56,7 @@ def main(args: list[str]) -> int:
 
 
 def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
-    """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails.
-
-    Args:
-        choice: the preset with its flags.
-        training_only: neither evaluate nor save.
-    """
+    """Try a preset out and measure it; raises where training, evaluation, saving or reloading fails."""
     import torch
 
     from etude.core import randomness
@@ -67,16 +66,20 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
 
     study, config = choice.study, choice.config
     runtime = Runtime(config.loop, config.seed)
-    started = time.monotonic()
-    task = study.task(config, runtime)
-    task.train_step(0)
-    prepare_s = time.monotonic() - started
-    started = time.monotonic()
-    for step in range(1, _STEPS + 1):
-        randomness.seed_globals(config.seed, "step", step)
-        metrics = task.train_step(step)
-    loss = metrics["loss"].item()
-    step_s = (time.monotonic() - started) / _STEPS
+
+    def first() -> Task:
+        task = study.task(config, runtime)
+        task.train_step(0)
+        return task
+
+    def more() -> float:
+        for step in range(1, _STEPS + 1):
+            randomness.seed_globals(config.seed, "step", step)
+            metrics = task.train_step(step)
+        return metrics["loss"].item()
+
+    task, prepare_s = _timed(first)
+    loss, steps_s = _timed(more)
     # Where batches are not alike, most memory is that of the largest.
     heaviest = getattr(task, "heaviest_step", None)
     if heaviest is not None:
@@ -93,40 +96,33 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
         "loss_after_steps": loss,
         "seconds_to_first_step": prepare_s,
-        "seconds_per_step": step_s,
+        "seconds_per_step": steps_s / _STEPS,
         "batch_in_parts": memory.about_parts(task),
     }
     if training_only:
         return facts | {"memory_mb": held}
     memory.reset_peak()
-    started = time.monotonic()
-    validation = task.evaluate()
-    eval_s = time.monotonic() - started
+    validation, eval_s = _timed(task.evaluate)
     held["evaluation"] = peak_memory_mb()
     memory.reset_peak()
-    started = time.monotonic()
-    memory.rehearse(task, config)
-    rehearse_s = time.monotonic() - started
+    _, rehearse_s = _timed(lambda: memory.rehearse(task, config))
     held["final results"] = peak_memory_mb()
     with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
         record = RunRecord(study.name, choice.preset, choice.scale, choice.overrides, to_dict(config))
         run = RunFolder.create(Path(folder) / study.name / "check", record)
         loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, record.config, {}))
         loop.state = replace(loop.state, step=_STEPS + 1)
-        loop.save()
-        save_s = time.monotonic() - started
+        _, save_s = _timed(loop.save)
         size_mb = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) / 2**20
         again = study.task(config, runtime)
-        other = Loop(again, config.loop, run, runtime, loop.header)
-        other.resume()
+        Loop(again, config.loop, run, runtime, loop.header).resume()
     for name, module in task.modules.items():
         for (key, one), two in zip(module.state_dict().items(), again.modules[name].state_dict().values(), strict=True):
             if not torch.equal(one, two):
                 raise RuntimeError(f"{name}.{key} is another after a reload")
     steps, every = config.loop.max_steps, config.loop.eval_every
     evaluations = max(1, steps // every if every else 1)
-    total_s = prepare_s + steps * step_s + evaluations * eval_s + steps / (config.loop.save_every or steps) * save_s
+    saves = steps / (config.loop.save_every or steps)
     return facts | {
         "validation": validation,
         "seconds_per_evaluation": eval_s,
@@ -136,9 +132,15 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
         "memory_mb": held,
         "peak_memory_mb": max(held.values()),
         "steps": steps,
-        "estimated_seconds": total_s,
+        "estimated_seconds": prepare_s + steps * steps_s / _STEPS + evaluations * eval_s + saves * save_s,
         "reload": "equal",
     }
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and the seconds that it took."""
+    started = time.monotonic()
+    return work(), time.monotonic() - started
 
 
 def _words(name: str, value: Any) -> str:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etude import registry
-from etude.cli import predict
 from etude.core.config import to_dict
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.report.page import write_report
 from etude.report.results import comparisons
 from etude.report.terminal import print_comparisons
 from etude.runs.flags import parse
-from etude.runs.table import show
+from etude.runs.table import show, show_answers
 from etude.runs.training import run_to_end, say
 
 
@@ -53,9 +52,10 @@ def main(args: list[str]) -> int:
     show(numbers, "this demo: seconds of training on generated data, which says only that the parts work")
     for study in every:
         if study.shipped_weights is not None and hasattr(study.module("predict"), "example"):
-            words = list(study.module("predict").example(out))
             print(f"\nthe trained {study.name} that comes with etude, on real samples")
-            predict.main(words)
+            module = study.module("predict")
+            options = parse(module.Options, module.example(out)[1:], prog=f"etude predict {study.name}")
+            show_answers(module, module.predict(study.shipped_weights, None, options))
     print("\npublished numbers, and ours at the largest scale that was run")
     print_comparisons(comparisons(every, [out]))
     report = write_report(out / "report.html", every, [out])

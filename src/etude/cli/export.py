@@ -19,7 +19,6 @@ from etude import __version__, registry
 from etude.core.config import from_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
-from etude.core.study import Study
 from etude.core.summary import chosen_weights
 from etude.runs import hub
 from etude.runs.flags import parse
@@ -115,25 +114,20 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
     if folder.is_dir() and any(folder.iterdir()) and not options.force:
         raise UserError(f"{folder} is not empty: choose another --out, or --force to write over it")
     # Before the first file is written.
-    companions = _companions(given.study, weights)
+    companions = hub.companions(given.study, weights)
     graphs = _graphs(given) if options.onnx else []
     _write_weights(folder / hub.WEIGHTS, given)
     for place, origin in companions.items():
         if origin is not None:
             write_atomic(folder / place, origin.read_bytes())
     hub.write_config(folder, given)
-    told: list[dict[str, Any]] = []
+    written: list[dict[str, Any]] = []
     for graph in graphs:
         file = folder / f"{graph.name}.onnx"
-        told.append({"file": file.name, "about": graph.about, **_write_graph(file, graph, given)})
+        written.append({"file": file.name, "about": graph.about, **_write_graph(file, graph, given)})
     precision = "float32" if options.fp32 else "float16, and computed with in float32"
-    hub.write_hub_card(folder, name, given, precision, told)
+    hub.write_hub_card(folder, name, given, precision, written)
     say(f"{folder}: {hub.WEIGHTS}, {hub.CONFIG}, {hub.CARD}")
-
-
-def _companions(study: Study, weights: Path) -> Mapping[str, Path | None]:
-    module = study.module("export")
-    return module.companions(weights) if hasattr(module, "companions") else {}
 
 
 # --- ONNX ---

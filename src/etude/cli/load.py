@@ -49,26 +49,16 @@ def main(args: list[str]) -> int:
         raise UserError(f"{folder} is a run already: `etude predict {folder}`, `etude eval {folder}`")
     given = hub.read_folder(folder, trust_code=options.trust_code)
     hub.require_fit(given, folder / hub.WEIGHTS)
-    run = write_run(given, folder, options.runs / given.study.name / _checked(options.name or folder.resolve().name))
+    name = options.name or folder.resolve().name
+    if name.startswith(".") or not name.isprintable() or any(sign in name for sign in "/\\"):
+        raise UserError(f"the run's name {name!r:.80} is no plain name of a folder: give another as --name")
+    run = write_run(given, folder, options.runs / given.study.name / name)
     say(f"{run}: `etude predict {run} ...`, `etude eval {run}`")
     return 0
 
 
-def _checked(name: str) -> str:
-    """A run's name, of one folder below the study's."""
-    if name.startswith(".") or not name.isprintable() or any(sign in name for sign in "/\\"):
-        raise UserError(f"the run's name {name!r:.80} is no plain name of a folder: give another as --name")
-    return name
-
-
 def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
-    """Write a run's folder with the chosen weights alone, whole or not at all.
-
-    Args:
-        given: what `hub.read_folder` read.
-        folder: that it is from.
-        path: of the run; there must be none.
-    """
+    """Write a run's folder ``path`` with the weights of an exported ``folder`` alone, whole or not at all."""
     study = given.study
     if path.exists():
         raise UserError(f"{path} is there already: choose another --name")
@@ -86,23 +76,18 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
             place = checkpoints.path(given.step) / "weights.safetensors"
             write_atomic(place, (folder / hub.WEIGHTS).read_bytes())
             checkpoints.mark_best(given.step, "as exported", 0.0)
-            _copy_companions(given, folder, temporary)
+            card = folder / hub.CARD
+            if card.is_file() and card.stat().st_size <= _MOST_CARD:
+                write_atomic(temporary / "model_card.md", card.read_bytes())
+            for name in hub.companions(study, folder / hub.WEIGHTS):
+                if (folder / name).is_file():
+                    write_atomic(temporary / name, (folder / name).read_bytes())
             run.write_summary(_summary(given, record, config))
             temporary.chmod(0o777 & ~umask())
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return path
-
-
-def _copy_companions(given: hub.Exported, folder: Path, run: Path) -> None:
-    card = folder / hub.CARD
-    if card.is_file() and card.stat().st_size <= _MOST_CARD:
-        write_atomic(run / "model_card.md", card.read_bytes())
-    module = given.study.module("export")
-    for place in module.companions(folder / hub.WEIGHTS) if hasattr(module, "companions") else ():
-        if (folder / place).is_file():
-            write_atomic(run / place, (folder / place).read_bytes())
 
 
 def _summary(given: hub.Exported, record: RunRecord, config: StudyConfig) -> dict[str, Any]:

@@ -4,7 +4,6 @@ RUN is a run folder, a weights file, a folder that `etude export` wrote, or a st
 with the package.
 """
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from etude import registry
 from etude.core.errors import UserError
 from etude.runs import hub
 from etude.runs.flags import parse, switch
-from etude.runs.table import show
+from etude.runs.table import show_answers
 from etude.runs.weights import find_weights, refuse_bloated
 
 HELP = """usage: etude predict [STUDY] RUN [INPUT ...] [--flags] [--json]
@@ -50,10 +49,5 @@ def main(args: list[str]) -> int:
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
     if name not in registry.NAMES:
         refuse_bloated(study, weights)
-    answers = module.predict(weights, extra, options)
-    # A study's own way of writing its answers for people.
-    if hasattr(module, "tell") and not as_json:
-        print(module.tell(answers))
-    else:
-        show([dataclasses.asdict(row) for row in answers], as_json=as_json)
+    show_answers(module, module.predict(weights, extra, options), as_json=as_json)
     return 0

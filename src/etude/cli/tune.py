@@ -12,9 +12,7 @@ example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,f
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -97,7 +95,7 @@ def _search(options: Options, ledger: Ledger, ranges: list[Range], loop: LoopCon
         # Ray tells of nodes that died on standard output, where the answer goes.
         with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
             search = Search(
-                ledger, ranges, engine, say, metrics=storage.metrics if storage else _metrics,
+                ledger, ranges, engine, metrics=storage.metrics if storage else lambda path: RunFolder(path).metrics(),
                 last=loop.max_steps, grace=grace, reduction=options.reduction,
             )  # fmt: skip
             try:
@@ -128,12 +126,8 @@ def _gather(storage: Storage | None, ledger: Ledger, trials: list[Trial]) -> Non
             storage.gather(path, say, chosen=trial.state == "done")
 
 
-def _metrics(path: Path) -> Iterator[dict[str, Any]]:
-    return RunFolder(path).metrics()
-
-
 def _row(trial: Trial, item: Item, monitor: tuple[str, str]) -> dict[str, Any]:
-    scores = list(best_so_far(_metrics(item.path), monitor))
+    scores = list(best_so_far(RunFolder(item.path).metrics(), monitor))
     best, reason = scores[-1][1] if scores else None, trial.reason
     if trial.state == "failed":
         reason = reason or item.last_line

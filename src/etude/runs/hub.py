@@ -167,6 +167,12 @@ def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
     return front
 
 
+def companions(study: Study, weights: Path) -> Mapping[str, Path | None]:
+    """The files that a study's weights need beside them: places in a folder, and where they lie now."""
+    module = study.module("export")
+    return module.companions(weights) if hasattr(module, "companions") else {}
+
+
 # --- reading ---
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,6 @@ from etude.core.errors import UserError
 from etude.runs.launch import parts as parts_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from etude.core.study import Task
 
 _KILLED = -9
@@ -36,8 +34,8 @@ def reset_peak() -> None:
 def rehearse(task: "Task", config: StudyConfig) -> None:
     """Do a little of what the final results will do beside evaluation, for what it takes of memory.
 
-    Of FID the network, a batch of pictures and a distance, unless the task's ``measures_fid`` says no; of a task that
-    has a method ``rehearse``, that.
+    That is FID's network, a batch of pictures and a distance, unless the task's ``measures_fid`` says no; and the
+    task's own ``rehearse``, where it has one.
     """
     import numpy as np
 
@@ -51,50 +49,28 @@ def rehearse(task: "Task", config: StudyConfig) -> None:
         # The root of a product of covariances takes as much as the network.
         real, fake = np.random.default_rng(0).normal(size=(2, 256, fid.NUM_FEATURES)).astype(np.float32)
         fid.frechet_distance(real, fake)
-    own = getattr(task, "rehearse", None)
-    if own is not None:
-        own()
-
-
-def batch_statistics(task: "Task") -> list[str]:
-    """The layers that take statistics over the pictures of a batch: cut into parts, they see another batch.
-
-    They are known by the running mean that they keep.
-    """
-
-    def keeps(module: "nn.Module") -> bool:
-        return hasattr(module, "running_mean") or "running_mean" in dict(module.named_buffers(recurse=False))
-
-    return [
-        f"{name}.{inner}" if inner else name
-        for name, network in task.modules.items()
-        for inner, module in network.named_modules()
-        if keeps(module)
-    ]
+    getattr(task, "rehearse", lambda: None)()
 
 
 def about_parts(task: "Task") -> str:
-    """Whether a batch in parts is the same mathematics as the batch in one, in words."""
-    layers = batch_statistics(task)
+    """Whether a batch in parts is the same mathematics as the batch in one, in words.
+
+    It is not where layers take statistics over the pictures of a batch, which the running mean that they keep tells.
+    """
+    layers = [
+        f"{name}.{inner}" if inner else name
+        for name, network in task.modules.items()
+        for inner, module in network.named_modules()
+        if hasattr(module, "running_mean")
+    ]
     if not layers:
         return "the same mathematics as in one part, but for draws, which every part has of its own"
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
     return f"other mathematics than in one part: {layers[0]}{more} normalise each part on its own"
 
 
-def candidates(size: int, first: int) -> Iterator[int]:
-    """Numbers of parts that cut a batch of ``size`` evenly, each at least twice the one before, from ``first``."""
-    wanted = first
-    while wanted <= size:
-        number = next(n for n in range(wanted, size + 1) if size % n == 0)
-        yield number
-        if number == size:
-            return
-        wanted = min(2 * number, size)
-
-
 def fit(words: Sequence[str], config: StudyConfig, limit_mb: int) -> tuple[int, int]:
-    """The fewest parts, of those that `candidates` names, with which training stays within a limit.
+    """The fewest parts with which training stays within a limit: twice as many until it does, then what lies between.
 
     Args:
         words: the study, its preset and its flags.
@@ -111,45 +87,42 @@ def fit(words: Sequence[str], config: StudyConfig, limit_mb: int) -> tuple[int, 
     flag, now = parts_of(config)
     if flag != "--batch.parts":
         raise UserError(f"--memory: a step of {words[0]} is whole episodes: fewer ways or queries take less memory")
-    number, took, vain, failed = now, None, 0, now
-    for number in candidates(untyped.batch.size, now):
-        before, took = took, _measure([*words, "--batch.parts", str(number)])
-        if took is not None and took <= limit_mb:
-            return _fewer(words, untyped.batch.size, failed, (number, took), limit_mb)
-        failed = number
+    numbers = [number for number in range(now, untyped.batch.size + 1) if untyped.batch.size % number == 0]
+    first, place, vain = 0, 0, 0
+    took = _measure(words, numbers[0])
+    while took is None or took > limit_mb:
+        if vain == 2 or place == len(numbers) - 1:
+            least = f"takes {took:,} MB, and smaller parts save nothing" if took else "takes more than there is"
+            raise UserError(
+                f"--memory {limit_mb}: a step in {numbers[place]} part(s) {least}: a smaller network, smaller pictures "
+                "or fewer, or a higher limit"
+            )
+        twice = 2 * numbers[place]
+        first = place + 1
+        place = next((place for place, number in enumerate(numbers) if number >= twice), len(numbers) - 1)
+        before, took = took, _measure(words, numbers[place])
         if took is not None and before is not None:
             vain = vain + 1 if took > _GAIN * before else 0
-        if vain == 2:
-            break
-    least = f"takes {took:,} MB, and smaller parts save nothing" if took else "takes more than there is"
-    raise UserError(
-        f"--memory {limit_mb}: a step in {number} part(s) {least}: a smaller network, smaller pictures or fewer, "
-        "or a higher limit"
-    )
-
-
-def _fewer(words: Sequence[str], size: int, failed: int, fits: tuple[int, int], limit_mb: int) -> tuple[int, int]:
-    """The fewest parts between a number that is too few and one that fits: halving what is between them."""
-    between = [number for number in range(failed + 1, fits[0]) if size % number == 0]
+    found, between = (numbers[place], took), numbers[first:place]
     while between:
         middle = len(between) // 2
-        took = _measure([*words, "--batch.parts", str(between[middle])])
+        took = _measure(words, between[middle])
         if took is not None and took <= limit_mb:
-            fits, between = (between[middle], took), between[:middle]
+            found, between = (between[middle], took), between[:middle]
         else:
             between = between[middle + 1 :]
-    return fits
+    return found
 
 
-def _measure(words: Sequence[str]) -> int | None:
-    """The megabytes that training takes, in a process of its own; None where there was no room."""
-    command = [sys.executable, "-m", "etude", "check", *words, "--training-only", "--json"]
+def _measure(words: Sequence[str], parts: int) -> int | None:
+    """The megabytes that training in so many parts takes, in a process of its own; None where there was no room."""
+    command = [sys.executable, "-m", "etude", "check", *words, "--batch.parts", str(parts), "--training-only", "--json"]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
-    if child.returncode in (0, 2):
-        if child.returncode:
-            raise UserError(child.stderr.strip().rpartition("\n")[2].removeprefix("etude: "))
+    if child.returncode == 0:
         return int(json.loads(child.stdout)[0]["memory_mb"]["training"])
     last = child.stderr.strip().rpartition("\n")[2]
+    if child.returncode == 2:
+        raise UserError(last.removeprefix("etude: "))
     if child.returncode == _KILLED or "memory" in last.lower():
         return None
     raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {last}")

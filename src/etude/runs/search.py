@@ -1,7 +1,6 @@
-"""What `etude tune` searches over, and the record of its trials: both without Optuna.
+"""What `etude tune` searches over, in the language that its help describes, and the record of its trials.
 
-The language: ``NAME=VALUE,VALUE,...`` a choice; ``NAME=log:LOW:HIGH`` and ``NAME=float:LOW:HIGH`` a number, drawn
-evenly in its logarithm or as it is; ``NAME=int:LOW:HIGH`` and ``NAME=logint:LOW:HIGH`` a whole number, ends included.
+Both do without Optuna.
 """
 
 import contextlib
@@ -10,9 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from etude.core.config import as_flags, to_dict
+from etude.core.config import as_flags, flat, to_dict
 from etude.core.errors import UserError, refuse_newer
 from etude.core.files import locked, read_json, write_json
 from etude.core.study import Study
@@ -43,10 +42,7 @@ class Range:
         return range(self.values[0], self.values[1] + 1) if self.kind in ("int", "logint") else self.values
 
     def value(self, drawn: Any) -> Any:
-        """Returns the value of a drawn number: the choice that it counts, or itself.
-
-        Continuous ones have four digits, so that a command line can be read, within the range.
-        """
+        """Returns the value of a drawn number: the choice that it counts, or itself, to four digits in the range."""
         if self.kind in ("float", "log"):
             low, high = self.values
             return min(max(float(f"{drawn:.4g}"), low), high)
@@ -54,21 +50,22 @@ class Range:
 
 
 def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[str, Any]) -> list[Range]:
-    """``NAME=SPEC`` words, each name and value held to the study's configuration.
-
-    Args:
-        study: whose configuration.
-        preset: whose settings stand where nothing else is said.
-        words: what is searched over.
-        fixed: dotted settings of every trial.
+    """``NAME=SPEC`` words, each name and value held to the study's configuration with its ``fixed`` settings.
 
     Raises:
         UserError: no such setting, a value of the wrong kind, ends the wrong way round, or nothing to choose from.
     """
-    ranges: list[Range] = []
+
+    def value_of(name: str, text: str) -> Any:
+        """A setting's value as the configuration holds it, read as a flag is."""
+        flags = as_flags({**fixed, name: text == "true" if text in ("true", "false") else text})
+        prog, before = f"etude run {study.name} {preset}", study.preset(preset).build()
+        return flat(to_dict(parse(study.config, flags, prog=prog, default=before)))[name]
+
+    ranges: dict[str, Range] = {}
     for word in words:
-        name, equals, spec = word.partition("=")
-        if not equals or not name or not spec:
+        name, _, spec = word.partition("=")
+        if not name or not spec:
             raise UserError(
                 f"--search takes NAME=log:LOW:HIGH, float:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH or A,B, not '{word}'"
             )
@@ -79,26 +76,32 @@ def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[
             )
         if name in fixed:
             raise UserError(f"--search {word}: --set gives {name} a value already")
-        if any(known.name == name for known in ranges):
+        if name in ranges:
             raise UserError(f"--search names {name} twice")
-        ranges.append(_read(study, preset, name, spec, word, fixed))
+        kind, colon, ends = spec.partition(":")
+        if colon and kind in _RANGES:
+            values = _ends(word, kind, ends)
+            for end in values:
+                found = value_of(name, str(int(end) if end == int(end) else end))
+                if isinstance(found, bool) or not isinstance(found, int | float):
+                    raise UserError(f"--search {word}: {name} is no number; give its values as {name}=A,B,C")
+                if isinstance(found, int) and kind in ("float", "log"):
+                    raise UserError(f"--search {word}: {name} is a whole number: int:LOW:HIGH or logint:LOW:HIGH")
+        else:
+            kind, values = "choice", tuple(value_of(name, text) for text in spec.split(","))
+            if len(set(map(str, values))) < max(2, len(values)):
+                raise UserError(f"--search {word}: two different values or more; one is given with --set")
+        ranges[name] = Range(name, cast(Kind, kind), values, word)
     if not ranges:
         raise UserError("--search names no setting: give one or more, such as --search optim.lr=log:1e-4:1e-1")
-    return ranges
+    return list(ranges.values())
 
 
-def _read(study: Study, preset: str, name: str, spec: str, word: str, fixed: Mapping[str, Any]) -> Range:
-    kind, colon, ends = spec.partition(":")
-    if not colon or kind not in _RANGES:
-        texts = spec.split(",")
-        values = tuple(value_of(study, preset, name, text, fixed) for text in texts)
-        if len(set(map(str, values))) < max(2, len(values)):
-            raise UserError(f"--search {word}: two different values or more; one is given with --set")
-        return Range(name, "choice", values, word)
-    texts = ends.split(":")
+def _ends(word: str, kind: str, text: str) -> tuple[float, ...]:
+    """Both ends of a range, in order."""
+    texts, whole = text.split(":"), kind in ("int", "logint")
     if len(texts) != 2:
         raise UserError(f"--search {word}: {kind} takes two ends, {kind}:LOW:HIGH")
-    whole = kind in ("int", "logint")
     try:
         low, high = (int(text) if whole else float(text) for text in texts)
     except ValueError:
@@ -107,23 +110,7 @@ def _read(study: Study, preset: str, name: str, spec: str, word: str, fixed: Map
         raise UserError(f"--search {word}: the first end must be below the second")
     if kind in ("log", "logint") and low <= 0:
         raise UserError(f"--search {word}: the ends of {kind} must be above 0")
-    for end in (low, high):
-        found = value_of(study, preset, name, str(int(end) if end == int(end) else end), fixed)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise UserError(f"--search {word}: {name} is no number; give its values as {name}=A,B,C")
-        if isinstance(found, int) and not whole:
-            raise UserError(f"--search {word}: {name} is a whole number: int:LOW:HIGH or logint:LOW:HIGH")
-    return Range(name, kind, (low, high), word)  # pyright: ignore[reportArgumentType]
-
-
-def value_of(study: Study, preset: str, name: str, text: str, fixed: Mapping[str, Any]) -> Any:
-    """A setting's value as the configuration holds it, read as a flag is."""
-    before = study.preset(preset).build()
-    flags = as_flags(dict(fixed) | {name: text == "true" if text in ("true", "false") else text})
-    place: Any = to_dict(parse(study.config, flags, prog=f"etude run {study.name} {preset}", default=before))
-    for part in name.split("."):
-        place = place[part]
-    return place
+    return low, high
 
 
 def size_of(ranges: Sequence[Range]) -> float:
@@ -137,7 +124,7 @@ class Trial:
 
     number: int
     settings: dict[str, Any]
-    """Of what is searched over."""
+    """The values of what is searched over."""
     state: State = "begun"
     reason: str = ""
 
@@ -201,7 +188,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Score:
-    """The best that a run has reached on validation so far."""
+    """The best score that a run has reached on validation so far."""
 
     value: float
     step: int

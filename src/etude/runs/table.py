@@ -1,5 +1,6 @@
 """Tables on standard output, for eyes or as JSON."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,14 @@ def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json
     for row in rows:
         table.add_row(*(_text(row[name]) for name in names))
     console.print(table)
+
+
+def show_answers(predict: Any, answers: Sequence[Any], *, as_json: bool = False) -> None:
+    """Print what a study's predict.py has answered: as its own ``tell`` writes it for people, else as a table."""
+    if hasattr(predict, "tell") and not as_json:
+        print(predict.tell(answers))
+    else:
+        show([dataclasses.asdict(row) for row in answers], as_json=as_json)
 
 
 def _text(value: Any) -> str:

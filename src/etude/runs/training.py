@@ -53,26 +53,21 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
 
     Returns the summary. A run that has ended already is left as it is.
     """
-    with bearing_ends(run):
-        return _run_to_end(study, run, config)
-
-
-def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, Any]:
     from etude.core.checkpoint import WeightsHeader
     from etude.core.loop import Loop
     from etude.core.runtime import Runtime
     from etude.runs.card import write_card
     from etude.runs.tracking import open_sinks
 
-    runtime = Runtime(config.loop, config.seed)
-    if runtime.is_main:
-        run.lock()
-    try:
+    with bearing_ends(run), contextlib.ExitStack() as ends:
+        runtime = Runtime(config.loop, config.seed)
+        ends.callback(run.unlock)
+        if runtime.is_main:
+            run.lock()
         if run.summary is not None:
             return run.summary
         task = study.task(config, runtime)
-        header = WeightsHeader(study.name, run.record.config, {})
-        loop = Loop(task, config.loop, run, runtime, header)
+        loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, run.record.config, {}))
         resumed_at = loop.resume()
         if runtime.is_main:
             about = {"data": task.data_checksums(), "processes": runtime.world, "device": str(runtime.device)}
@@ -95,13 +90,11 @@ def _run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, 
             run.write_summary(summary)
         runtime.wait()
         return summary
-    finally:
-        run.unlock()
 
 
 @contextlib.contextmanager
 def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
-    """Whatever ends a run's process or another one of it within this, the last line says how the run goes on.
+    """Within it, whatever ends a run's process or another one of it, the last line says how the run goes on.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM.
@@ -115,7 +108,11 @@ def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
             try:
                 yield
             except RuntimeError as error:
-                if world == 1 or not lost_process(error):
+                import torch.distributed
+
+                # Gloo has no error class of its own.
+                gone = isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+                if world == 1 or not gone:
                     raise
                 lost = f"process {rank} of {world} lost another one, which ended or cannot be reached"
                 if not (run.path / "config.yaml").exists():
@@ -136,14 +133,6 @@ def bearing_ends(run: RunFolder) -> Generator[None, None, None]:
 def world_size() -> int:
     """The number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def lost_process(error: RuntimeError) -> bool:
-    """Whether a failure of a collective says that another process is gone."""
-    import torch.distributed
-
-    # Gloo has no error class of its own.
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _summary(run: RunFolder, task: Task, loop: "Loop", step: int) -> dict[str, Any]:

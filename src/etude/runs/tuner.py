@@ -10,6 +10,7 @@ from typing import Any
 from etude.core.errors import UserError
 from etude.runs.grid import STOPPED, Engine, Item
 from etude.runs.search import Ledger, Range, Score, Trial, best_so_far, size_of
+from etude.runs.training import say
 
 try:
     import optuna
@@ -46,7 +47,6 @@ class Search:
         ledger: the trials; each change is written.
         ranges: what is searched over.
         engine: runs the trials.
-        say: told what happens.
         metrics: the lines of ``metrics.jsonl`` of a run, which may train now.
         last: the step at which a run ends.
         grace: steps before a trial may be stopped; 0: none is.
@@ -57,11 +57,10 @@ class Search:
     """
 
     def __init__(
-        self, ledger: Ledger, ranges: Sequence[Range], engine: Engine, say: Callable[[str], None], *,
+        self, ledger: Ledger, ranges: Sequence[Range], engine: Engine, *,
         metrics: Callable[[Path], Iterable[Mapping[str, Any]]], last: int, grace: int, reduction: int,
     ) -> None:  # fmt: skip
-        self.ledger, self.ranges, self.engine, self.say = ledger, ranges, engine, say
-        self.metrics, self.last = metrics, last
+        self.ledger, self.ranges, self.engine, self.metrics, self.last = ledger, ranges, engine, metrics, last
         if ledger.monitor is None:
             ledger.monitor = self._monitor()
             ledger.write()
@@ -85,7 +84,8 @@ class Search:
         running: dict[Future[int], _Live] = {}
         while True:
             while len(running) < self.engine.slots and (live := next(trials, None)) is not None:
-                self.say(f"trial {live.trial.number}: {_text(live.trial.settings)} (run: {live.item.path})")
+                settings = " ".join(f"{name}={value}" for name, value in live.trial.settings.items())
+                say(f"trial {live.trial.number}: {settings} (run: {live.item.path})")
                 running[self.engine.submit(live.item.command(), live.item.log)] = live
             if not running:
                 return
@@ -137,13 +137,8 @@ class Search:
 
     def _ask(self, settings: Mapping[str, Any]) -> optuna.Trial:
         """Optuna's trial of given settings."""
-        drawn = {
-            range_.name: range_.values.index(settings[range_.name])
-            if range_.kind == "choice"
-            else settings[range_.name]
-            for range_ in self.ranges
-        }
-        self.study.enqueue_trial(drawn)
+        choices = {range_.name: range_.values for range_ in self.ranges if range_.kind == "choice"}
+        self.study.enqueue_trial({n: choices[n].index(v) if n in choices else v for n, v in settings.items()})
         return self.study.ask(self.distributions)
 
     def _settings(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +174,7 @@ class Search:
         elif live.stopping:
             trial.state = "stopped"
         self.ledger.write()
-        self.say(f"trial {trial.number}: {trial.state}{f' ({fault})' if fault is not None else ''}")
+        say(f"trial {trial.number}: {trial.state}{f' ({fault})' if fault is not None else ''}")
         self._tell(live)
 
     def _tell(self, live: _Live) -> None:
@@ -202,7 +197,3 @@ def _distribution(range_: Range) -> BaseDistribution:
     if range_.kind in ("int", "logint"):
         return IntDistribution(*range_.values, log=log)
     return FloatDistribution(*range_.values, log=log)
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in settings.items())
