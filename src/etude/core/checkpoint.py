@@ -33,14 +33,14 @@ _WEIGHTS, _RESUME, _MANIFEST = "weights.safetensors", "resume.pt", "manifest.jso
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """What a weights file says of itself."""
+    """The header of a weights file."""
 
     study: str
     """The study whose networks these are."""
     config: dict[str, Any]
     """The study's configuration, as `etude.core.config.to_dict` makes it."""
     extra: dict[str, Any]
-    """What the study adds, such as a threshold set on the validation split."""
+    """The values that the study adds, such as a threshold set on the validation split."""
 
 
 def save_weights(path: Path, modules: Mapping[str, nn.Module], header: WeightsHeader, *, half: bool = False) -> None:
@@ -143,8 +143,8 @@ class Checkpoints:
         path = self.folder / "best.json"
         if not path.exists():
             return None
-        about = read_json(path)
-        step = about.get("step") if isinstance(about, dict) else None
+        about: Any = read_json(path)
+        step: Any = cast(Any, about).get("step") if isinstance(about, dict) else None
         if type(step) is not int or not 0 <= step < 10**12:
             raise UserError(f"{path} names no step: delete it, and the newest checkpoint is taken")
         return step
@@ -187,7 +187,7 @@ class Checkpoints:
         sweep(self.folder)
 
     def fault(self, step: int) -> str | None:
-        """Why the checkpoint of a step cannot be used, or None if its digests hold."""
+        """The reason why the checkpoint of a step cannot be used, or None if its digests hold."""
         path = self.path(step)
         try:
             manifest = read_json(path / _MANIFEST)
@@ -217,7 +217,7 @@ class Checkpoints:
         return next(filter(self.usable, reversed(self.steps())), None)
 
     def usable(self, step: int) -> bool:
-        """Whether the checkpoint of a step is whole; a warning says what is wrong with one that is not."""
+        """True where the checkpoint of a step is whole; a warning says what is wrong with one that is not."""
         fault = self.fault(step)
         if fault is not None:
             warnings.warn(f"{self.path(step)} is not used: {fault}", RuntimeWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a user can mend, and what a user asked for."""
+"""The faults that a user can mend, and the stop that a user asked for."""
 
 import difflib
 from collections.abc import Iterable

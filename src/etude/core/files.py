@@ -39,11 +39,9 @@ def one_line_faults(path: Path) -> Generator[None, None, None]:
 
 
 def write_atomic(path: Path, write: Callable[[Path], None] | bytes | str) -> None:
-    """Make ``path`` whole or leave it as it was.
+    """Make ``path`` whole, and its folder if need be, or leave it as it was.
 
-    Args:
-        path: the final place; its folder is made if need be.
-        write: the content, or a function that writes it to the temporary path it is given.
+    ``write`` is the content, or a function that writes it to the temporary path it is given.
 
     Raises:
         UserError: no room, or no permission; the file that stood there before is untouched.

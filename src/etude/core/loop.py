@@ -125,15 +125,7 @@ def progress_bar(*, enabled: bool = True) -> Progress:
 
 
 class Loop:
-    """Trains a task within a run folder.
-
-    Args:
-        task: the study's networks and algorithm.
-        config: lengths and intervals.
-        run: the folder, locked by this process where it is the main one.
-        runtime: the device and the processes.
-        header: what each weights file says of itself.
-    """
+    """Trains a task within a run folder, which the main process has locked; each weights file says ``header``."""
 
     def __init__(self, task: Task, config: LoopConfig, run: RunFolder, runtime: Runtime, header: WeightsHeader) -> None:
         self.task, self.config, self.run, self.runtime, self.header = task, config, run, runtime, header
@@ -174,10 +166,7 @@ class Loop:
         return step
 
     def train(self, sinks: Sequence[Sink] = ()) -> None:
-        """Train to the end, from where `resume` left it or from the start.
-
-        Args:
-            sinks: trackers beside metrics.jsonl; they are closed in any case.
+        """Train to the end, from where `resume` left it or from the start; trackers are closed in any case.
 
         Raises:
             UserError: a loss that is not finite, or no room for a checkpoint.
@@ -234,13 +223,13 @@ class Loop:
                 raise KeyboardInterrupt
 
     def _any(self, here: bool) -> bool:
-        """Whether it holds in any process, so that all of them take the same turn."""
+        """True where it holds in any process, so that all of them take the same turn."""
         if self.runtime.world == 1:
             return here
         return bool(self.runtime.sum(torch.tensor(float(here), device=self.runtime.device)).item() > 0)
 
     def _judge(self, validation: Mapping[str, float]) -> bool:
-        """Whether the evaluation is the best so far; counts the ones that are not."""
+        """Count an evaluation that is not the best so far. Returns whether it is."""
         if self.task.monitor is None:
             return False
         name, direction = self.task.monitor
@@ -256,9 +245,11 @@ class Loop:
 
     def _refuse_non_finite(self, *, weights: bool = False) -> None:
         bad, what = self.window.first_bad_step(self.runtime), "loss is"
-        if bad is None and weights and not self._finite_weights():
-            # An infinite gradient of a finite loss.
-            bad, what = self.state.step - 1, "weights are"
+        if bad is None and weights:
+            learned = [p for module in self.task.modules.values() for p in module.parameters() if p.requires_grad]
+            if not all(bool(p.isfinite().all()) for p in learned):
+                # An infinite gradient of a finite loss.
+                bad, what = self.state.step - 1, "weights are"
         if bad is None:
             return
         good = self.checkpoints.newest()
@@ -268,10 +259,6 @@ class Loop:
             f"the {what} not finite at step {bad} (batch seed {seed}); {kept}: "
             "lower the learning rate or use --loop.precision fp32"
         )
-
-    def _finite_weights(self) -> bool:
-        parameters = [p for module in self.task.modules.values() for p in module.parameters() if p.requires_grad]
-        return all(bool(p.isfinite().all()) for p in parameters)
 
     def save(self) -> None:
         """Write a checkpoint of the step that `state` holds, and prune older ones."""
@@ -300,9 +287,7 @@ class Loop:
             (self.checkpoints.folder / "best.json").unlink(missing_ok=True)
 
     def reload(self) -> int:
-        """Put the chosen weights, the best or else the last, back from disk and hold them to their score.
-
-        Returns the step of the weights.
+        """Put the chosen weights, the best or else the last, back from disk. Returns their step.
 
         Raises:
             RuntimeError: the weights on disk do not score what they scored in training.

@@ -13,14 +13,7 @@ import torch
 
 
 def key(seed: int, stream: str, step: int, index: int = 0) -> int:
-    """A 63-bit seed for one draw: BLAKE2b of the four parts.
-
-    Args:
-        seed: the run's seed.
-        stream: what is drawn, such as ``"train/episode"``.
-        step: the training step, from 0.
-        index: the part of the step's batch, from 0.
-    """
+    """A 63-bit seed for one draw, BLAKE2b of its parts: a stream such as ``"train/episode"``, its step and index."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{step}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -31,7 +24,7 @@ def generator(seed: int, stream: str, step: int, index: int = 0) -> torch.Genera
 
 
 def upload(drawn: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """What was drawn on the CPU, on the device; to a GPU from pinned memory, for which the CPU need not wait."""
+    """Move what was drawn on the CPU to a device; to a GPU from pinned memory, for which the CPU need not wait."""
     held = drawn.pin_memory() if (drawn.device.type, torch.device(device).type) == ("cpu", "cuda") else drawn
     return held.to(device, non_blocking=True)
 

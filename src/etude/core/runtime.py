@@ -5,7 +5,7 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -92,19 +92,11 @@ class Runtime:
         return self.accelerator.prepare_optimizer(optimizer)
 
     def parts(self, total: int, *wrapped: nn.Module) -> Iterator[int]:
-        """The parts of one step's batch that this process takes, gradients accumulated over them.
+        """The numbers of the parts of one step's batch that this process takes.
 
-        Args:
-            total: how many parts the whole batch has, over all processes.
-            wrapped: the modules, as `prepare` returned them, whose gradients are shared after the
-                last part.
-
-        Yields:
-            The part's index in the batch. ``backward(loss, total)`` within the body makes the summed
-            gradient the mean over all parts, however they are spread over processes.
-
-        Running statistics move by the mean over the parts of what each would have done, so that one
-        process with all the parts and many with a few end in the same state.
+        The gradients of ``wrapped`` modules, as `prepare` returned them, are shared after the last part. Running
+        statistics move by the mean over the parts of what each would have done, so that one process with all of the
+        ``total`` parts and many with a few end in the same state.
         """
         if total < self.world:
             raise UserError(
@@ -112,27 +104,30 @@ class Runtime:
                 "(--batch.parts where a study has it)"
             )
         mine = range(self.rank, total, self.world)
-        average = _BufferAverage(self._prepared) if total > 1 else None
+        buffers = [b for module in self._prepared for b in module.buffers()] if total > 1 else []
+        before, after = [b.clone() for b in buffers], [torch.zeros_like(b) for b in buffers]
         for index in mine:
             with contextlib.ExitStack() as stack:
                 if index != mine[-1]:
                     for module in wrapped:
                         stack.enter_context(self.accelerator.no_sync(module))
                 yield index
-            if average:
-                average.take()
-        if average:
-            average.finish(self, total)
-
-    def backward(self, loss: Tensor, total: int) -> None:
-        """Back-propagate one of ``total`` parts' mean loss (a scalar)."""
-        # DDP takes the mean over processes of each one's sum.
-        self.accelerator.backward(loss * (self.world / total))
+            for buffer, start, moved in zip(buffers, before, after, strict=True):
+                # A counter moves as by one part.
+                moved.copy_(moved + buffer if buffer.is_floating_point() else buffer)
+                buffer.copy_(start)
+        sums = [moved for moved in after if moved.is_floating_point()]
+        if sums:
+            flat = self.sum(torch.cat([moved.flatten() for moved in sums])) / total
+            for moved, mean in zip(sums, torch.split(flat, [moved.numel() for moved in sums]), strict=True):
+                moved.copy_(mean.view_as(moved))
+        for buffer, moved in zip(buffers, after, strict=True):
+            buffer.copy_(moved)
 
     def accumulate(
         self, compute: Callable[[int], Mapping[str, Tensor]], parts: int, *wrapped: nn.Module
     ) -> dict[str, Tensor]:
-        """Back-propagate the mean of the losses of a batch's parts.
+        """Back-propagate the mean of the losses of a batch's parts, however they are spread over processes.
 
         Args:
             compute: for a part of the batch, scalars by name; ``loss`` among them is back-propagated.
@@ -145,7 +140,8 @@ class Runtime:
         sums: dict[str, Tensor] = {}
         for part in self.parts(parts, *wrapped):
             found = compute(part)
-            self.backward(found["loss"], parts)
+            # DDP takes the mean over processes of each one's sum.
+            self.accelerator.backward(found["loss"] * (self.world / parts))
             for name, value in found.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         return {name: value * self.world / parts for name, value in sums.items()}
@@ -158,15 +154,10 @@ class Runtime:
         *wrapped: nn.Module,
         clip: float | None = None,
     ) -> dict[str, Tensor]:
-        """One step of an optimiser down the mean loss of a batch's parts, see `accumulate`.
+        """One step of an optimiser, as `prepare_optimizer` returned it, down the mean loss of parts: see `accumulate`.
 
-        Args:
-            optimizer: as `prepare_optimizer` returned it.
-            compute: see `accumulate`.
-            parts: see `accumulate`.
-            wrapped: see `accumulate`.
-            clip: the largest norm of the gradient over all of the optimiser's parameters, 0 for any; the returned means
-                then have it as ``gradient``. None: it is not measured.
+        ``clip`` is the largest norm of the gradient over all of the optimiser's parameters, 0 for any; the returned
+        means then have it as ``gradient``. None: it is not measured.
         """
         means = self.accumulate(compute, parts, *wrapped)
         if clip is not None:
@@ -190,12 +181,7 @@ class Runtime:
         return slice(min(self.rank * size, count), min((self.rank + 1) * size, count))
 
     def gather(self, local: Tensor, count: int) -> Tensor:
-        """The rows that the processes made of their `share` of ``count`` items, in order.
-
-        Args:
-            local: this process's rows, first dimension as long as its share.
-            count: the rows of all processes together.
-        """
+        """The rows ``[count, ...]`` that the processes made of their `share` each, ``[share, ...]``, in order."""
         if self.world == 1:
             return local
         size = -(-count // self.world)
@@ -226,41 +212,8 @@ class Runtime:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-class _BufferAverage:
-    """Buffers of some modules, moved by the mean of what each part did to them; counters move as by one part."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        every = [b for module in modules for b in module.buffers()]
-        self.buffers = [b for b in every if b.is_floating_point()]
-        self.counters = [(b, b.clone()) for b in every if not b.is_floating_point()]
-        self.counted: list[Tensor] = []
-        self.before = [b.clone() for b in self.buffers]
-        self.sums = [torch.zeros_like(b) for b in self.buffers]
-
-    def take(self) -> None:
-        """Note what the part made of the buffers, and put them back for the next part."""
-        for buffer, before, total in zip(self.buffers, self.before, self.sums, strict=True):
-            total += buffer
-            buffer.copy_(before)
-        self.counted = [counter.clone() for counter, _ in self.counters]
-        for counter, before in self.counters:
-            counter.copy_(before)
-
-    def finish(self, runtime: Runtime, total: int) -> None:
-        if self.buffers:
-            flat = runtime.sum(torch.cat([s.flatten() for s in self.sums])) / total
-            for buffer, mean in zip(self.buffers, torch.split(flat, [b.numel() for b in self.buffers]), strict=True):
-                buffer.copy_(mean.view_as(buffer))
-        for (counter, _), counted in zip(self.counters, self.counted, strict=True):
-            counter.copy_(counted)
-
-
 def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step instead of giving them back to the system.
-
-    A training step on the CPU frees and asks again for the same hundreds of megabytes; fresh pages cost a fault
-    each. Elsewhere than on glibc nothing happens.
-    """
+    """Let glibc, where it is, keep large freed blocks for the next step, for which fresh pages cost a fault each."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3

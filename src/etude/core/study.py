@@ -1,4 +1,4 @@
-"""What a study is to the rest of etude: presets, experiments, a task."""
+"""A study as the rest of etude sees it: presets, experiments, a task."""
 
 import importlib
 import re
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from etude.core.config import Scale, StudyConfig
 from etude.core.errors import UserError, nearest
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from etude.core.runtime import Runtime
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Task(ABC):
     monitor: tuple[str, Literal["max", "min"]] | None = None
     """The validation metric that chooses the best checkpoint; None: the last one is kept."""
     ended: bool = False
-    """Whether the task has found what it was looking for: the run ends after the evaluation that sets this."""
+    """True once the task has found what it was looking for: the run ends after the evaluation that sets this."""
 
     @property
     def exported(self) -> "Mapping[str, nn.Module]":
@@ -73,7 +75,7 @@ class Task(ABC):
         """Metrics on the validation split, the same for the same weights; a name with a slash is logged as it is."""
 
     def finish(self) -> dict[str, Any]:
-        """What the weights carry beside the configuration, such as a threshold set on the validation split."""
+        """The values that weights carry beside the configuration, such as a threshold set on the validation split."""
         return {}
 
     @abstractmethod
@@ -132,7 +134,7 @@ class Experiment:
     preset: str = "laptop"
     """The preset where the caller names no other."""
     compared: bool = False
-    """Whether ``compared`` of the study's figures.py draws its runs beside each other."""
+    """True where ``compared`` of the study's figures.py draws its runs beside each other."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Study:
         return Path(str(sys.modules[self.config.__module__].__file__)).parent
 
     def has(self, part: str) -> bool:
-        """Whether the study has a file of that name."""
+        """True where the study has a file of that name."""
         return (self.folder / f"{part}.py").is_file()
 
     def module(self, part: str) -> Any:
@@ -180,18 +182,19 @@ class Study:
         return f"the study '{self.name}' has no {file} yet"
 
     def shows(self, picture: Path) -> str:
-        """What a picture of this study shows, in words; empty where it is not known."""
+        """The words for what a picture of this study shows; empty where it is not known."""
         return self.pictures.get(re.sub(r"-\d+$", "", picture.stem), "")
 
     def preset(self, name: str) -> Preset:
-        if name not in self.presets:
-            raise UserError(f"the study '{self.name}' has no preset '{name}'{nearest(name, self.presets)}")
-        return self.presets[name]
+        return self._named("preset", name, self.presets)
 
     def experiment(self, name: str) -> Experiment:
-        if name not in self.experiments:
-            raise UserError(f"the study '{self.name}' has no experiment '{name}'{nearest(name, self.experiments)}")
-        return self.experiments[name]
+        return self._named("experiment", name, self.experiments)
+
+    def _named(self, what: str, name: str, known: Mapping[str, T]) -> T:
+        if name not in known:
+            raise UserError(f"the study '{self.name}' has no {what} '{name}'{nearest(name, known)}")
+        return known[name]
 
     def task(self, config: StudyConfig, runtime: "Runtime") -> Task:
         return self.module("task").make_task(config, runtime)

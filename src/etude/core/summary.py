@@ -1,4 +1,4 @@
-"""What finished runs leave: ``summary.json``, the chosen weights, and the results that are committed."""
+"""Finished runs: their ``summary.json``, the chosen weights, and the results that are committed."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ def committed() -> Path:
 
 @dataclass(frozen=True)
 class _Summary:
-    """What a comparison and the report read of ``summary.json``; it may hold more."""
+    """The part of ``summary.json`` that a comparison and the report read; it may hold more."""
 
     study: str
     preset: str
@@ -45,12 +45,9 @@ _SUMMARY = pydantic.TypeAdapter(_Summary)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A run's ``summary.json``, each of its results with all that a `Result` has.
+    """A run's ``summary.json``, each of its results with all that a `Result` has; `UserError` where it is none.
 
     It is read again only when it changed, for a comparison and a report ask for it more than once.
-
-    Raises:
-        UserError: it is no such thing.
     """
     try:
         about = path.stat()
@@ -111,7 +108,7 @@ def chosen_weights(run: RunFolder) -> Path:
 
 def summary_of(run: RunFolder) -> dict[str, Any] | None:
     """A run's summary, or None for one that has not ended; `UserError` where what lies there is none."""
-    summary = run.summary
+    summary: Any = run.summary
     if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("extra"), dict)):
         fix = f"delete it, and `etude resume {run.path}` writes it anew"
         raise UserError(f"{run.path / 'summary.json'} is no summary of a run: {fix}")

@@ -196,8 +196,9 @@ def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
         pickles = [entry.name for entry in sorted(path.iterdir()) if entry.suffix in _PICKLES]
         why = f" ({pickles[0]} may run code when it is read: etude reads safetensors only)" if pickles else ""
         raise UserError(f"{path} has no {WEIGHTS}{why}: `etude export RUN --out FOLDER` writes one")
-    if (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > _MOST_JSON:
-        raise UserError(f"{path / CONFIG} has more bytes than a configuration ({_MOST_JSON:,}): copy it again")
+    size = (path / CONFIG).stat().st_size if (path / CONFIG).is_file() else 0
+    if size > _MOST_JSON:
+        raise UserError(f"{path / CONFIG} is {size:,} bytes, more than a configuration has: copy it again")
     about = read_json(path / CONFIG)
     if not isinstance(about, dict) or not isinstance(about.get("format"), int) or about.get("library_name") != "etude":
         raise UserError(f"{path / CONFIG} was not written by etude: `etude export RUN --out FOLDER` writes one")
