@@ -26,9 +26,12 @@ def test_the_gradient_of_parts_is_that_of_the_whole_batch(total: int):
     shared = here.prepare(net)
     x_PND, y_PN1 = torch.randn(total, 3, 4).double(), torch.randn(total, 3, 1).double()
     seen: list[int] = []
-    for part in here.parts(total, shared):
+
+    def compute(part: int) -> dict[str, torch.Tensor]:
         seen.append(part)
-        here.backward((shared(x_PND[part]) - y_PN1[part]).square().mean(), total)
+        return {"loss": (shared(x_PND[part]) - y_PN1[part]).square().mean()}
+
+    here.accumulate(compute, total, shared)
     assert seen == list(range(total))
     got = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
@@ -46,8 +49,7 @@ def test_running_statistics_move_by_the_mean_over_the_parts():
     norm = nn.BatchNorm1d(2, momentum=0.25)
     shared = here.prepare(norm)
     x_PND = torch.randn(3, 5, 2) * 2 + 1
-    for part in here.parts(3, shared):
-        here.backward(shared(x_PND[part]).square().sum(), 3)
+    here.accumulate(lambda part: {"loss": shared(x_PND[part]).square().sum()}, 3, shared)
     mean = 0.75 * 0 + 0.25 * x_PND.mean(1).mean(0)
     variance = 0.75 * 1 + 0.25 * x_PND.var(1, unbiased=True).mean(0)
     torch.testing.assert_close(norm.running_mean, mean)

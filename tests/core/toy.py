@@ -87,17 +87,13 @@ class ToyTask(Task):
         time.sleep(self.config.sleep)
         self.steps.append(step)
         self.net.train()
-        total = torch.zeros(())
-        for part in self.runtime.parts(self.config.per_step, self.shared):
+
+        def compute(part: int) -> dict[str, Tensor]:
             x_ND, y_N1 = self.batch("train/batch", step, part)
             loss = (self.shared(x_ND) - y_N1).square().mean()
-            if step == self.config.nan_at:
-                loss = loss * float("nan")
-            self.runtime.backward(loss, self.config.per_step)
-            total += loss.detach()
-        self.adam.step()
-        self.adam.zero_grad()
-        return {"loss": total * self.runtime.world / self.config.per_step}
+            return {"loss": loss * float("nan") if step == self.config.nan_at else loss}
+
+        return self.runtime.descend(self.adam, compute, self.config.per_step, self.shared)
 
     def evaluate(self) -> dict[str, float]:
         if self.config.scores:

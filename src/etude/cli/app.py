@@ -1,12 +1,18 @@
-"""The words after ``etude``: the verb is found and run, faults become one line."""
+"""The words after ``etude``: the verb is found and run, faults become one line.
+
+A verb's file has ``main``, which gets its ``Options`` filled from the words; one without, whose flags a study adds to,
+gets the words themselves, and may have a ``HELP`` for the question for them.
+"""
 
 import importlib
 import logging
 import sys
 import warnings
+from typing import Any
 
 from etude import __version__
 from etude.core.errors import Interrupted, UserError, nearest
+from etude.runs.flags import parse
 
 VERBS = {
     "demo": "every study at smoke scale, a comparison table and a report; no network, minutes",
@@ -51,7 +57,13 @@ def main(argv: list[str] | None = None) -> int:
         verb, *rest = args
         if verb not in VERBS:
             raise UserError(f"no verb '{verb}'{nearest(verb, VERBS)}")
-        return importlib.import_module(f"etude.cli.{verb}").main(rest) or 0
+        module: Any = importlib.import_module(f"etude.cli.{verb}")
+        if hasattr(module, "Options"):
+            return module.main(parse(module.Options, rest, prog=f"etude {verb}", description=module.__doc__)) or 0
+        if hasattr(module, "HELP") and (not rest or rest[0] in {"-h", "--help"}):
+            print(module.HELP)
+            return 0 if rest else 2
+        return module.main(rest) or 0
     except UserError as error:
         line = " ".join(str(error).split())
         # A word from a file may hold what would move a terminal's cursor.

@@ -11,7 +11,6 @@ import tyro
 from etude import registry
 from etude.core.files import write_json
 from etude.runs.environment import commit
-from etude.runs.flags import parse
 from etude.runs.table import show
 from etude.runs.training import say
 
@@ -26,8 +25,7 @@ class Options:
     """Print a JSON list."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude baseline", description=__doc__ or "")
+def main(options: Options) -> None:
     study = registry.load(options.study)
     module = study.module("baseline")
     started = time.perf_counter()
@@ -43,4 +41,3 @@ def main(args: list[str]) -> int:
     write_json(options.runs / study.name / "baseline.json", about | {"rows": rows})
     shown = ("name", "metric", "split", "variant", "cells", "value", "half_width", "unit", "protocol")
     show(rows if options.json else [{key: row[key] for key in shown} for row in rows], as_json=options.json)
-    return 0

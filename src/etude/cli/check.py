@@ -33,10 +33,7 @@ _STEPS = 4
 T = TypeVar("T")
 
 
-def main(args: list[str]) -> int:
-    if not args or args[0] in {"-h", "--help"}:
-        print(HELP)
-        return 0 if args else 2
+def main(args: list[str]) -> None:
     as_json, short = switch(args, "--json"), switch(args, "--training-only")
     word = take(args, "--memory", "")
     most = memory.limit(word) if word else 0
@@ -52,7 +49,6 @@ def main(args: list[str]) -> int:
         show([facts], as_json=True)
     else:
         show([{"fact": name.replace("_", " "), "value": _words(name, value)} for name, value in facts.items()])
-    return 0
 
 
 def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from etude.report.claims import Judgement, judgements
 from etude.report.reference import Comparison
 from etude.report.results import comparisons, faults
 from etude.report.terminal import local_runs, print_comparisons
-from etude.runs.flags import parse
 from etude.runs.table import show
 from etude.runs.training import say
 
@@ -35,8 +34,7 @@ class Options:
     """Judge what the sources say in place of what they measured."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude compare", description=__doc__ or "")
+def main(options: Options) -> None:
     chosen = [registry.load(name) for name in ((options.study,) if options.study else registry.NAMES)]
     runs = local_runs(options.runs)
     for line in faults(chosen, runs):
@@ -45,7 +43,6 @@ def main(args: list[str]) -> int:
         _print(chosen, judgements(chosen, runs), options, markdown.claims, lambda rows: show([vars(r) for r in rows]))
     else:
         _print(chosen, comparisons(chosen, runs), options, markdown.table, print_comparisons)
-    return 0
 
 
 def _print(

@@ -14,7 +14,7 @@ from etude.runs.table import show
 
 
 @dataclass(frozen=True)
-class Options:
+class _Options:
     verb: Annotated[Literal["list", "get", "verify"], tyro.conf.Positional]
     """list what there is; get it (download, or read from ETUDE_MIRROR); verify its checksums again."""
     name: Annotated[str, tyro.conf.Positional] = ""
@@ -25,10 +25,11 @@ class Options:
     """Print a JSON list."""
 
 
-def main(args: list[str]) -> int:
+def main(args: list[str]) -> None:
     if args[:1] == ["render"]:
-        return data_render.main(args[1:])
-    options = parse(Options, args, prog="etude data", description=__doc__ or "")
+        data_render.main(args[1:])
+        return
+    options = parse(_Options, args, prog="etude data", description=__doc__ or "")
     sets = [data.load(name) for name in ((options.name,) if options.name else data.NAMES)]
     if options.verb == "list":
         show(
@@ -45,7 +46,7 @@ def main(args: list[str]) -> int:
             ],
             as_json=options.json,
         )
-        return 0
+        return
     rows = []
     for dataset in sets:
         for source in dataset.sources:
@@ -68,7 +69,6 @@ def main(args: list[str]) -> int:
     wrong = [f"{row['name']}/{row['file']} is {row['state']}" for row in rows if row["state"] in ("altered", "missing")]
     if wrong:
         raise UserError(f"{'; '.join(wrong)}: `etude data get --force` fetches them again")
-    return 0
 
 
 def _worst(states: list[str]) -> str:

@@ -18,9 +18,8 @@ class Flags(Options):
     """What is rendered."""
 
 
-def main(args: list[str]) -> int:
+def main(args: list[str]) -> None:
     options = parse(Flags, args, prog="etude data render", description=__doc__ or "")
     done = render(options)
     kept = f", {done.kept:,} were there" if done.kept else ""
     print(f"{options.out}: {options.count:,} scenes, {done.rendered:,} rendered now{kept}")
-    return 0

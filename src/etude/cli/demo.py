@@ -25,8 +25,7 @@ class Options:
     """Where the runs and the report go; demo/DATE-TIME where nothing is named."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude demo", description=__doc__ or "")
+def main(options: Options) -> None:
     out = options.out or Path("demo") / datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
     started = time.monotonic()
     every = [registry.load(name) for name in registry.NAMES]
@@ -61,4 +60,3 @@ def main(args: list[str]) -> int:
     report = write_report(out / "report.html", every, [out])
     say(f"done in {time.monotonic() - started:.0f} s")
     print(f"\nreport: {report}")
-    return 0

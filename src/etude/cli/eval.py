@@ -19,18 +19,19 @@ from etude.runs.weights import find_weights, load_trained
 
 
 @dataclass(frozen=True)
-class Options:
+class _Options:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     json: bool = False
     """Print a JSON list."""
 
 
-def main(args: list[str]) -> int:
+def main(args: list[str]) -> None:
     named = [word for word in args if not word.startswith("-")]
     if named and (named[0] in registry.NAMES or len(named) > 1):
-        return _file(args)
-    options = parse(Options, args, prog="etude eval", description=__doc__ or "")
+        _file(args)
+        return
+    options = parse(_Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
     keys = ("experiment", "cell", "metric", "split")
     before = {tuple(row[key] for key in keys): row["value"] for row in summary["results"]}
@@ -49,10 +50,9 @@ def main(args: list[str]) -> int:
         for result in task.results(summary["extra"])
     ]
     show(rows, as_json=options.json)
-    return 0
 
 
-def _file(args: list[str]) -> int:
+def _file(args: list[str]) -> None:
     as_json = switch(args, "--json")
     name = args.pop(0)
     if name.startswith("-"):
@@ -66,4 +66,3 @@ def _file(args: list[str]) -> int:
     module = study.module("evaluate")
     options = parse(module.Options, args, prog=f"etude eval {name}", description=module.__doc__ or "")
     show([dataclasses.asdict(row) for row in module.evaluate(weights, options)], as_json=as_json)
-    return 0

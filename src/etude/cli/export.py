@@ -21,7 +21,6 @@ from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.summary import chosen_weights
 from etude.runs import hub
-from etude.runs.flags import parse
 from etude.runs.training import say
 from etude.runs.weights import find_weights, load_trained
 
@@ -46,13 +45,12 @@ class Options:
     """Write over files that are there."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude export", description=__doc__ or "")
+def main(options: Options) -> None:
     given, weights, name = _given(options)
     out = options.out or Path(f"{name}.{'onnx' if options.onnx else 'safetensors'}")
     if out.suffix not in (".safetensors", ".onnx"):
         _write_folder(out, given, weights, name, options)
-        return 0
+        return
     graphs = _graphs(given) if options.onnx or out.suffix == ".onnx" else []
     targets = [_beside(out, graph.name) for graph in graphs]
     # All before the first is written.
@@ -63,7 +61,6 @@ def main(args: list[str]) -> int:
         _write_weights(out, given)
     for graph, target in zip(graphs, targets, strict=True):
         _write_graph(target, graph, given)
-    return 0
 
 
 def _given(options: Options) -> tuple[hub.Exported, Path, str]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from etude import registry
-from etude.runs.flags import parse
 from etude.runs.table import show
 
 
@@ -13,8 +12,7 @@ class Options:
     """Print a JSON list."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude list", description=__doc__ or "")
+def main(options: Options) -> None:
     rows = [
         {
             "study": study.name,
@@ -27,4 +25,3 @@ def main(args: list[str]) -> int:
         for study in map(registry.load, registry.NAMES)
     ]
     show(rows, as_json=options.json)
-    return 0

@@ -20,7 +20,6 @@ from etude.core.errors import UserError
 from etude.core.files import one_line_faults, umask, write_atomic
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.runs import hub
-from etude.runs.flags import parse
 from etude.runs.training import say
 
 # Of the machine that trained; this one may have no accelerator.
@@ -40,8 +39,7 @@ class Options:
     """Let its configuration name Python files, which are run when its networks are built."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude load", description=__doc__ or "")
+def main(options: Options) -> None:
     folder = options.folder
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder: name one that `etude export RUN --out FOLDER` wrote")
@@ -54,7 +52,6 @@ def main(args: list[str]) -> int:
         raise UserError(f"the run's name {name!r:.80} is no plain name of a folder: give another as --name")
     run = write_run(given, folder, options.runs / given.study.name / name)
     say(f"{run}: `etude predict {run} ...`, `etude eval {run}`")
-    return 0
 
 
 def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:

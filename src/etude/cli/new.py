@@ -14,7 +14,6 @@ import tyro
 from etude import registry
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
-from etude.runs.flags import parse
 from etude.runs.training import say
 
 _PACKAGE = Path(__file__).parents[1]
@@ -26,10 +25,8 @@ class Options:
     """The study's name: lower-case letters and digits, the first a letter."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude new", description=__doc__ or "")
+def main(options: Options) -> None:
     say(f"{layout(options.name, _PACKAGE)}: `etude run {options.name} smoke`; docs/new-study.md goes on")
-    return 0
 
 
 def layout(name: str, package: Path) -> Path:

@@ -33,10 +33,7 @@ def _holds_weights(word: str, study: str) -> bool:
     return True
 
 
-def main(args: list[str]) -> int:
-    if not args or args[0] in {"-h", "--help"}:
-        print(HELP)
-        return 0 if args else 2
+def main(args: list[str]) -> None:
     name = args.pop(0)
     as_json = switch(args, "--json")
     if "--help" in args and name in registry.NAMES:
@@ -50,4 +47,3 @@ def main(args: list[str]) -> int:
     if name not in registry.NAMES:
         refuse_bloated(study, weights)
     show_answers(module, module.predict(weights, extra, options), as_json=as_json)
-    return 0

@@ -13,7 +13,6 @@ from etude import registry
 from etude.core.errors import UserError, nearest
 from etude.report.page import Format, of_run, of_studies
 from etude.report.terminal import local_runs
-from etude.runs.flags import parse
 from etude.runs.training import say
 
 _ENDINGS = {".md": "markdown", ".markdown": "markdown"}
@@ -31,8 +30,7 @@ class Options:
     """html or markdown; where nothing is named the ending of --out says it, and else it is html."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude report", description=__doc__ or "")
+def main(options: Options) -> None:
     kind: Format = options.format or ("markdown" if options.out and options.out.suffix in _ENDINGS else "html")
     out = options.out or _place(options.what, kind)
     if os.path.isdir(out):
@@ -51,7 +49,6 @@ def main(args: list[str]) -> int:
     if options.runs is not None and not any(options.runs in path.parents for path in shown):
         say(f"etude: no further runs in {options.runs}: the report is of what is there without it")
     print(report.write(out, kind))
-    return 0
 
 
 def _place(what: str, kind: Format) -> Path:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from etude.runs.flags import parse
 from etude.runs.training import run_to_end, say
 from etude.runs.weights import open_run
 
@@ -17,10 +16,8 @@ class Options:
     """The run's folder."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude resume", description=__doc__ or "")
+def main(options: Options) -> None:
     study, run, config = open_run(options.run)
     ended = run.summary is not None
     run_to_end(study, run, config)
     say(f"{'ended already' if ended else 'done'}: {options.run}")
-    return 0

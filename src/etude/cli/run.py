@@ -21,10 +21,7 @@ flags; `etude show STUDY` lists the presets. On several processes: torchrun --np
 --print-launch torchrun|slurm [--nodes N] [--per-node N] trains nothing: it prints the line or the script that does."""
 
 
-def main(args: list[str]) -> int:
-    if not args or args[0] in {"-h", "--help"}:
-        print(HELP)
-        return 0 if args else 2
+def main(args: list[str]) -> None:
     name, runs = take(args, "--name", ""), take(args, "--runs", "runs")
     form, nodes, per_node = take(args, "--print-launch", ""), take(args, "--nodes", ""), take(args, "--per-node", "")
     if (nodes or per_node) and not form:
@@ -43,7 +40,7 @@ def main(args: list[str]) -> int:
         where = f"{runs}/{chosen.study.name}/{name or default_name(chosen)}"
         words = ["run", *args, "--name", name or default_name(chosen), *(["--runs", runs] if runs != "runs" else [])]
         print(launch(form, words, config=chosen.config, run=where, nodes=nodes or "1", per_node=per_node))
-        return 0
+        return
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     new = not path.exists()
@@ -60,7 +57,6 @@ def main(args: list[str]) -> int:
         value = f"{row['value']:.2f}{width} {row['unit']}"
         say(f"  {row['experiment']} {row['cell']} {row['metric']}: {value} ({row['split']})")
     say(f"done: {path}")
-    return 0
 
 
 def _shared_folder(path: Path, record: RunRecord) -> RunFolder:

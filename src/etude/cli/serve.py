@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etude.core.errors import UserError
-from etude.runs.flags import parse
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,7 @@ class Options:
     """Open the page in a browser."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude serve", description=__doc__ or "")
+def main(options: Options) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio: `uv sync --extra web` installs it")
     if options.runs.exists() and not options.runs.is_dir():
@@ -30,4 +28,3 @@ def main(args: list[str]) -> int:
     from etude.serve.kit.site import Site
 
     serve(Site(options.runs), options.host, options.port, opened=options.open)
-    return 0

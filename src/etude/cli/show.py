@@ -10,7 +10,6 @@ import tyro
 from etude import registry
 from etude.core.config import to_dict, to_yaml
 from etude.report.reference import read_reference
-from etude.runs.flags import parse
 from etude.runs.table import show
 
 
@@ -27,21 +26,20 @@ class Options:
     """Print JSON: one list of presets, experiments and numbers, each object with its kind."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude show", description=__doc__ or "")
+def main(options: Options) -> None:
     study = registry.load(options.study)
     # A preset and a cell may have one name: a picture is of the cell.
     cell = options.preset not in study.presets or options.out is not None
     if options.preset and cell and study.has("show"):
         study.module("show").show(options.preset, options.out)
-        return 0
+        return
     if options.preset:
         values = to_dict(study.preset(options.preset).build())
         if options.json:
             show([{"kind": "preset", "name": options.preset, "config": values}], as_json=True)
         else:
             print(to_yaml(values), end="")
-        return 0
+        return
     presets = [
         {"name": name, "scale": preset.scale, "about": inspect.getdoc(preset.build) or ""}
         for name, preset in study.presets.items()
@@ -54,7 +52,7 @@ def main(args: list[str]) -> int:
     if options.json:
         kinds = {"preset": presets, "experiment": experiments, "published": published}
         show([{"kind": kind, **row} for kind, rows in kinds.items() for row in rows], as_json=True)
-        return 0
+        return
     print(f"{study.title}: {study.about}\n")
     for row in presets:
         print(f"preset {row['name']} (scale: {row['scale']})\n")
@@ -63,4 +61,3 @@ def main(args: list[str]) -> int:
     print()
     columns = ("experiment", "cell", "metric", "split", "value", "unit", "protocol", "source")
     show([{name: number[name] for name in columns} for number in published], "published numbers")
-    return 0

@@ -17,7 +17,6 @@ from etude.core.errors import UserError
 from etude.report.results import comparisons
 from etude.report.terminal import print_comparisons
 from etude.runs.experiment import Grid, settings
-from etude.runs.flags import parse
 from etude.runs.grid import run_grid
 from etude.runs.table import show
 from etude.runs.training import say
@@ -37,8 +36,7 @@ class Options(Where):
     """Settings of every run, such as data.source=cifar10-jpeg; a job's own come after them."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude study", description=__doc__ or "")
+def main(options: Options) -> int:
     options.check()
     if not options.seeds:
         raise UserError("--seeds names no seed: give one or more, such as --seeds 0 1 2")

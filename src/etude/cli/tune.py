@@ -24,7 +24,6 @@ from etude.core.config import LoopConfig, override
 from etude.core.errors import Interrupted, UserError
 from etude.core.run_folder import RunFolder
 from etude.runs.experiment import settings as read_settings
-from etude.runs.flags import parse
 from etude.runs.grid import Item
 from etude.runs.search import Ledger, Range, Trial, best_so_far, read_search
 from etude.runs.table import show
@@ -55,8 +54,7 @@ class Options(Where):
     """At each rung, grace times a power of this, the best one in so many goes on."""
 
 
-def main(args: list[str]) -> int:
-    options = parse(Options, args, prog="etude tune", description=__doc__ or "")
+def main(options: Options) -> int:
     options.check()
     for name, least in (("trials", 1), ("grace", 0), ("reduction", 2)):
         if getattr(options, name) < least:
@@ -95,8 +93,8 @@ def _search(options: Options, ledger: Ledger, ranges: list[Range], loop: LoopCon
         # Ray tells of nodes that died on standard output, where the answer goes.
         with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
             search = Search(
-                ledger, ranges, engine, metrics=storage.metrics if storage else lambda path: RunFolder(path).metrics(),
-                last=loop.max_steps, grace=grace, reduction=options.reduction,
+                ledger, ranges, engine, say, last=loop.max_steps, grace=grace, reduction=options.reduction,
+                metrics=storage.metrics if storage else lambda path: RunFolder(path).metrics(),
             )  # fmt: skip
             try:
                 search.run(options.trials)

@@ -55,14 +55,10 @@ def curves(
     across: str = "step",
     dashed: str = "",
 ) -> None:
-    """Draw curves over steps, one panel each.
+    """Draw curves over steps: a panel for each title, label of the vertical axis, and steps and values by legend.
 
-    Args:
-        path: the picture's file.
-        panels: title, label of the vertical axis, and by legend the steps and values.
-        title: over all panels, which then share one legend on their right.
-        across: label of the horizontal axis.
-        dashed: the legend of a line to tell apart.
+    Under a common title the panels share one legend on their right; ``across`` labels their horizontal axes, and the
+    line whose legend is ``dashed`` is dashed.
     """
     with figure(path, 4.2 * len(panels), 3.6 if title else 3.1) as drawn:
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
@@ -119,15 +115,9 @@ def coloured(segments_HW: Tensor | np.ndarray) -> np.ndarray:
 
 
 def sheet(images: Tensor, columns: int, line: int = 255) -> np.ndarray:
-    """Pictures in rows, a pixel between them.
+    """Pictures in rows, a pixel of the shade ``line`` between them.
 
-    Args:
-        images: bytes ``[N, H, W]`` or ``[N, H, W, 3]``.
-        columns: of the sheet; the last row may have fewer.
-        line: the pixel's shade.
-
-    Returns:
-        bytes ``[rows (H + 1) - 1, columns (W + 1) - 1]``, with colours likewise.
+    Bytes ``[N, H, W]`` or ``[N, H, W, 3]`` become ``[rows (H + 1) - 1, columns (W + 1) - 1]``, with colours likewise.
     """
     count, height, width, *colours = images.shape
     rows = -(-count // columns)

@@ -26,13 +26,9 @@ class Picture:
 
 
 def read_picture(path: Path, study: str, widest: int, shows: str = "") -> Picture:
-    """Read a picture, make it no wider than ``widest`` pixels, and encode it, whichever way takes less.
+    """Read a PNG file, make it no wider than ``widest`` pixels, and encode it, whichever way takes less.
 
-    Args:
-        path: a PNG file.
-        study: the name of its study.
-        widest: pixels.
-        shows: what it shows, where its file's name does not tell.
+    ``shows`` says what it shows, where its file's name does not tell.
 
     Raises:
         UserError: it cannot be read.
@@ -61,6 +57,6 @@ def read_picture(path: Path, study: str, widest: int, shows: str = "") -> Pictur
         if smaller or len(encoded.getvalue()) < len(content):
             content, kind = encoded.getvalue(), "webp"
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    told = shows or re.sub(r"[-_]", " ", path.stem)
+    shows = shows or re.sub(r"[-_]", " ", path.stem)
     run = f", run {path.parents[1].name}" if path.parent.name == "figures" else ""
-    return Picture(path, f"{study}{run}: {told}", uri, image.width, image.height)
+    return Picture(path, f"{study}{run}: {shows}", uri, image.width, image.height)

@@ -8,11 +8,12 @@ which is quicker. Features of pictures that do not change are kept in the cache.
 Shape suffixes: N images, H height, W width, C channels, F features (2,048).
 """
 
+import contextlib
 import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,34 +41,25 @@ _CHUNK = 500
 _BATCH = {"cpu": 8}
 """Small batches keep a map in the processor's cache."""
 _FINGERPRINT = (1.02265, 0.29041, 0.45914, 0.47594, 0.0, 0.00246, 0.03287, 0.44385)
-"""Every 256th feature that the published network's TorchScript gives for `_test_card`."""
+"""Every 256th feature that the published network's TorchScript gives for `_test_picture`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The distance of generated pictures from real ones, with what the numbers rest on.
-
-    Attributes:
-        fid: Fréchet distance; it is biased upwards by few pictures, so compare at equal counts only.
-        half_width: of the 95 % interval of ``fid`` over draws of the generated pictures, see `jackknife`.
-        kid: kernel distance, unbiased.
-        num_real: real pictures.
-        num_fake: generated pictures.
-    """
+    """The distance of generated pictures from real ones, with what the numbers rest on."""
 
     fid: float
+    """The Fréchet distance, which few pictures bias upwards: compare at equal counts only."""
     half_width: float
+    """Half the 95 % interval of ``fid`` over draws of the generated pictures, see `jackknife`."""
     kid: float
+    """The kernel distance, unbiased."""
     num_real: int
     num_fake: int
 
 
 class Inception:
-    """The network of 2015-12-05 and what it sees.
-
-    Args:
-        weights: a local file of the TorchScript network; None: clean-fid's own home, downloaded once.
-        device: where it computes.
+    """The network of 2015-12-05, from a local TorchScript file or, with None, clean-fid's home, downloaded once.
 
     Raises:
         UserError: the file is missing, damaged or another network, or cannot be fetched.
@@ -78,10 +70,10 @@ class Inception:
         self.device = torch.device("cpu")
         self.network = _network(path)
         try:
-            card = self.features(_test_card())[0]
+            features_F = self.features(_test_picture())[0]
         except (RuntimeError, AssertionError) as error:
             raise UserError(_no_network(path, f"its layers differ: {_first_line(error)}")) from error
-        if not _is_published(card):
+        if not _is_published(features_F):
             raise UserError(_no_network(path, "its weights differ"))
         self.key = _content(self.network.base.state_dict())
         """Hex digest of the weights, however the file is packed."""
@@ -90,20 +82,18 @@ class Inception:
         self.device = device
 
     def features(self, images: np.ndarray | Tensor, *, title: str = "features") -> np.ndarray:
-        """The features of each picture by clean-fid's network.
+        """The features of each picture by clean-fid's network, under a progress bar of a title.
 
         Args:
             images: uint8, grey ``[N, H, W]`` or colour ``[N, H, W, 3]``.
-            title: of the progress bar, shown where standard error is a terminal.
 
         Returns:
             float32 ``[N, F]``.
         """
         _check(images)
         rows = np.zeros((len(images), NUM_FEATURES), np.float32)
-        with progress_bar(enabled=len(images) > 1) as bar:
-            task = bar.add_task(title, total=len(images), note="")
-            self._fill(rows, images, lambda done: bar.update(task, completed=done))
+        with self._bar(title, len(images)) as show:
+            self._fill(rows, images, show)
         return rows
 
     def cached_features(self, images: np.ndarray | Tensor, *, title: str = "features of real pictures") -> np.ndarray:
@@ -113,19 +103,24 @@ class Inception:
         """
         _check(images)
         rows = np.zeros((len(images), NUM_FEATURES), np.float32)
-        with progress_bar(enabled=len(images) > 1) as bar:
-            task = bar.add_task(title, total=len(images), note="")
+        with self._bar(title, len(images)) as show:
             for start in range(0, len(images), _CHUNK):
                 part = _numpy(images, slice(start, start + _CHUNK))
                 key = digest(self.key, str(part.shape), hashlib.sha256(part.tobytes()).hexdigest())
 
                 def build(to: np.ndarray, part: np.ndarray = part, start: int = start) -> None:
-                    self._fill(to, part, lambda done: bar.update(task, completed=start + done))
+                    self._fill(to, part, lambda done: show(start + done))
 
                 shape = (len(part), rows.shape[1])
                 rows[start : start + len(part)] = decoded("inception", key, _VERSION, shape, build, np.float32)
-                bar.update(task, completed=start + len(part))
+                show(start + len(part))
         return rows
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, total: int) -> Generator[Callable[[int], None], None, None]:
+        with progress_bar(enabled=total > 1) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda done: bar.update(task, completed=done)
 
     @torch.inference_mode()
     def _fill(self, rows: np.ndarray, images: np.ndarray | Tensor, show: Callable[[int], None]) -> None:
@@ -169,10 +164,7 @@ def frechet_distance(real_NF: np.ndarray, fake_NF: np.ndarray) -> float:
 def kernel_distance(real_NF: np.ndarray, fake_NF: np.ndarray, generator: torch.Generator | None = None) -> float:
     """KID: clean-fid's own, the mean over 100 subsets of up to 1,000 (Bińkowski et al. 2018, section 4).
 
-    Args:
-        real_NF: features.
-        fake_NF: features.
-        generator: draws the subsets; None: the same ones each time.
+    Without a generator the subsets of features are the same ones each time.
     """
     from cleanfid.fid import kernel_distance
 
@@ -225,39 +217,28 @@ def jackknife(real_NF: np.ndarray, fake_NF: np.ndarray, *, groups: int = 20) -> 
     return float(t.ppf(0.975, groups - 1)) * error
 
 
-def score(real_NF: np.ndarray, fake_NF: np.ndarray, generator: torch.Generator | None = None) -> Score:
-    """FID with its interval, and KID.
-
-    Args:
-        real_NF: features of real pictures.
-        fake_NF: features of generated pictures.
-        generator: see `kernel_distance`.
-    """
-    return Score(
-        fid=frechet_distance(real_NF, fake_NF),
-        half_width=jackknife(real_NF, fake_NF),
-        kid=kernel_distance(real_NF, fake_NF, generator),
-        num_real=len(real_NF),
-        num_fake=len(fake_NF),
-    )
-
-
 def measure(setting: str, real: Tensor, made: Tensor, runtime: Runtime, stream: str, title: str) -> Score:
-    """Score generated pictures; the processes share the work, and features of real pictures come from the cache.
+    """FID with its interval, and KID; the processes share the work, and the cache has features of real pictures.
 
     Args:
         setting: the study's ``metric.inception``, see `weights_of`.
         real: bytes, as `Inception.features` takes them.
-        made: likewise.
+        made: bytes likewise.
         runtime: the run's.
-        stream: of the generator that `kernel_distance` draws with.
+        stream: the draws of `kernel_distance`.
         title: of the progress bar.
     """
     network = Inception(weights_of(setting), runtime.device)
     real_NF = network.cached_features(real)
     mine = network.features(made[runtime.share(len(made))], title=title)
     made_NF = runtime.gather(torch.from_numpy(mine).to(runtime.device), len(made)).cpu().numpy()
-    return score(real_NF, made_NF, runtime.generator(stream, 0))
+    return Score(
+        fid=frechet_distance(real_NF, made_NF),
+        half_width=jackknife(real_NF, made_NF),
+        kid=kernel_distance(real_NF, made_NF, runtime.generator(stream, 0)),
+        num_real=len(real_NF),
+        num_fake=len(made_NF),
+    )
 
 
 class _Distance:
@@ -345,12 +326,12 @@ def _content(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def _is_published(card_F: np.ndarray) -> bool:
-    """True where these features of `_test_card` are the published network's."""
-    return len(card_F) == NUM_FEATURES and np.allclose(card_F[::256], _FINGERPRINT, rtol=1e-3, atol=1e-3)
+def _is_published(features_F: np.ndarray) -> bool:
+    """True where these features of `_test_picture` are the published network's."""
+    return len(features_F) == NUM_FEATURES and np.allclose(features_F[::256], _FINGERPRINT, rtol=1e-3, atol=1e-3)
 
 
-def _test_card() -> np.ndarray:
+def _test_picture() -> np.ndarray:
     """A picture that shows one network from another: uint8 ``[1, 32, 32, 3]``."""
     row, column, channel = np.ogrid[:32, :32, :3]
     return ((row * 7 + column * (3 + channel) + row * column // 8) % 256).astype(np.uint8)[None]

@@ -7,14 +7,9 @@ _Z = 1.959963984540054
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval (1927) of a probability: never empty at 0 or 1, unlike the plain normal one.
+    """Both ends of Wilson's 95 % score interval (1927) of a probability, from the share of ``count`` trials.
 
-    Args:
-        share: the trials that succeeded, 0 to 1.
-        count: of trials, at least 1.
-
-    Returns:
-        Its ends, within 0 and 1.
+    It is never empty at 0 or 1, unlike the plain normal one.
     """
     assert 0 <= share <= 1
     assert count >= 1

@@ -44,11 +44,7 @@ def shared_pixels(predicted_BN: Tensor, true_BN: Tensor) -> Tensor:
 
 
 def ari(table_BPT: Tensor) -> Tensor:
-    """Adjusted Rand index of each image, float64 ``[B]``, 1 where there is nothing to tell apart, as scikit-learn.
-
-    Args:
-        table_BPT: see `shared_pixels`.
-    """
+    """Adjusted Rand index of each image of `shared_pixels`, float64 ``[B]``; 1 where there is nothing to tell apart."""
     table_BPT = table_BPT.long()
     total = table_BPT.sum((1, 2))
     # Pairs of pixels, ordered, of which both say together, or only one of them.
@@ -66,13 +62,8 @@ def ari(table_BPT: Tensor) -> Tensor:
 
 
 def foreground_ari(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
-    """`ari` over the pixels of true objects; nan where an image has none.
-
-    Args:
-        table_BPT: see `shared_pixels`.
-        background: the true segment left out.
-    """
-    objects = _objects(table_BPT, background)
+    """`ari` over the pixels of true objects, all segments but ``background``; nan where an image has none."""
+    objects = table_BPT[:, :, [segment for segment in range(table_BPT.shape[2]) if segment != background]]
     return ari(objects).where(objects.sum((1, 2)) > 0, torch.nan)
 
 
@@ -83,11 +74,7 @@ def overlaps(table_BPT: Tensor) -> Tensor:
 
 
 def miou(table_BPT: Tensor) -> Tensor:
-    """Mean intersection over union of each image after the best pairing, float64 ``[B]``.
-
-    Args:
-        table_BPT: see `shared_pixels`; the background is a segment like the others.
-    """
+    """Mean intersection over union of each image after the best pairing, background included, float64 ``[B]``."""
     from scipy.optimize import linear_sum_assignment
 
     found = overlaps(table_BPT)
@@ -97,12 +84,7 @@ def miou(table_BPT: Tensor) -> Tensor:
 
 
 def mbo(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
-    """Mean best overlap of each image's true objects, float64 ``[B]``; nan where there are none.
-
-    Args:
-        table_BPT: see `shared_pixels`.
-        background: the true segment left out.
-    """
+    """Mean best overlap of each image's true objects, float64 ``[B]``; nan where there are none."""
     present = table_BPT.sum(1) > 0
     if background < present.shape[1]:
         present[:, background] = False
@@ -111,17 +93,7 @@ def mbo(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:
 
 
 def squared_error(made_BCHW: Tensor, true_BCHW: Tensor) -> Tensor:
-    """Squared error of each image, summed over pixels and channels, float64 ``[B]``, on the CPU.
-
-    Args:
-        made_BCHW: in [0, 1], as published numbers have it.
-        true_BCHW: likewise.
-    """
+    """Squared error of each image, summed over pixels and channels in [0, 1], float64 ``[B]``, on the CPU."""
     # Some accelerators have no float64.
     exact = torch.float32 if made_BCHW.device.type == "mps" else torch.float64
     return (made_BCHW.to(exact) - true_BCHW.to(exact)).square().flatten(1).sum(1).cpu().double()
-
-
-def _objects(table_BPT: Tensor, background: int) -> Tensor:
-    kept = [segment for segment in range(table_BPT.shape[2]) if segment != background]
-    return table_BPT[:, :, kept]

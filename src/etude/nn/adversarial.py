@@ -23,13 +23,9 @@ GanLoss = Literal["vanilla", "lsgan"]
 
 
 def discriminator_loss(kind: GanLoss, real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The sum of both halves, each a mean over all logits.
+    """The sum of both halves, each a mean over all logits, of any shape.
 
-    Args:
-        kind: which loss.
-        real: logits of real images, any shape.
-        fake: logits of generated ones.
-        smoothing: the target of real images is 1 less this (one-sided; Salimans et al. 2016, section 3.4).
+    The target of real images is 1 less ``smoothing`` (one-sided; Salimans et al. 2016, section 3.4).
     """
     return _towards(kind, real, 1.0 - smoothing) + _towards(kind, fake, 0.0)
 
@@ -50,9 +46,7 @@ def _towards(kind: GanLoss, logits: Tensor, target: float) -> Tensor:
 def r1_penalty(logits_N: Tensor, images_NCHW: Tensor) -> Tensor:
     r"""$\mathbb E \lVert \nabla_x D(x) \rVert^2$ over real images (Mescheder et al. 2018, equation 9, no factor).
 
-    Args:
-        logits_N: one for each image, or for each of its patches.
-        images_NCHW: what they were computed of, with ``requires_grad``.
+    The logits, one for each image or patch, were computed of the images, which have ``requires_grad``.
     """
     (gradient,) = torch.autograd.grad(logits_N.sum(), images_NCHW, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
@@ -79,15 +73,12 @@ class FiniteSteps:
     """Optimiser steps that leave a network as it was where a gradient is not finite.
 
     One such step of two adversaries is no reason to end a run; fifty in a row are. A training step calls `begin`,
-    `update` for each network and `end`.
-
-    Args:
-        modules: the networks by name.
-        optimizers: of each network, as the runtime prepared them.
+    `update` for each network and `end`. The optimisers are as the runtime prepared them.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> None:
         self._modules, self._optimizers = dict(modules), dict(optimizers)
+        self._buffers = [buffer for module in modules.values() for buffer in module.buffers()]
         self._before: list[Tensor] = []
         device = next(parameter.device for module in modules.values() for parameter in module.parameters())
         # On the device: whether a step is left out is decided where its gradient is, and nothing waits to hear of it.
@@ -99,30 +90,22 @@ class FiniteSteps:
         return int(self._skipped)
 
     @property
-    def in_a_row(self) -> int:
-        """Training steps just before this one in which a network was left as it was. Waits for the device."""
-        return int(self._in_a_row)
-
-    @property
     def left_out(self) -> Tensor:
         """A boolean on the device: the last step left a network as it was."""
         return self._in_a_row > 0
 
     def state(self) -> dict[str, int]:
-        """The counts that an exact resume needs."""
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        """The updates that were left out, and the steps in a row with one: an exact resume needs both."""
+        return {"skipped": self.skipped, "in_a_row": int(self._in_a_row)}
 
     def load_state(self, state: Mapping[str, int]) -> None:
         """Take back what `state` gave."""
         self._skipped.fill_(state["skipped"])
         self._in_a_row.fill_(state["in_a_row"])
 
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for module in self._modules.values() for buffer in module.buffers()]
-
     def begin(self) -> None:
         """Before a training step: running statistics are noted."""
-        self._before, self._now = [buffer.clone() for buffer in self._buffers()], torch.zeros_like(self._now)
+        self._before, self._now = [buffer.clone() for buffer in self._buffers], torch.zeros_like(self._now)
 
     def update(self, name: str) -> None:
         """One network's optimiser step, unless a gradient is not finite; its gradients are cleared."""
@@ -153,7 +136,7 @@ class FiniteSteps:
         zero: the loop ends a run at the first loss that is not. After `PATIENCE` such steps in a row the loss is nan.
         """
         left_out = self._now > 0
-        for buffer, before in zip(self._buffers(), self._before, strict=True):
+        for buffer, before in zip(self._buffers, self._before, strict=True):
             torch.where(left_out, before, buffer, out=buffer)
         self._in_a_row = torch.where(left_out, self._in_a_row + 1, 0)
         patient = self._in_a_row < PATIENCE
@@ -164,15 +147,7 @@ class FiniteSteps:
 
 
 class Adversaries(FiniteSteps):
-    """A generator and a discriminator with an Adam each, which learn in turn (Goodfellow et al. 2014, algorithm 1).
-
-    Args:
-        runtime: the run's.
-        generator: the network that makes pictures.
-        discriminator: the network that judges them.
-        lr: the learning rate of both.
-        beta1: Adam's first beta.
-    """
+    """A generator and a discriminator with an Adam each, which learn in turn (Goodfellow et al. 2014, algorithm 1)."""
 
     def __init__(
         self, runtime: Runtime, generator: nn.Module, discriminator: nn.Module, *, lr: float, beta1: float
@@ -239,12 +214,9 @@ class Adversaries(FiniteSteps):
 
 
 class SpectralNorm(nn.Module):
-    """Divides a weight by its largest singular value (Miyato et al. 2018, algorithm 1).
+    """Divides a weight ``[outputs, ...]`` by its largest singular value (Miyato et al. 2018, algorithm 1).
 
     The value comes from one step of power iteration a forward pass in training, on a vector that is kept.
-
-    Args:
-        weight: of a convolution or a linear layer, ``[outputs, ...]``.
     """
 
     u_O: Tensor

@@ -17,12 +17,8 @@ def crop_and_flip(
 ) -> UInt8[Tensor, "n h w 3"]:
     """Pad, cut out a window of the old size at random, and mirror every second picture (He et al. 2016, section 4.2).
 
-    Args:
-        images_NHWC: a batch; its memory is not changed.
-        fill_C: the colour of the padding: the training mean, which the network sees as zero.
-        generator: on the CPU, so that every device draws the same.
-        pad: pixels on each side.
-        flip: whether to mirror, with probability 1/2.
+    The padding, ``pad`` pixels on each side, has the training mean's colour, which the network sees as zero. The
+    generator is on the CPU, so that every device draws the same.
     """
     num, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
@@ -46,12 +42,9 @@ def _within(index: Tensor, size: int) -> Tensor:
 
 
 def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Blank a square of every picture, part of which may lie outside (DeVries and Taylor 2017).
+    """Blank a square of each standardised picture, part of which may lie outside (DeVries and Taylor 2017).
 
-    Args:
-        x_NCHW: standardised pictures: blank is 0, the mean.
-        side: of the square; 0: none is blanked.
-        generator: on the CPU, so that every device draws the same.
+    Blank is 0, the mean; a ``side`` of 0 blanks none. The generator is on the CPU, as in `crop_and_flip`.
     """
     num, _, height, width = x_NCHW.shape
     device = x_NCHW.device

@@ -75,7 +75,8 @@ class _Normalize(torch.autograd.Function):
         mean = pool_sum(x.sum((2, 3)), pool, groups) / count
         centred = x - maps(mean)
         if pool == "layer" and _in_rows(centred):
-            variance = _squares_in_rows(centred) / count
+            rows = centred.permute(0, 2, 3, 1).flatten(1)
+            variance = torch.linalg.vector_norm(rows, dim=1, keepdim=True).square() / count
         else:
             variance = pool_sum(_squares(centred), pool, groups) / count
         rate = (variance + eps).rsqrt()
@@ -107,11 +108,6 @@ class _Normalize(torch.autograd.Function):
 def _in_rows(x_NCHW: Tensor) -> bool:
     """True where each image is one row in memory, channels last."""
     return not torch.compiler.is_compiling() and x_NCHW.is_contiguous(memory_format=torch.channels_last)
-
-
-def _squares_in_rows(x_NCHW: Tensor) -> Tensor:
-    """The sum of the squares of each image, ``[N, 1]``."""
-    return torch.linalg.vector_norm(x_NCHW.permute(0, 2, 3, 1).flatten(1), dim=1, keepdim=True).square()
 
 
 def _squares(x_NCHW: Tensor) -> Tensor:
@@ -266,11 +262,7 @@ NORMS: Mapping[str, Callable[..., nn.Module]] = {
 def make_norm(name: str, num_channels: int, form: Form = "fast", **options: Any) -> nn.Module:
     """Make a norm by its name in `NORMS`, or a user's own as ``path/to/file.py:Name``, tried out at once.
 
-    Args:
-        name: which.
-        num_channels: C.
-        form: of ours; both compute the same values.
-        options: what the norm takes beside, such as ``num_groups``.
+    Both forms of ours compute the same values. ``options`` are the norm's own, such as ``num_groups``.
 
     Raises:
         UserError: there is no such norm, or the user's own fails or answers with another shape.

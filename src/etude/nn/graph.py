@@ -51,11 +51,7 @@ class Graph:
 
 
 class Classifies(nn.Module):
-    """Pictures as bytes ``[N, H, W, 3]`` to logits and probabilities ``[N, R]``.
-
-    Args:
-        model: standardises colours itself, and returns logits and named intermediates.
-    """
+    """Pictures as bytes ``[N, H, W, 3]`` to logits and probabilities ``[N, R]``."""
 
     def __init__(self, model: StandardizedColours) -> None:
         super().__init__()
@@ -67,13 +63,7 @@ class Classifies(nn.Module):
 
 
 def classifier(model: StandardizedColours, size: int, *, free_size: bool) -> Graph:
-    """The graph of a network that takes pictures to classes.
-
-    Args:
-        model: see `Classifies`.
-        size: of its training pictures, height and width.
-        free_size: whether it takes others.
-    """
+    """The graph of a network that takes pictures of ``size`` pixels a side, or of any ``free_size``, to classes."""
     draw = torch.Generator().manual_seed(0)
 
     def pictures(count: int, height: int, width: int) -> Tensor:
@@ -107,12 +97,7 @@ def require_onnx() -> tuple[Any, Any]:
 
 
 def write_graph(path: Path, graph: Graph, about: Mapping[str, str]) -> float:
-    """Write an ONNX file, and hold it against PyTorch on all of the graph's inputs.
-
-    Args:
-        path: the file; replaced only by one that agrees.
-        graph: what is written.
-        about: kept in the file's metadata, beside ``graph.about`` and the opset.
+    """Write an ONNX file once it agrees with PyTorch on all of the graph's inputs; ``about`` is in its metadata, too.
 
     Returns:
         The largest absolute difference of a floating-point output.
@@ -123,8 +108,8 @@ def write_graph(path: Path, graph: Graph, about: Mapping[str, str]) -> float:
     """
     onnx, _ = require_onnx()
     program = _program(graph)
-    told = {**about, "opset": str(OPSET), **{f"about {name}": text for name, text in graph.about.items()}}
-    program.model.metadata_props.update(told)
+    about = {**about, "opset": str(OPSET), **{f"about {name}": text for name, text in graph.about.items()}}
+    program.model.metadata_props.update(about)
     # Where in the source a node comes from: paths of this machine.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
@@ -144,10 +129,7 @@ def write_graph(path: Path, graph: Graph, about: Mapping[str, str]) -> float:
 def _program(graph: Graph) -> Any:
     shapes = tuple(dict(graph.free.get(name, {})) for name in graph.inputs)
     # The exporter talks of its steps, and of what it does not need.
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -161,18 +143,15 @@ def _program(graph: Graph) -> Any:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"the {graph.name} has no ONNX form ({type(error).__name__}: {reason})") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 @torch.inference_mode()
 def difference(file: Path, graph: Graph, path: Path) -> float:
-    """The largest difference of a floating-point output from PyTorch's; `UserError` where any output's is too large.
+    """The largest difference of a floating-point output of a graph's ``file`` from PyTorch's.
 
-    Args:
-        file: that is read.
-        graph: that it holds.
-        path: what the error calls it.
+    Raises:
+        UserError: an output differs by too much; the error calls the file ``path``.
     """
     _, onnxruntime = require_onnx()
     options = onnxruntime.SessionOptions()
@@ -187,12 +166,10 @@ def difference(file: Path, graph: Graph, path: Path) -> float:
         for name, ours, theirs in zip(graph.outputs, wanted, made, strict=True):
             exact = ours.double().numpy()
             if exact.shape != theirs.shape:
-                shapes = f"{list(theirs.shape)}, PyTorch's {list(exact.shape)}"
-                raise UserError(f"{path} is not left: its {name} is {shapes}")
+                raise UserError(f"{path} is not left: its {name} is {theirs.shape}, PyTorch's {exact.shape}")
             apart = float(np.abs(exact - theirs.astype(np.float64)).max(initial=0.0))
-            allowed = graph.tolerance * max(1.0, float(np.abs(exact).max(initial=0.0)))
-            if ours.dtype == torch.uint8:
-                allowed = LEVELS
+            largest_value = max(1.0, float(np.abs(exact).max(initial=0.0)))
+            allowed = LEVELS if ours.dtype == torch.uint8 else graph.tolerance * largest_value
             # So written that NaN is refused.
             if not apart <= allowed:
                 raise UserError(

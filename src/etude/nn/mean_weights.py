@@ -8,12 +8,8 @@ from torch import nn
 def average_(mean: nn.Module, now: nn.Module, memory: float, step: int) -> None:
     r"""Move the mean on by a step: $\bar w \leftarrow m \bar w + (1 - m) w$; buffers are copied.
 
-    Args:
-        mean: its weights are changed.
-        now: of the same kind.
-        memory: m after many steps. Early on it is shorter, $(1 + s) / (10 + s)$, or the first weights would count for
-            thousands of steps.
-        step: s, from 0.
+    The memory m is shorter early on, $(1 + s) / (10 + s)$ at step s from 0, or the first weights would count for
+    thousands of steps.
     """
     memory = min(memory, (1 + step) / (10 + step))
     pairs = zip(mean.parameters(), now.parameters(), strict=True)

@@ -40,15 +40,9 @@ def normalize(
     groups: int = 1,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise maps by the statistics of a pool. Half precision is computed in single.
+    """Normalise maps by the statistics of a pool, and scale and shift them: None is 1 and 0.
 
-    Args:
-        x_NCHW: ``[N, C, H, W]`` in any memory layout; the answer has the same one.
-        weight_C: scale of each channel, or None for 1.
-        bias_C: shift of each channel, or None for 0.
-        pool: which values share a mean and a variance.
-        groups: of channels, for the pool ``group``.
-        eps: added to the variance.
+    Half precision is computed in single; the answer has the memory layout of the maps.
 
     Returns:
         The normalised maps, and the means and (biased) variances as tables, without gradient.
@@ -74,16 +68,9 @@ def batch_instance_normalize(
     *,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix the normalisations of the batch and of each instance (Nam and Kim 2018, equation 3).
+    """Mix the normalisations of the batch, by a gate's share, and of each instance (Nam and Kim 2018, equation 3).
 
-    Args:
-        x_NCHW: ``[N, C, H, W]`` in any memory layout.
-        weight_C: scale of each channel, or None for 1.
-        bias_C: shift of each channel, or None for 0.
-        gate_C: the share of the batch's normalisation.
-        running_mean_C: the batch's mean is this, where given; no gradient passes through it.
-        running_var_C: the batch's variance, likewise.
-        eps: added to variances.
+    The batch's mean and variance are the running ones where given; no gradient passes through them.
 
     Returns:
         The normalised maps, and the mean and (biased) variance of the batch that were used, ``[C]`` each.
@@ -134,12 +121,7 @@ def pool_count(shape: torch.Size, pool: Pool, groups: int) -> Any:
 
 
 class Norm(nn.Module):
-    """A normalisation of feature maps, the base of the six.
-
-    Args:
-        num_channels: C.
-        eps: added to variances.
-        affine: whether each channel has a learned scale (from 1) and shift (from 0).
+    """A normalisation of feature maps, the base of the six; ``affine``: with a learned scale and shift a channel.
 
     ``forward`` maps ``[N, C, H, W]`` to the same shape, layout and type, and raises `ValueError` for another number of
     channels or dimensions, and where a variance would be of one value.
@@ -207,9 +189,8 @@ class LayerNorm(Norm):
 class GroupNorm(Norm):
     """Normalises over the pixels and channels of each group (Wu and He 2018).
 
-    Args:
-        num_groups: how many are wished for. Where it does not divide the channels, or would leave one channel a group
-            (which is instance normalisation), the next smaller number that does neither is taken, with a warning.
+    A number of groups that does not divide the channels, or would leave one channel a group (which is instance
+    normalisation), gives way to the next smaller one that does neither, with a warning.
     """
 
     pool = "group"
@@ -264,10 +245,7 @@ class _RunningNorm(Norm):
 class BatchNorm(_RunningNorm):
     """Normalises over the batch in training, by running statistics in evaluation (Ioffe and Szegedy 2015).
 
-    Args:
-        momentum: the share of the newest batch in the running statistics.
-
-    Source: algorithm 1 in training, algorithm 2 in evaluation.
+    Source: algorithm 1 in training, algorithm 2 in evaluation; ``momentum`` is the share of the newest batch.
     """
 
     pool = "batch"

@@ -12,12 +12,7 @@ T = TypeVar("T")
 
 
 def resolve(spec: str, builtin: Mapping[str, T], what: str) -> T:
-    """A built-in part by name, or a user's own from a file.
-
-    Args:
-        spec: a key of ``builtin``, or ``path/to/file.py:Name``.
-        builtin: the parts that etude has.
-        what: what the part is, for the error, such as ``"distance"``.
+    """A built-in part by name, or a user's own as ``path/to/file.py:Name``; errors call it ``what``.
 
     Raises:
         UserError: no such name, file or attribute, or the file fails on import.

@@ -10,11 +10,11 @@ from etude.core.errors import UserError
 
 
 def tried(what: str, given: str, call: Callable[[], Any], wanted: Any = object) -> Any:
-    """What a user's part answers.
+    """The answer of a user's part.
 
     Args:
         what: the part's kind and name, for the error, such as ``"encoder mine.py:Net"``.
-        given: what it is called with, in words or shapes.
+        given: the inputs in words or shapes.
         call: makes and calls it.
         wanted: a tensor's shape as a list, in which a name stands for any number; a type; or a tuple of such.
 
@@ -29,7 +29,7 @@ def tried(what: str, given: str, call: Callable[[], Any], wanted: Any = object) 
         raise UserError(f"the {what} failed on {given}: {type(error).__name__}: {reason}") from error
     met = _form(answer)
     if not _fits(met, wanted):
-        raise UserError(f"the {what} must map {given} to {_said(wanted)}, not {_said(met)}")
+        raise UserError(f"the {what} must map {given} to {_in_words(wanted)}, not {_in_words(met)}")
     return answer
 
 
@@ -38,29 +38,23 @@ def tried_module(
 ) -> tuple[nn.Module, Any]:
     """Make a network and see what it answers in evaluation mode, so that running statistics stay as they are.
 
-    Args:
-        what: see `tried`.
-        make: makes it, if it is what it should be.
-        inputs: that it is called with.
-        wanted: see `tried`.
-        given: the inputs in words; the shapes of tensors where it is empty.
+    The inputs are shown as their shapes where ``given`` has no words for them; for the rest see `tried`.
 
     Returns:
         the network, in training mode, and its answer.
     """
-    made: list[nn.Module] = []
 
-    def call() -> Any:
+    def call() -> tuple[nn.Module, Any]:
         part = make()
         if not isinstance(part, nn.Module):
             raise TypeError(f"{type(part).__name__} is no torch.nn.Module, whose weights would be trained")
-        made.append(part.eval())
         with torch.no_grad():
-            return part(*inputs)
+            return part, part.eval()(*inputs)
 
-    answer = tried(what, given or ", ".join(str(list(x.shape)) for x in inputs), call, wanted)
-    made[0].train()
-    return made[0], answer
+    given = given or ", ".join(str(list(x.shape)) for x in inputs)
+    part, answer = tried(what, given, call)
+    tried(what, given, lambda: answer, wanted)
+    return part.train(), answer
 
 
 def _form(answer: Any) -> Any:
@@ -71,20 +65,16 @@ def _form(answer: Any) -> Any:
 
 
 def _fits(met: Any, wanted: Any) -> bool:
-    if wanted is object:
-        return True
-    if not isinstance(met, type(wanted)):
-        return False
     if isinstance(wanted, type):
-        return issubclass(met, wanted)
-    if len(met) != len(wanted):
+        return wanted is object or (isinstance(met, type) and issubclass(met, wanted))
+    if type(met) is not type(wanted) or len(met) != len(wanted):
         return False
     if isinstance(wanted, tuple):
         return all(map(_fits, met, wanted))
     return all(isinstance(n, str) or n == size for size, n in zip(met, wanted, strict=True))
 
 
-def _said(form: Any) -> str:
+def _in_words(form: Any) -> str:
     if isinstance(form, tuple):
-        return f"({', '.join(map(_said, form))})"
+        return f"({', '.join(map(_in_words, form))})"
     return f"[{', '.join(map(str, form))}]" if isinstance(form, list) else form.__name__

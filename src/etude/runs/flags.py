@@ -12,17 +12,12 @@ import tyro
 from etude.core.errors import UserError, nearest
 
 T = TypeVar("T")
-_MARKERS = (tyro.conf.CascadeSubcommandArgs,)
 
 
 def parse(kind: type[T], args: Sequence[str], *, prog: str, default: T | None = None, description: str = "") -> T:
-    """Read command-line words into a dataclass.
+    """Read the words after a verb into a dataclass, whose field docstrings are the help for ``prog``.
 
-    Args:
-        kind: the dataclass; its field docstrings are the help.
-        args: the words after the verb.
-        prog: what the help calls the command.
-        default: an instance that fills what is not given; ``kind``'s own defaults otherwise.
+    What is not given comes from ``default``, or is ``kind``'s own default.
 
     Raises:
         UserError: an unknown flag, a wrong value or a missing one, in one line with the nearest right one.
@@ -44,7 +39,8 @@ def parse(kind: type[T], args: Sequence[str], *, prog: str, default: T | None = 
         word = unknown[0]
         if word.startswith("-"):
             flag = word.split("=")[0]
-            raise UserError(f"no flag {flag}{_near_flag(flag, kind)}; `{prog} --help` lists the flags")
+            near = nearest(flag, set(_flags(kind, "--"))).split(" (known")[0]
+            raise UserError(f"no flag {flag}{near}; `{prog} --help` lists the flags")
         raise UserError(f"'{word}' is one word too many; `{prog} --help` lists the flags")
     return value
 
@@ -65,16 +61,10 @@ def take(args: list[str], flag: str, default: str) -> str:
 
 
 def switch(args: list[str], flag: str) -> bool:
-    """Take ``flag`` out of the words; whether it stood there."""
+    """Take ``flag`` out of the words. Returns whether it stood there."""
     there = flag in args
-    if there:
-        args.remove(flag)
+    args[:] = [word for word in args if word != flag]
     return there
-
-
-def _near_flag(flag: str, kind: type[Any]) -> str:
-    hint = nearest(flag, set(_flags(kind, "--")))
-    return hint.split(" (known")[0]
 
 
 def _flags(kind: Any, prefix: str) -> Iterator[str]:

@@ -44,10 +44,9 @@ def launch(form: str, words: list[str], *, config: StudyConfig, run: str, nodes:
 
     Args:
         form: ``torchrun``, a line for each machine, or ``slurm``, a script for sbatch.
-        words: of `etude`, the run's name among them.
-        config: what they say.
+        words: the words of `etude`, the run's name among them, which make ``config``.
         run: the run's folder, which a job that is submitted again goes on with.
-        nodes: machines.
+        nodes: the number of machines.
         per_node: processes on each, one a GPU; empty: as many as the parts allow, at most eight.
 
     Raises:

@@ -97,7 +97,7 @@ def read_search(study: Study, preset: str, words: Sequence[str], fixed: Mapping[
     return list(ranges.values())
 
 
-def _ends(word: str, kind: str, text: str) -> tuple[float, ...]:
+def _ends(word: str, kind: str, text: str) -> tuple[Any, Any]:
     """Both ends of a range, in order."""
     texts, whole = text.split(":"), kind in ("int", "logint")
     if len(texts) != 2:

@@ -10,7 +10,6 @@ from typing import Any
 from etude.core.errors import UserError
 from etude.runs.grid import STOPPED, Engine, Item
 from etude.runs.search import Ledger, Range, Score, Trial, best_so_far, size_of
-from etude.runs.training import say
 
 try:
     import optuna
@@ -57,10 +56,11 @@ class Search:
     """
 
     def __init__(
-        self, ledger: Ledger, ranges: Sequence[Range], engine: Engine, *,
+        self, ledger: Ledger, ranges: Sequence[Range], engine: Engine, say: Callable[[str], None], *,
         metrics: Callable[[Path], Iterable[Mapping[str, Any]]], last: int, grace: int, reduction: int,
     ) -> None:  # fmt: skip
-        self.ledger, self.ranges, self.engine, self.metrics, self.last = ledger, ranges, engine, metrics, last
+        self.ledger, self.ranges, self.engine, self.say = ledger, ranges, engine, say
+        self.metrics, self.last = metrics, last
         if ledger.monitor is None:
             ledger.monitor = self._monitor()
             ledger.write()
@@ -85,7 +85,7 @@ class Search:
         while True:
             while len(running) < self.engine.slots and (live := next(trials, None)) is not None:
                 settings = " ".join(f"{name}={value}" for name, value in live.trial.settings.items())
-                say(f"trial {live.trial.number}: {settings} (run: {live.item.path})")
+                self.say(f"trial {live.trial.number}: {settings} (run: {live.item.path})")
                 running[self.engine.submit(live.item.command(), live.item.log)] = live
             if not running:
                 return
@@ -174,7 +174,7 @@ class Search:
         elif live.stopping:
             trial.state = "stopped"
         self.ledger.write()
-        say(f"trial {trial.number}: {trial.state}{f' ({fault})' if fault is not None else ''}")
+        self.say(f"trial {trial.number}: {trial.state}{f' ({fault})' if fault is not None else ''}")
         self._tell(live)
 
     def _tell(self, live: _Live) -> None:
