@@ -20,7 +20,7 @@ from etude.core.files import sha256
 from etude.data import fetch as fetching
 from etude.data import mnist
 from etude.metrics import fid
-from etude.metrics.fid import Inception, Score
+from etude.metrics.fid import Inception
 
 CPU = torch.device("cpu")
 
