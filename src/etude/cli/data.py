@@ -48,23 +48,13 @@ def main(args: list[str]) -> None:
         )
         return
     rows = []
-    for dataset in sets:
-        for source in dataset.sources:
-            if options.verb == "get":
-                if options.force:
-                    forget(source)
-                where = str(fetch(source))
-            else:
-                where = source.url
-            rows.append(
-                {
-                    "name": dataset.name,
-                    "file": source.filename,
-                    "state": status(source, recheck=options.verb == "verify"),
-                    "where": where,
-                    "sha256": source.sha256,
-                }
-            )
+    for dataset, source in [(one, source) for one in sets for source in one.sources]:
+        if options.verb == "get" and options.force:
+            forget(source)
+        where = str(fetch(source)) if options.verb == "get" else source.url
+        state = status(source, recheck=options.verb == "verify")
+        about = {"name": dataset.name, "file": source.filename, "state": state}
+        rows.append({**about, "where": where, "sha256": source.sha256})
     show(rows, as_json=options.json)
     wrong = [f"{row['name']}/{row['file']} is {row['state']}" for row in rows if row["state"] in ("altered", "missing")]
     if wrong:

@@ -52,7 +52,10 @@ def main(options: Options) -> None:
         _write_folder(out, given, weights, name, options)
         return
     graphs = _graphs(given) if options.onnx or out.suffix == ".onnx" else []
-    targets = [_beside(out, graph.name) for graph in graphs]
+    targets = [
+        out.with_suffix(".onnx") if graph.name == "model" else out.with_name(f"{out.stem}-{graph.name}.onnx")
+        for graph in graphs
+    ]
     # All before the first is written.
     for target in ([out] if out.suffix == ".safetensors" else []) + targets:
         if target.exists() and not options.force:
@@ -161,8 +164,3 @@ def _write_graph(file: Path, graph: "Graph", given: hub.Exported) -> dict[str, s
         f"(allowed {graph.tolerance:.0e} of an output's largest value or of 1)"
     )
     return {"opset": str(OPSET), "difference": f"{apart:.1e}"}
-
-
-def _beside(out: Path, graph: str) -> Path:
-    """Where a graph goes: the file itself, of others with their name in it."""
-    return out.with_suffix(".onnx") if graph == "model" else out.with_name(f"{out.stem}-{graph}.onnx")

@@ -32,11 +32,14 @@ class Options:
 
 def main(options: Options) -> None:
     kind: Format = options.format or ("markdown" if options.out and options.out.suffix in _ENDINGS else "html")
-    out = options.out or _place(options.what, kind)
+    ending = ".md" if kind == "markdown" else ".html"
+    known = options.what in ("", *registry.NAMES)
+    name = options.what or "index" if known else "-".join(Path(options.what).resolve().parts[-2:])
+    out = options.out or Path("report") / f"{name}{ending}"
     if os.path.isdir(out):
-        raise UserError(f"{out} is a folder: name a file in it, such as --out {out / f'report{_suffix(kind)}'}")
+        raise UserError(f"{out} is a folder: name a file in it, such as --out {out / f'report{ending}'}")
     runs = local_runs(options.runs)
-    if options.what in ("", *registry.NAMES):
+    if known:
         names = (options.what,) if options.what else registry.NAMES
         report = of_studies([registry.load(name) for name in names], runs)
     elif os.path.isdir(options.what):
@@ -49,13 +52,3 @@ def main(options: Options) -> None:
     if options.runs is not None and not any(options.runs in path.parents for path in shown):
         say(f"etude: no further runs in {options.runs}: the report is of what is there without it")
     print(report.write(out, kind))
-
-
-def _place(what: str, kind: Format) -> Path:
-    """Where the report goes if nobody says: ``report/index.html``, ``report/protonet.html``, ..."""
-    parts = [part for part in Path(what).resolve().parts[-2:] if part] if what not in ("", *registry.NAMES) else [what]
-    return Path("report") / f"{'-'.join(parts) or 'index'}{_suffix(kind)}"
-
-
-def _suffix(kind: Format) -> str:
-    return ".md" if kind == "markdown" else ".html"

@@ -36,16 +36,10 @@ Repeat it: `{{ record.command }}`
 """  # noqa: E501
 
 
-def harmless(value: Any) -> Any:
-    """A text as it may stand in a card, which places that show Markdown read as HTML, too."""
-    return escaped(value) if isinstance(value, str) else value
-
-
 def write_card(study: Study, run: RunFolder, summary: Mapping[str, Any]) -> Path:
     """Write ``model_card.md`` of a run that ends with ``summary``."""
-    text = filled(_TEMPLATE, study=study, record=run.record, summary=summary)
     path = run.path / "model_card.md"
-    write_atomic(path, text)
+    write_atomic(path, filled(_TEMPLATE, study=study, record=run.record, summary=summary))
     return path
 
 
@@ -53,6 +47,8 @@ def filled(template: str, **values: Any) -> str:
     """A card; ``{% include "results" %}`` in its template is the table of ``summary.results``."""
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({"results": _RESULTS}), autoescape=False, undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True, finalize=harmless,
+        keep_trailing_newline=True,
+        # Places that show Markdown read it as HTML, too.
+        finalize=lambda value: escaped(value) if isinstance(value, str) else value,
     )  # fmt: skip
     return environment.from_string(template).render(values)

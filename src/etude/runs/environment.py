@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, the commit of the source."""
+"""The surroundings in which a run is made: versions, hardware, the commit of the source."""
 
 import os
 import platform

@@ -29,15 +29,11 @@ class Engine(Protocol):
         ...
 
     def submit(self, command: Sequence[str], log: Path) -> Future[int]:
-        """Start ``etude`` with these words when there is room; what it prints goes to ``log``.
-
-        The future's result is the exit status.
-        """
+        """The exit status of ``etude`` with these words once it has ended, for which it waits for room."""
         ...
 
     def stop(self, log: Path) -> None:
         """Ask the command that prints to ``log`` to save and end; its status is then `STOPPED`, or negative."""
-        ...
 
     def monitor(self, words: Sequence[str]) -> dict[str, str]:
         """What `etude.runs.monitor` says of a study, a preset and flags where runs train."""
@@ -45,7 +41,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
-        ...
 
 
 class LocalEngine:
@@ -73,9 +68,8 @@ class LocalEngine:
             return status
 
     def stop(self, log: Path) -> None:
-        child = self.running.get(log)
-        if child is not None:
-            child.terminate()
+        if log in self.running:
+            self.running[log].terminate()
 
     def monitor(self, words: Sequence[str]) -> dict[str, str]:
         return ask_monitor(words, self.environment)
@@ -145,13 +139,10 @@ class Outcome:
 
 
 def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) -> list[Outcome]:
-    """Run what is missing, in order of dependence.
+    """Run what is missing, in order of dependence, and return one outcome an item.
 
     A run that was begun is resumed; a run whose predecessors all failed waits for the next call. No failure
     stops the others.
-
-    Returns:
-        One outcome an item, in their order.
     """
     outcomes: dict[str, Outcome] = {item.name: Outcome(item, "done") for item in items if item.done}
     left = [item for item in items if item.name not in outcomes]
@@ -177,16 +168,12 @@ def run_grid(items: Sequence[Item], engine: Engine, say: Callable[[str], None]) 
             continue
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             item = running.pop(future)
-            outcomes[item.name] = _outcome(item, future)
+            fault = future.exception()
+            status = 1 if fault is not None else future.result()
+            if status == 0 and item.done:
+                outcomes[item.name] = Outcome(item, "ran")
+            else:
+                reason = item.last_line if fault is None else f"{type(fault).__name__}: {fault}"
+                outcomes[item.name] = Outcome(item, "failed", status or 1, reason)
             say(f"{outcomes[item.name].state}: {item.name}")
     return [outcomes[item.name] for item in items]
-
-
-def _outcome(item: Item, future: Future[int]) -> Outcome:
-    error = future.exception()
-    if error is not None:
-        return Outcome(item, "failed", 1, f"{type(error).__name__}: {error}")
-    status = future.result()
-    if status == 0 and item.done:
-        return Outcome(item, "ran")
-    return Outcome(item, "failed", status or 1, item.last_line)

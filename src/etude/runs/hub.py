@@ -247,14 +247,12 @@ def require_fit(given: Exported, origin: Path) -> None:
 def require_filled(given: Exported, origin: Path) -> None:
     """Refuse a configuration whose networks are far larger than the file's tensors, for which memory would be taken."""
     try:
-        wanted = _wanted(given, origin)
+        wanted = _wanted(given, origin) or {}
     except UserError:
         # A part of a user's own need not be one that is built without memory.
         if _code(given.header.config):
             return
         raise
-    if wanted is None:
-        return
     held, asked = (sum(value.numel() for value in tensors.values()) for tensors in (given.tensors, wanted))
     if asked > max(_SMALL, 2 * held):
         raise UserError(

@@ -1,7 +1,7 @@
 """Trackers that are fed beside metrics.jsonl: TensorBoard and trackio, as extras."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ from etude.core.loop import Sink
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, resumed_at: int) -> None:
-        board: Any = _load("torch.utils.tensorboard", "tensorboard")
+    def __init__(self, board: Any, folder: Path, resumed_at: int) -> None:
         # What a killed run wrote of the steps that are repeated is hidden.
         self.writer = board.SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
@@ -25,8 +24,7 @@ class _TensorBoard:
 
 
 class _Trackio:
-    def __init__(self, folder: Path, resumed_at: int) -> None:
-        trackio: Any = _load("trackio", "trackio")
+    def __init__(self, trackio: Any, folder: Path, resumed_at: int) -> None:
         name = f"{folder.parent.name}-{folder.name}"
         # A new run of a name that another folder had is no part of that one.
         resume = "allow" if resumed_at else "never"
@@ -39,14 +37,16 @@ class _Trackio:
         self.run.finish()
 
 
-def _load(module: str, tracker: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"the tracker {tracker} is not installed: `uv sync --extra track`, or drop it") from error
+_KINDS = {"tensorboard": ("torch.utils.tensorboard", _TensorBoard), "trackio": ("trackio", _Trackio)}
 
 
-def open_sinks(trackers: tuple[Tracker, ...], folder: Path, resumed_at: int) -> list[Sink]:
+def open_sinks(trackers: Sequence[Tracker], folder: Path, resumed_at: int) -> list[Sink]:
     """Open the trackers that a run asks for. ``resumed_at`` is the step of the checkpoint, 0 for a new run."""
-    kinds: dict[Tracker, type[_TensorBoard] | type[_Trackio]] = {"tensorboard": _TensorBoard, "trackio": _Trackio}
-    return [kinds[name](folder, resumed_at) for name in trackers]
+    sinks: list[Sink] = []
+    for tracker in trackers:
+        module, kind = _KINDS[tracker]
+        try:
+            sinks.append(kind(importlib.import_module(module), folder, resumed_at))
+        except ImportError as error:
+            raise UserError(f"the tracker {tracker} is not installed: `uv sync --extra track`, or drop it") from error
+    return sinks

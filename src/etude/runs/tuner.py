@@ -62,7 +62,15 @@ class Search:
         self.ledger, self.ranges, self.engine, self.say = ledger, ranges, engine, say
         self.metrics, self.last = metrics, last
         if ledger.monitor is None:
-            ledger.monitor = self._monitor()
+            found = engine.monitor(ledger.command({})[1:])
+            if "fault" in found:
+                raise UserError(f"no trial could begin: {found['fault']}")
+            if not found:
+                raise UserError(
+                    f"the study '{ledger.about['study']}' chooses nothing by validation with these settings, so that "
+                    "there is nothing to search by"
+                )
+            ledger.monitor = (found["metric"], found["direction"])
             ledger.write()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruners = optuna.pruners
@@ -93,21 +101,9 @@ class Search:
             for future, live in list(running.items()):
                 if future in ended:
                     self._end(running.pop(future), future)
-                elif self._falls_behind(live) and not live.stopping:
+                elif self._report(live)[0] and not live.stopping:
                     live.stopping = True
                     self.engine.stop(live.item.log)
-
-    def _monitor(self) -> tuple[str, str]:
-        """The validation metric of the study's task, and its direction."""
-        found = self.engine.monitor(self.ledger.command({})[1:])
-        if "fault" in found:
-            raise UserError(f"no trial could begin: {found['fault']}")
-        if not found:
-            raise UserError(
-                f"the study '{self.ledger.about['study']}' chooses nothing by validation with these settings, so that "
-                "there is nothing to search by"
-            )
-        return found["metric"], found["direction"]
 
     def _trials(self) -> Iterator[_Live]:
         """Trials that were begun, and then new ones while there are any."""
@@ -147,22 +143,19 @@ class Search:
     def _live(self, trial: Trial) -> _Live:
         return _Live(trial, self.ledger.item(trial), self._ask(trial.settings))
 
-    def _scores(self, live: _Live) -> list[tuple[int, Score | None]]:
-        assert self.ledger.monitor is not None
-        return list(best_so_far(self.metrics(live.item.path), self.ledger.monitor))
+    def _report(self, live: _Live) -> tuple[bool, Score | None]:
+        """Report new evaluations. Returns whether one falls behind those that came as far (ASHA), and the best score.
 
-    def _falls_behind(self, live: _Live) -> bool:
-        """Report new evaluations. Returns whether one of them falls behind those that came as far (ASHA).
-
-        The last one does not count: the run is about to end by itself.
+        The last one falls behind none: the run is about to end by itself.
         """
-        behind = False
-        for step, best in self._scores(live):
+        assert self.ledger.monitor is not None
+        behind, best = False, None
+        for step, best in best_so_far(self.metrics(live.item.path), self.ledger.monitor):
             if live.seen < step < self.last and best is not None:
                 live.seen = step
                 live.asked.report(best.value, step)
                 behind |= live.asked.should_prune()
-        return behind
+        return behind, best
 
     def _end(self, live: _Live, future: Future[int]) -> None:
         trial, fault = live.trial, future.exception()
@@ -179,9 +172,7 @@ class Search:
 
     def _tell(self, live: _Live) -> None:
         """Tell Optuna how a trial has ended."""
-        self._falls_behind(live)
-        scores = self._scores(live)
-        best = scores[-1][1] if scores else None
+        _, best = self._report(live)
         if live.trial.state == "done" and best is not None:
             self.study.tell(live.asked, best.value)
         else:

@@ -71,7 +71,6 @@ def refuse_bloated(study: Study, weights: Path) -> None:
     from etude.core.checkpoint import read_weights
 
     tensors, header = read_weights(weights, study=study.name)
-    if not header.config:
-        return
-    config = from_dict(study.config, header.config, origin=str(weights))
-    hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)
+    if header.config:
+        config = from_dict(study.config, header.config, origin=str(weights))
+        hub.require_filled(hub.Exported(study, header, config, "", tensors), weights)
