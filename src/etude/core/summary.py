@@ -108,8 +108,12 @@ def chosen_weights(run: RunFolder) -> Path:
 
 def summary_of(run: RunFolder) -> dict[str, Any] | None:
     """A run's summary, or None for one that has not ended; `UserError` where what lies there is none."""
-    summary: Any = run.summary
-    if summary is not None and not (isinstance(summary, dict) and isinstance(summary.get("extra"), dict)):
+    summary = run.summary
+    try:
+        fits = summary is None or isinstance(summary["extra"], dict)
+    except (TypeError, LookupError):
+        fits = False
+    if not fits:
         fix = f"delete it, and `etude resume {run.path}` writes it anew"
         raise UserError(f"{run.path / 'summary.json'} is no summary of a run: {fix}")
     return summary
