@@ -26,12 +26,12 @@ _CHUNK = 250
 
 
 def masked(text: str) -> str:
-    """A problem with one sign in place of each number: what problems of one template share."""
+    """Return a problem with one sign in place of each number: what problems of one template share."""
     return _NUMBER.sub("N", text)
 
 
 def nearest_programs(train: Sequence[Problem], problems: Sequence[Problem]) -> list[str]:
-    """The program that the nearest training problems vote for, for each of some problems.
+    """Return the program that the nearest training problems vote for, for each of some problems.
 
     Texts are compared by the cosine of the TF-IDF of their words, pairs and triples of words, numbers masked. Training
     problems with as many numbers come before all others; a vote weighs a power of the cosine.
@@ -60,7 +60,7 @@ def nearest_programs(train: Sequence[Problem], problems: Sequence[Problem]) -> l
 
 
 def measure(say: Callable[[str], None]) -> list[Baseline]:
-    """Both methods on dev and test: on all problems, and on those whose text or program is, or is not, in training."""
+    """Return both methods on dev and test: on all problems, and on those with text or program in training or not."""
     problems = load(DataConfig())
     return [
         row
@@ -72,7 +72,7 @@ def measure(say: Callable[[str], None]) -> list[Baseline]:
 def compared(
     train: Sequence[Problem], problems: Sequence[Problem], split: str, variant: str, say: Callable[[str], None]
 ) -> list[Baseline]:
-    """Both methods on one split and its parts."""
+    """Return both methods on one split and its parts."""
     say(f"{split}: the nearest of {len(train):,} problems for each of {len(problems):,}")
     programs, texts = ({of(problem) for problem in train} for of in (_program, _text))
     parts = {
