@@ -1,4 +1,4 @@
-"""``etude data list|get|verify [NAME]``: the data sets; ``etude data render --help`` tells of rendering one."""
+"""``etude data list|get|verify|audit [NAME]``: the data sets; ``etude data render --help`` tells of rendering one."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ import tyro
 from etude import data
 from etude.cli import data_render
 from etude.core.errors import UserError
+from etude.data.audit import audit
 from etude.data.fetch import fetch, forget, status
 from etude.runs.flags import parse
 from etude.runs.table import show
@@ -15,10 +16,11 @@ from etude.runs.table import show
 
 @dataclass(frozen=True)
 class _Options:
-    verb: Annotated[Literal["list", "get", "verify"], tyro.conf.Positional]
-    """list what there is; get it (download, or read from ETUDE_MIRROR); verify its checksums again."""
+    verb: Annotated[Literal["list", "get", "verify", "audit"], tyro.conf.Positional]
+    """list what there is; get it (download, or read from ETUDE_MIRROR); verify its checksums again; audit what
+    repeats itself across its splits and classes."""
     name: Annotated[str, tyro.conf.Positional] = ""
-    """One data set; all of them where none is named."""
+    """One data set; all of them where none is named. Of an audit: a folder or zip file, too."""
     force: bool = False
     """With get: fetch again what is there already."""
     json: bool = False
@@ -30,6 +32,11 @@ def main(args: list[str]) -> None:
         data_render.main(args[1:])
         return
     options = parse(_Options, args, prog="etude data", description=__doc__ or "")
+    if options.verb == "audit":
+        if not options.name:
+            raise UserError(f"name what is audited: a folder, a zip file, or one of {', '.join(data.NAMES)}")
+        show([row.to_dict() for row in audit(options.name)], as_json=options.json)
+        return
     sets = [data.load(name) for name in ((options.name,) if options.name else data.NAMES)]
     if options.verb == "list":
         show(

@@ -7,6 +7,7 @@ vectors for word representation"; public domain (PDDL).
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from etude.data.fetch import Source, damage, fetch, status
 
 Split = Literal["train", "dev", "test"]
 
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 NUM_ROWS: Mapping[str, int] = {"train": 29_837, "dev": 4_475, "test": 2_985}
 ARCHIVE = Source(
     "mathqa",
@@ -60,6 +62,13 @@ DATASET = Dataset(
     home=_HOME,
     sources=(ARCHIVE,),
 )
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def masked(text: str) -> str:
+    """A problem with one sign in place of each number: what problems of one template share."""
+    return _NUMBER.sub("N", text)
 
 
 def filtered_copies() -> dict[str, Path] | None:

@@ -48,6 +48,7 @@ from etude.data.tiles import tiles
 from etude.data.tree import NO_PICTURE, Picture, Tree, find, inventory, is_hidden, is_picture, opened
 
 Published = Literal["maps", "facades", "edges2shoes"]
+NAMES: tuple[Published, ...] = ("maps", "facades", "edges2shoes")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -4,30 +4,24 @@ Problems of the data set repeat each other with other numbers. With its numbers 
 test split are a training problem letter for letter, and nearly all have that one's program.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from etude.data.mathqa import masked
 from etude.metrics.baseline import Baseline
 from etude.studies.text2math import scores
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import numbers_of
 from etude.studies.text2math.study import DataConfig
 from etude.studies.text2math.task import checksums as checksums_of
-from etude.studies.text2math.task import load
+from etude.studies.text2math.task import known_and_new, load
 
 NEIGHBOURS = 10
 SHARPNESS = 16
 """The power of the cosine that a vote weighs: of 1, 2, 4, 8, 16 and 32 it answers most of dev."""
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _CHUNK = 250
-
-
-def masked(text: str) -> str:
-    """Return a problem with one sign in place of each number: what problems of one template share."""
-    return _NUMBER.sub("N", text)
 
 
 def nearest_programs(train: Sequence[Problem], problems: Sequence[Problem]) -> list[str]:
@@ -74,14 +68,7 @@ def compared(
 ) -> list[Baseline]:
     """Return both methods on one split and its parts."""
     say(f"{split}: the nearest of {len(train):,} problems for each of {len(problems):,}")
-    programs, texts = ({of(problem) for problem in train} for of in (_program, _text))
-    parts = {
-        split: [True] * len(problems),
-        f"{split}, programs seen in training": [_program(problem) in programs for problem in problems],
-        f"{split}, programs not seen": [_program(problem) not in programs for problem in problems],
-        f"{split}, texts seen in training": [_text(problem) in texts for problem in problems],
-        f"{split}, texts not seen": [_text(problem) not in texts for problem in problems],
-    }
+    parts = known_and_new(train, problems, split)
     usual = Counter(map(_program, train)).most_common(1)[0][0]
     methods = {
         f"nearest training problem (TF-IDF, numbers masked, vote of {NEIGHBOURS})": nearest_programs(train, problems),
@@ -91,7 +78,7 @@ def compared(
     for name, found in methods.items():
         verdicts = [scores.judge(program, problem) for program, problem in zip(found, problems, strict=True)]
         for part, within in parts.items():
-            mine = [verdict for verdict, inside in zip(verdicts, within, strict=True) if inside]
+            mine = [verdicts[row] for row in within]
             protocol = f"{variant}; {len(mine):,} problems; words, pairs and triples, weighting and vote chosen on dev"
             rows += [
                 Baseline(name, metric, part, share, protocol, "%", scores.interval(metric, share, len(mine)),
@@ -103,10 +90,6 @@ def compared(
 
 def _program(problem: Problem) -> str:
     return scores.canonical(problem.program)
-
-
-def _text(problem: Problem) -> str:
-    return masked(problem.text)
 
 
 def checksums() -> dict[str, str]:

@@ -48,8 +48,23 @@ def load(config: DataConfig) -> dict[Split, list[Problem]]:
     return found
 
 
+def known_and_new(train: Sequence[Problem], problems: Sequence[Problem], split: str) -> dict[str, list[int]]:
+    """Return the rows of a split, and of its parts that training has seen and has not.
+
+    A program is seen where a training problem has it; a text where one has it but for its numbers. Three of four texts
+    of the course's test split are.
+    """
+    parts = {split: list(range(len(problems)))}
+    of = {"programs": lambda one: scores.canonical(one.program), "texts": lambda one: mathqa.masked(one.text)}
+    for what, key in of.items():
+        known = {key(problem) for problem in train}
+        for name, wanted in ((f"{split}, {what} seen in training", True), (f"{split}, {what} not seen", False)):
+            parts[name] = [row for row, problem in enumerate(problems) if (key(problem) in known) == wanted]
+    return parts
+
+
 def checksums(config: DataConfig) -> dict[str, str]:
-    """Return the sha256 of the files that `load` reads."""
+    """Return the digests of the files that `load` reads."""
     if config.source == "folder":
         return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
     if config.source == "sample":
@@ -281,18 +296,15 @@ class Text2MathTask(Task):
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config = self.config
-        known = {scores.canonical(problem.program) for problem in self.problems["train"]}
+        train = self.problems["train"]
         tables = config.table.split("+")
         rows: list[Result] = []
         for split in SPLITS[1:]:
             _, verdicts = self.verdicts(split, config.beam)
-            parts = {split: verdicts, f"{split}, programs seen in training": [], f"{split}, programs not seen": []}
-            for verdict, problem in zip(verdicts, self.problems[split], strict=True):
-                seen = scores.canonical(problem.program) in known
-                parts[f"{split}, programs {'seen in training' if seen else 'not seen'}"].append(verdict)
             for table in tables:
                 if table != "beam":
-                    for name, part in parts.items():
+                    for name, chosen in known_and_new(train, self.problems[split], split).items():
+                        part = [verdicts[row] for row in chosen]
                         rows += self._rows(table, self.cell(table), name, part, config.beam)
             # The published table is of the fine-tuned BERT.
             network = "" if self.cell("beam") == "bert_tuned" else f"{self.cell('beam')}, "
