@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from xdist.scheduler.loadscope import LoadScopeScheduling
+
+# Each of many processes would otherwise compile PyTorch's files anew: half the time of its import.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 install_import_hook("etude", "beartype.beartype")
 
@@ -27,14 +32,33 @@ ROOT = Path(__file__).parents[1]
 LONG = {
     "benchmarks/": "benchmark", "cluster/test_cluster.py": "cluster", "test_distributed.py": "cluster",
     "docs/": "site", "fuzz/": "fuzz", "notebooks/": "notebook", "cli/test_export.py": "export",
-    "cli/test_tune.py::test_a_search_is_stopped": "cluster",
+    "cli/test_tune.py::test_a_search_is_stopped": "cluster", "runs/test_launch.py": "cluster",
     "test_kill.py": "kill", "runs/test_memory.py": "memory", "readme/test_commands.py::test_commands[": "readme",
+    "cli/test_verbs.py::test_demo": "command", "cli/test_verbs.py::test_a_grid_runs_only": "command",
+    "cli/test_study.py::test_the_report_shows": "command", "cli/test_startup.py": "command",
+    "runs/test_tracking.py::test_trackio_holds": "command", "nn/test_graph.py": "export", "cli/test_load.py": "export",
+    "studies/slotdiffusion/test_unet.py::test_it_compiles": "compile",
+    "studies/slotdiffusion/test_task.py::test_both_phases": "command",
+    "studies/slotdiffusion/test_task.py::test_a_run_resumes_exactly": "resume",
+    "studies/slotdiffusion/test_task.py::test_pictures": "pictures",
+    "studies/darts/test_task.py::test_a_search_resumes_exactly": "resume",
+    "studies/darts/test_task.py::test_an_evaluation": "resume",
 }  # fmt: skip
+
+
+def _long(path: str) -> list[str]:
+    return [mark for name, mark in LONG.items() if path.startswith(f"tests/{name}")]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file that is left out whole is not imported either: some of them need seconds for that."""
+    path = collection_path.relative_to(ROOT).as_posix() if collection_path.is_relative_to(ROOT) else ""
+    return True if path.endswith(".py") and _long(path) and "not long" in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        own = [mark for name, mark in LONG.items() if item.nodeid.startswith(f"tests/{name}")]
+        own = _long(item.nodeid)
         if "server" in getattr(item, "fixturenames", ()):
             own.append("browser")
         for mark in (*own, *(["long"] if own else [])):
