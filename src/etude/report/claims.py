@@ -31,6 +31,8 @@ class Cell:
     metric: str = ""
     split: str = ""
     variant: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Settings by which its runs differ from their preset, as text; empty: as the preset has it."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def _values(study: str, claim: Claim, name: str, runs: Runs) -> dict[int, float]
     groups: dict[tuple[str, str], dict[int, float]] = {}
     for _, summary in sorted(runs.get(about.study or study, {}).items()):
         scale: Scale = summary["scale"]
+        if any(str(summary["overrides"].get(name, "")) != value for name, value in about.settings.items()):
+            continue
         for row in summary["results"]:
             if scale != "smoke" and variant in ("", row["variant"]) and wanted.items() <= row.items():
                 group = groups.setdefault((row["variant"], measurement(summary, claim.found)), {})
