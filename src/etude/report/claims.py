@@ -118,7 +118,8 @@ def judge_claim(study: str, claim: Claim, runs: Runs) -> Judgement:
     # A claim about several cells falls by one of them, and stands by all.
     if not whole and verdict != "contradicted":
         verdict = "not tested"
-    return Judgement(study, claim.claim, claim.source, verdict, "; ".join(evidence) + f"; {_wanted(claim)}")
+    place = f"; {claim.variant}" if claim.variant else ""
+    return Judgement(study, claim.claim, claim.source, verdict, "; ".join([*evidence, _wanted(claim)]) + place)
 
 
 def _wanted(claim: Claim) -> str:
