@@ -1,0 +1,95 @@
+"""What a search must beat: cells drawn at random; and how much the count of weights foretells."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etude.core.errors import UserError
+from etude.core.summary import committed, read_summaries
+from etude.metrics.baseline import Baseline
+
+
+def measure(say: Callable[[str], None]) -> list[Baseline]:
+    """Of the committed runs: no network is trained.
+
+    Raises:
+        UserError: there are none.
+    """
+    say("the cells of results/darts, random ones among them")
+    rows = of_runs(list(read_summaries([committed()], "darts").values()))
+    if not rows:
+        raise UserError("no random cell among the committed results of darts: `etude study darts search` trains some")
+    return rows
+
+
+def of_runs(summaries: Sequence[Mapping[str, Any]]) -> list[Baseline]:
+    """The baselines that finished runs hold.
+
+    Args:
+        summaries: of retrained cells; those of cell ``random`` are a random search's, each chosen on validation among
+            the draws of its seed.
+    """
+    rows: list[Baseline] = []
+    for table, name in (("retrained", "random search"), ("run", "a random cell")):
+        runs = [(_values(summary, table, "random"), summary) for summary in summaries]
+        runs = [(values, summary) for values, summary in runs if values]
+        for metric in ("accuracy", "error"):
+            for split in ("val", "test"):
+                found = [values[metric, split] for values, _ in runs]
+                if found:
+                    chosen = "each the best on validation of four random cells" if table == "retrained" else "all draws"
+                    steps = runs[0][1]["steps_trained"]
+                    protocol = f"mean of {len(found)} runs of {steps:,} steps, {chosen}; {found[0]['variant']}"
+                    rows.append(_row(name, metric, split, found, protocol, table))
+    trained = {
+        table: [
+            (sum(summary["parameters"].values()), row["value"], row["variant"])
+            for summary in summaries for row in summary["results"]
+            if (row["experiment"], row["metric"], row["split"]) == (table, "accuracy", "test")
+        ]
+        for table in ("retrained", "run")
+    }  # fmt: skip
+    for table, cells in trained.items():
+        if len(cells) > 2:
+            rows.append(_correlation(table, cells))
+    return rows
+
+
+def _values(summary: Mapping[str, Any], table: str, cell: str) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {
+        (row["metric"], row["split"]): row
+        for row in summary["results"]
+        if (row["experiment"], row["cell"]) == (table, cell)
+    }
+
+
+def _row(
+    name: str, metric: str, split: str, found: Sequence[Mapping[str, Any]], protocol: str, table: str
+) -> Baseline:  # fmt: skip
+    from scipy.stats import t
+
+    values = [row["value"] for row in found]
+    width = None
+    if len(values) > 1:
+        width = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Baseline(
+        name, metric, split, statistics.fmean(values), protocol, "%", width, variant=found[0]["variant"],
+        experiment=table, better="lower" if metric == "error" else "higher",
+    )  # fmt: skip
+
+
+def _correlation(table: str, cells: Sequence[tuple[int, float, str]]) -> Baseline:
+    """The rank correlation of the number of weights with the accuracy on test: what a count alone foretells."""
+    from scipy.stats import spearmanr
+
+    weights, accuracies, variants = zip(*cells, strict=True)
+    protocol = f"Spearman's, of {len(cells)} trained cells of table {table}; {variants[0]}"
+    value = float(spearmanr(weights, accuracies).statistic)
+    return Baseline(
+        "the number of weights", "rank_correlation", "test", value, protocol, variant=variants[0], experiment=table
+    )
+
+
+def checksums() -> dict[str, str]:
+    return {}
