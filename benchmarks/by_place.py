@@ -7,11 +7,9 @@ cells by place alone (K-means of the pixels' coordinates) and scores them as `sl
 import sys
 from dataclasses import dataclass, field
 
-import torch
-from sklearn.cluster import KMeans
-
 from etude.core.errors import UserError
 from etude.runs.flags import parse
+from etude.scenes.baseline import by_place
 from etude.scenes.scores import score
 from etude.scenes.source import SceneConfig, load_scenes
 
@@ -24,12 +22,6 @@ class Options:
     """Pixels a side."""
     cells: tuple[int, ...] = (7, 11, 15)
     """K, as many as the slots that it stands beside."""
-
-
-def by_place(count: int, size: int) -> torch.Tensor:
-    """A cell's number a pixel: int64 ``[size, size]``."""
-    places = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float32)] * 2)
-    return torch.from_numpy(KMeans(count, n_init=3, random_state=0).fit_predict(places.numpy())).view(size, size).long()
 
 
 def main(args: list[str]) -> int:

@@ -10,12 +10,14 @@ from etude.data.clevrtex import SPLITS, Scenes, SceneSet
 from etude.metrics.baseline import Baseline
 from etude.metrics.gaussian import distances
 from etude.scenes.ring import RingConfig, ring_segments
-from etude.scenes.scores import ABOUT, QUALITY, half_width, score
+from etude.scenes.scores import ABOUT, half_width, score
 from etude.scenes.source import SceneConfig, load_scenes
 
 CELLS = (7, 11, 15)
 """The numbers of cells by place: as many as there are slots."""
 _BATCH = 32
+# They say what slots are busy with, not how good the segments are.
+_DIAGNOSES = {"empty", "background_slots", "background_share"}
 
 
 def by_place(count: int, size: int) -> Tensor:
@@ -63,9 +65,9 @@ def segmented(scenes: Scenes, split: str, variant: str) -> Iterator[Baseline]:
             made_BCHW = painted(images_BHWC, segments_BHW, count)
             images_BCHW = images_BHWC.movedim(-1, 1) / 255
             found = score(segments_BHW, scenes.masks_NHW[start : start + _BATCH], made_BCHW, images_BCHW, count)
-            for metric in QUALITY:
+            for metric in found.of_image.keys() - _DIAGNOSES:
                 numbers.setdefault(metric, []).append(found.of_image[metric])
-        for metric, parts in numbers.items():
+        for metric, parts in sorted(numbers.items()):
             values_N = torch.cat(parts)
             seen = int((~values_N.isnan()).sum())
             note = "; each segment in its mean colour" if metric == "mse" else ""
