@@ -111,9 +111,12 @@ def discs(size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_ring_finds_two_discs() -> None:
     images, true = discs()
     config = ring.RingConfig(clusters=2, quantile=0.005)
-    found = score(ring.ring_segments(images, config), true, None, None, 3).means()
-    assert found["ari"] > 0.9
-    assert found["fg_ari"] > 0.9
+    segments = ring.ring_segments(images, config)
+    found = score(segments, true, None, None, 3).means()
+    # Both whole and apart, with a seam of ground around them: a window that sees an edge has its spread.
+    assert found["fg_ari"] == 1
+    assert segments[true > 0].min() > 0
+    assert found["ari"] > 0.4
     # The same whatever else is in the batch, and each time.
     both = ring.ring_segments(torch.cat([images, images.flip(2)]), config)
     assert torch.equal(both[:1], ring.ring_segments(images, config))
@@ -141,7 +144,7 @@ def test_clusters_are_the_groups_and_what_is_not_kept_has_no_say() -> None:
 def test_segments_are_painted_in_their_mean_colour() -> None:
     images = torch.tensor([[[[0, 0, 0], [102, 0, 0]], [[255, 255, 255], [255, 255, 255]]]], dtype=torch.uint8)
     made = scenes.painted(images, torch.tensor([[[0, 0], [1, 1]]]), 3)
-    assert made[0, 0].tolist() == pytest.approx([[0.2, 0.2], [1.0, 1.0]])
+    torch.testing.assert_close(made[0, 0], torch.tensor([[0.2, 0.2], [1.0, 1.0]]))
 
 
 @pytest.mark.usefixtures("real_scenes")

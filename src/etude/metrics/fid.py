@@ -232,12 +232,17 @@ def measure(setting: str, real: Tensor, made: Tensor, runtime: Runtime, stream: 
     real_NF = network.cached_features(real)
     mine = network.features(made[runtime.share(len(made))], title=title)
     made_NF = runtime.gather(torch.from_numpy(mine).to(runtime.device), len(made)).cpu().numpy()
+    return score(real_NF, made_NF, runtime.generator(stream, 0))
+
+
+def score(real_NF: np.ndarray, fake_NF: np.ndarray, generator: torch.Generator | None = None) -> Score:
+    """FID with its interval, and KID, of features."""
     return Score(
-        fid=frechet_distance(real_NF, made_NF),
-        half_width=jackknife(real_NF, made_NF),
-        kid=kernel_distance(real_NF, made_NF, runtime.generator(stream, 0)),
+        fid=frechet_distance(real_NF, fake_NF),
+        half_width=jackknife(real_NF, fake_NF),
+        kid=kernel_distance(real_NF, fake_NF, generator),
         num_real=len(real_NF),
-        num_fake=len(made_NF),
+        num_fake=len(fake_NF),
     )
 
 

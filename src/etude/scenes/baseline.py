@@ -25,7 +25,8 @@ def by_place(count: int, size: int) -> Tensor:
     from sklearn.cluster import KMeans
 
     places = torch.cartesian_prod(*[torch.arange(size, dtype=torch.float32)] * 2)
-    return torch.from_numpy(KMeans(count, n_init=3, random_state=0).fit_predict(places.numpy())).view(size, size).long()
+    cells = KMeans(count, n_init=3, random_state=0).fit_predict(places.numpy())  # pyright: ignore[reportArgumentType]
+    return torch.from_numpy(cells).view(size, size).long()
 
 
 def painted(images_BHWC: Tensor, segments_BHW: Tensor, count: int) -> Tensor:

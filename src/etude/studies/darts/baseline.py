@@ -36,7 +36,7 @@ def of_runs(summaries: Sequence[Mapping[str, Any]]) -> list[Baseline]:
         runs = [(values, summary) for values, summary in runs if values]
         for metric in ("accuracy", "error"):
             for split in ("val", "test"):
-                found = [values[metric, split] for values, _ in runs]
+                found = [values[metric, split] for values, _ in runs if (metric, split) in values]
                 if found:
                     chosen = "each the best on validation of four random cells" if table == "retrained" else "all draws"
                     steps = runs[0][1]["steps_trained"]
@@ -85,7 +85,7 @@ def _correlation(table: str, cells: Sequence[tuple[int, float, str]]) -> Baselin
 
     weights, accuracies, variants = zip(*cells, strict=True)
     protocol = f"Spearman's, of {len(cells)} trained cells of table {table}; {variants[0]}"
-    value = float(spearmanr(weights, accuracies).statistic)
+    value = float(spearmanr(weights, accuracies)[0])  # pyright: ignore[reportArgumentType]
     return Baseline(
         "the number of weights", "rank_correlation", "test", value, protocol, variant=variants[0], experiment=table
     )
