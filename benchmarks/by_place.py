@@ -33,7 +33,7 @@ def main(args: list[str]) -> int:
         for count in options.cells:
             cells = by_place(count, masks.shape[-1]).expand(len(masks), -1, -1)
             found = score(cells, masks, None, None, count).means()
-            told = " | ".join(f"{found[name]:.3f}" for name in ("ari", "fg_ari", "miou", "mbo"))
+            told = " | ".join(f"{found[name]:.3f}" for name in ("ari", "fg_ari", "miou_fg", "mbo"))
             print(f"| {split} | {count} | {told} |")
     return 0
 

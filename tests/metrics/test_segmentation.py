@@ -10,7 +10,17 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, jaccard_score
 from torch import Tensor
 
-from etude.metrics.segmentation import ari, foreground_ari, mbo, miou, overlaps, shared_pixels, squared_error
+from etude.metrics.segmentation import (
+    ari,
+    foreground_ari,
+    mbo,
+    miou,
+    miou_fg,
+    miou_gt,
+    overlaps,
+    shared_pixels,
+    squared_error,
+)  # fmt: skip
 
 
 def segments(seed: int, kinds: int, count: int = 6, pixels: int = 400) -> Tensor:
@@ -51,11 +61,38 @@ def test_overlaps_are_scikit_learns(predicted: np.ndarray, true: np.ndarray) -> 
                 assert found[image, p, t].item() == pytest.approx(wanted)
 
 
+def evaluated(predicted: np.ndarray, true: np.ndarray, slots: int) -> tuple[float, float, float]:
+    """The three as CLEVRTex' evaluator computes them, with masks and loops: as many masks on both sides, paired."""
+    count = max(slots, int(true.max()) + 1)
+    masks, wanted = ([side == number for number in range(count)] for side in (predicted, true))
+    either = np.array([[max((p | t).sum(), 1) for p in masks] for t in wanted])
+    each = np.array([[(p & t).sum() for p in masks] for t in wanted]) / either
+    rows, columns = linear_sum_assignment(each, maximize=True)
+    best = each[rows, columns]
+    seen = [bool(wanted[t].any() or masks[p].any()) for t, p in zip(rows, columns, strict=True)]
+    # Its scenes all have a background; where none is, there is no pair of it to leave out.
+    objects = sum(seen) - seen[0]
+    foreground = best[1:].sum() / objects if objects else np.nan
+    return best.sum() / sum(seen), foreground, best.sum() / len(np.unique(true))
+
+
+@given(some(5), some(4))
+def test_the_three_mious_are_the_evaluators(predicted: np.ndarray, true: np.ndarray) -> None:
+    table = shared_pixels(torch.from_numpy(predicted), torch.from_numpy(true))
+    slots = table.shape[1]
+    columns = [measure(table).tolist() for measure in (miou, miou_fg, miou_gt)]
+    for number, found in enumerate(zip(*columns, strict=True)):
+        # The evaluator has as many true masks as its batch needs, or slots.
+        padded = max(slots, int(true.max()) + 1)
+        wanted = evaluated(predicted[number], true[number], padded)
+        np.testing.assert_allclose(found, wanted, equal_nan=True)
+
+
 @given(some(5), some(4))
 def test_miou_and_mbo_from_the_overlaps(predicted: np.ndarray, true: np.ndarray) -> None:
     """Of the segments that are there alone, so that numbers without pixels can neither help nor count."""
     table = shared_pixels(torch.from_numpy(predicted), torch.from_numpy(true))
-    for p, t, pairs, best in zip(predicted, true, miou(table).tolist(), mbo(table).tolist(), strict=True):
+    for p, t, pairs, best in zip(predicted, true, miou_gt(table).tolist(), mbo(table).tolist(), strict=True):
         each = np.array([[jaccard_score(t == b, p == a) for b in np.unique(t)] for a in np.unique(p)])
         rows, columns = linear_sum_assignment(-each)
         assert pairs == pytest.approx(each[rows, columns].sum() / len(np.unique(t)))
@@ -91,7 +128,7 @@ def test_names_do_not_matter_and_a_perfect_match_is_one() -> None:
     true = segments(0, 5)
     renamed = torch.tensor([4, 2, 0, 1, 3])[true]
     table = shared_pixels(renamed, true)
-    for measure in (ari, foreground_ari, miou, mbo):
+    for measure in (ari, foreground_ari, miou, miou_fg, miou_gt, mbo):
         torch.testing.assert_close(measure(table), torch.ones(6, dtype=torch.float64))
 
 
@@ -104,7 +141,10 @@ def test_a_split_background_sinks_ari_alone() -> None:
     assert ari(good).item() == 1 > 0.5 > ari(bad).item()
     assert foreground_ari(bad).item() == mbo(bad).item() == 1
     # The background has half its pixels in its best partner.
-    assert miou(bad).item() == pytest.approx((0.5 + 1 + 1) / 3)
+    # The other half is a pair of its own, of which nothing is true.
+    assert miou_gt(bad).item() == pytest.approx((0.5 + 1 + 1) / 3)
+    assert miou(bad).item() == pytest.approx((0.5 + 1 + 1) / 4)
+    assert miou_fg(bad).item() == pytest.approx((1 + 1) / 3)
 
 
 def test_chance_is_zero() -> None:
@@ -124,7 +164,7 @@ def test_an_empty_slot_changes_nothing() -> None:
     with_gap = torch.where(predicted == 3, 6, predicted)
     one, other = shared_pixels(predicted, true), shared_pixels(with_gap, true)
     assert other.shape == (6, 7, 4)
-    for measure in (ari, foreground_ari, miou, mbo):
+    for measure in (ari, foreground_ari, miou, miou_fg, miou_gt, mbo):
         torch.testing.assert_close(measure(one), measure(other))
 
 
@@ -132,13 +172,15 @@ def test_more_objects_than_slots() -> None:
     true = torch.arange(6)[None].repeat_interleave(5, 1)
     table = shared_pixels(true.clamp(max=2), true)
     # 0 and 1 are found, 2 to 5 share a slot: one of them is paired with it, at a quarter.
-    assert miou(table).item() == pytest.approx((1 + 1 + 0.25) / 6)
+    assert miou(table).item() == miou_gt(table).item() == pytest.approx((1 + 1 + 0.25) / 6)
+    assert miou_fg(table).item() == pytest.approx((1 + 0.25) / 5)
     assert mbo(table).item() == pytest.approx((1 + 4 * 0.25) / 5)
 
 
 def test_images_without_objects() -> None:
     table = shared_pixels(torch.zeros(2, 4).long(), torch.zeros(2, 4).long())
     assert ari(table).tolist() == miou(table).tolist() == [1, 1]
+    assert miou_fg(table).isnan().all()
     assert foreground_ari(table).isnan().all()
     assert mbo(table).isnan().all()
 

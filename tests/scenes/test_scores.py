@@ -60,14 +60,14 @@ def test_without_a_background_or_an_object_there_is_no_number() -> None:
     assert math.isnan(ground["mbo"])
     assert (ground["background_slots"], ground["background_share"]) == (2, 0.5)
     assert ground["ari"] == 0
-    assert ground["miou"] == 0.5
+    assert (ground["miou"], ground["miou_gt"]) == (0.25, 0.5)
 
 
 def test_masks_cut_by_hand() -> None:
     """The object is cut in two halves: its best overlap is a half, and the ground is whole."""
     found = of(rows(800, 400, 400), rows(800, 800))
     assert found["mbo"] == 0.5
-    assert found["miou"] == 0.75
+    assert (found["miou"], found["miou_fg"], found["miou_gt"]) == (0.5, 0.25, 0.75)
     assert found["fg_ari"] == 0
 
 

@@ -7,8 +7,10 @@ table of how many pixels each predicted and each true segment share.
   chance. 1: the same; 0: as by chance; it can be negative.
 - FG-ARI: the same over the pixels of true objects alone, as is common for slots (Greff et al. 2019). It says nothing of
   how the background is cut up, and often moves against ARI.
-- mIoU: segments are paired so that the sum of intersections over unions is largest (Kuhn 1955; `scipy`), background
-  included, as CLEVRTex has it (Karazija et al. 2021); the mean over the true segments, unpaired ones counting zero.
+- mIoU: true and predicted segments are paired so that the sum of intersections over unions is largest (Kuhn 1955;
+  `scipy`), and the mean is over the pairs. CLEVRTex' evaluator (Karazija et al. 2021) has three: over all pairs of
+  which either side is seen; the same without the background's, which is what the authors' table prints; and over the
+  true segments alone, which asks nothing of surplus predictions.
 - mBO: each true object with whatever prediction overlaps it best, background left out.
 
 Shape suffixes: B images, N pixels, P predicted segments, T true segments, H height, W width.
@@ -17,6 +19,7 @@ Shape suffixes: B images, N pixels, P predicted segments, T true segments, H hei
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 BACKGROUND = 0
 """The true segment that is no object."""
@@ -73,14 +76,40 @@ def overlaps(table_BPT: Tensor) -> Tensor:
     return table_BPT.double() / union.clamp(min=1)
 
 
-def miou(table_BPT: Tensor) -> Tensor:
-    """Mean intersection over union of each image after the best pairing, background included, float64 ``[B]``."""
+def pairs(table_BPT: Tensor) -> tuple[Tensor, Tensor]:
+    """The best pairing of true segments with predicted ones, the shorter side filled up with empty segments.
+
+    Returns:
+        The overlap of each true segment's pair, float64 ``[B, K]``, and whether either side of it has pixels, bool
+        ``[B, K]``; K is the larger of P and T.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    found = overlaps(table_BPT)
-    best = [overlap[linear_sum_assignment(overlap, maximize=True)].sum() for overlap in found.cpu().numpy()]
-    present = (table_BPT.sum(1) > 0).sum(1)
-    return torch.from_numpy(np.array(best, np.float64)).to(found.device) / present
+    missing = table_BPT.shape[2] - table_BPT.shape[1]
+    table_BKK = functional.pad(table_BPT, (0, max(-missing, 0), 0, max(missing, 0)))
+    overlaps_BTP = overlaps(table_BKK).mT.cpu()
+    chosen = [linear_sum_assignment(overlap, maximize=True)[1] for overlap in overlaps_BTP.numpy()]
+    predicted_BK = torch.from_numpy(np.array(chosen, np.int64).reshape(-1, table_BKK.shape[2]))
+    best_BK = overlaps_BTP.gather(2, predicted_BK[..., None]).squeeze(2)
+    seen_BK = (table_BKK.sum(1) > 0) | (table_BKK.sum(2) > 0).gather(1, predicted_BK.to(table_BPT.device))
+    return best_BK.to(table_BPT.device), seen_BK
+
+
+def miou(table_BPT: Tensor) -> Tensor:
+    """The mean overlap of the pairs of which either side is seen, background included, float64 ``[B]``."""
+    best_BK, seen_BK = pairs(table_BPT)
+    return best_BK.sum(1) / seen_BK.sum(1)
+
+
+def miou_fg(table_BPT: Tensor) -> Tensor:
+    """`miou` without the background's pair, so that a surplus segment counts zero; nan where there is no other pair."""
+    best_BK, seen_BK = (pair_BK[:, BACKGROUND + 1 :] for pair_BK in pairs(table_BPT))
+    return best_BK.sum(1) / seen_BK.sum(1)
+
+
+def miou_gt(table_BPT: Tensor) -> Tensor:
+    """The sum of the pairs' overlaps by the number of true segments, whatever is predicted besides."""
+    return pairs(table_BPT)[0].sum(1) / (table_BPT.sum(1) > 0).sum(1)
 
 
 def mbo(table_BPT: Tensor, background: int = BACKGROUND) -> Tensor:

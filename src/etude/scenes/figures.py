@@ -30,7 +30,7 @@ def both_splits(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, An
 
 def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str, name: str) -> None:
     """Draw the squared error that is trained on, given its title and name, the masks' quality, the watch on slots."""
-    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou", "mBO": "mbo"}
+    quality = {"ARI": "ari", "FG-ARI": "fg_ari", "mIoU": "miou_fg", "mBO": "mbo"}
     watch = {"hold nothing": "empty", "share the background": "background_slots", "dead in all scenes": "dead"}
     starts = {"spread of the starts": "spread", "sameness": "sameness"}
     curves(

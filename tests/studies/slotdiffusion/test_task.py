@@ -727,7 +727,18 @@ def first_of(scenes: clevrtex.Scenes, count: int) -> clevrtex.Scenes:
 def test_results_are_of_whole_splits() -> None:
     task = begun(data__most=40, metric__watched=1, metric__reconstructed=3, loop__max_steps=24)
     rows = {(row.split, row.metric): row for row in task.results({})}
-    names = {"ari", "fg_ari", "miou", "mbo", "empty", "background_slots", "background_share", "mse"}
+    names = {
+        "ari",
+        "fg_ari",
+        "miou",
+        "miou_fg",
+        "miou_gt",
+        "mbo",
+        "empty",
+        "background_slots",
+        "background_share",
+        "mse",
+    }
     assert rows.keys() == {(split, name) for split in ("val", "test") for name in names}, "no FID with none"
     for split in ("val", "test"):
         scenes = task.scenes.splits[split]
@@ -821,7 +832,20 @@ DRAWN = {"curves", "reconstructions", "slots", "attention", "denoising", "denois
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     task = begun()
-    names = ("loss", "ari", "fg_ari", "miou", "mbo", "empty", "background_slots", "dead", "spread", "sameness")
+    names = (
+        "loss",
+        "ari",
+        "fg_ari",
+        "miou",
+        "miou_fg",
+        "miou_gt",
+        "mbo",
+        "empty",
+        "background_slots",
+        "dead",
+        "spread",
+        "sameness",
+    )
     metrics = [
         {"step": step, "train/loss": 1.0 / step} | {f"val/{name}": 0.1 * step for name in names} for step in (1, 2, 3)
     ]

@@ -401,7 +401,9 @@ def watched(
     if anyone:
         # One slot has all of an image, another of the next.
         pixels = 100 * torch.eye(3, dtype=torch.int64)[:2]
-    numbers = dict.fromkeys(("ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_share"), torch.zeros(2))
+    numbers = dict.fromkeys(
+        ("ari", "fg_ari", "miou", "miou_fg", "miou_gt", "mbo", "mse", "empty", "background_share"), torch.zeros(2)
+    )
     scores = Scores(numbers | {"background_slots": torch.full((2,), background)}, pixels)
     monkeypatch.setattr(task, "score", lambda *_: Evaluation(scores, same, torch.zeros(0, 3, 8)))
     monkeypatch.setattr(task.model.encoder.attention, "spread", lambda: spread)
@@ -590,7 +592,18 @@ def test_compositions_are_slots_of_the_library_decoded_together() -> None:
 def test_results_are_of_whole_splits() -> None:
     task = make(data__most=40, metric__watched=1, loop__max_steps=24)
     rows = {(row.split, row.metric): row for row in task.results({})}
-    metrics = {"ari", "fg_ari", "miou", "mbo", "mse", "empty", "background_slots", "background_share"}
+    metrics = {
+        "ari",
+        "fg_ari",
+        "miou",
+        "miou_fg",
+        "miou_gt",
+        "mbo",
+        "mse",
+        "empty",
+        "background_slots",
+        "background_share",
+    }
     assert rows.keys() == {(split, metric) for split in ("val", "test") for metric in metrics}, "no FID with none"
     for split in ("val", "test"):
         scores = task.score(task.scenes.splits[split], f"{split}/slots").scores
@@ -660,6 +673,8 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         "ari",
         "fg_ari",
         "miou",
+        "miou_fg",
+        "miou_gt",
         "mbo",
         "empty",
         "background_slots",
