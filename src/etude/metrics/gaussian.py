@@ -1,5 +1,6 @@
 """What a picture generator must beat, and what it cannot: a Gaussian in principal components, and real pictures."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -42,7 +43,8 @@ def distances(
 ) -> list[Baseline]:  # fmt: skip
     """FID and KID of training pictures, which is the floor, and of a Gaussian; none where the network is not at hand.
 
-    Features are kept in the cache: a run that is stopped goes on where it was.
+    Features are kept in the cache: a run that is stopped goes on where it was. ETUDE_INCEPTION names a local copy of the
+    network.
 
     Args:
         train: bytes; the first ``count`` of them are measured, all of them make the Gaussian.
@@ -54,7 +56,7 @@ def distances(
         cells: that they stand beside.
     """
     try:
-        network = fid.Inception(None, torch.device("cpu"))
+        network = fid.Inception(fid.weights_of(os.environ.get("ETUDE_INCEPTION", "")), torch.device("cpu"))
     except UserError as error:
         say(f"no FID: {error}")
         return []
