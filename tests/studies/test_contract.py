@@ -18,6 +18,7 @@ FILES = (
     "figures.py",
     "predict.py",
     "export.py",
+    "baseline.py",
     "page.py",
     "reference.toml",
     "claims.toml",

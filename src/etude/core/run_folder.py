@@ -136,4 +136,8 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The final numbers, or None for a run that has not ended."""
         path = self.path / "summary.json"
-        return read_json(path) if path.exists() else None
+        found = read_json(path) if path.exists() else None
+        if found is not None and not isinstance(found, dict):
+            fix = f"delete it, and `etude resume {self.path}` writes it anew"
+            raise UserError(f"{path} is no summary of a run: {fix}")
+        return found

@@ -43,8 +43,8 @@ def distances(
 ) -> list[Baseline]:  # fmt: skip
     """FID and KID of training pictures, which is the floor, and of a Gaussian; none where the network is not at hand.
 
-    Features are kept in the cache: a run that is stopped goes on where it was. ETUDE_INCEPTION names a local copy of the
-    network.
+    Features are kept in the cache: a run that is stopped goes on where it was. ETUDE_INCEPTION names a local
+    copy of the network.
 
     Args:
         train: bytes; the first ``count`` of them are measured, all of them make the Gaussian.

@@ -94,10 +94,8 @@ def test_the_penalty_is_in_the_gradient() -> None:
 def test_the_penalty_has_the_factor_of_its_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mescheder et al. 2018, equation 9: gamma / 2."""
     built, seen = task(optim__r1=0.6, model__conditional=False), list[float]()
-    backward = built.runtime.backward
-    monkeypatch.setattr(
-        built.runtime, "backward", lambda loss, total: (seen.append(loss.item()), backward(loss, total))
-    )
+    backward = built.runtime.accelerator.backward
+    monkeypatch.setattr(built.runtime.accelerator, "backward", lambda loss: (seen.append(loss.item()), backward(loss)))
     twin = task(optim__r1=0.6, model__conditional=False)
     real = scaled(twin.split("train")[0][twin.batch_rows(0)]).requires_grad_()
     logits = twin.discriminator(real)
