@@ -45,7 +45,7 @@ LONG = {
     "studies/darts/test_task.py::test_an_evaluation": "resume",
     "studies/darts/test_task.py::test_the_plain_form": "resume", "core/test_loop.py::test_a_stopped_process": "kill",
     "cli/test_verbs.py::test_a_stop_outside": "kill", "runs/test_grid.py::test_what_runs_here_is_asked": "kill",
-    "security/test_pickles.py::test_in_place_of_a_data_set": "fuzz", "security/test_pickles.py::test_as_weights": "fuzz",
+    "security/test_pickles.py::test_in_place_of_a_data": "fuzz", "security/test_pickles.py::test_as_weights": "fuzz",
     "security/test_archives.py::test_a_zip_bomb": "fuzz",
     "studies/slotdiffusion/test_predict.py::test_weights_in_half": "resume",
     "studies/dcgan/test_task.py::test_memory_does_not_grow": "memory",

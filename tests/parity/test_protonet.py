@@ -228,22 +228,26 @@ def test_the_loss_of_equal_distances_is_the_logarithm_of_the_ways() -> None:
 
 def slow_scores(
     net: Conv4, way: int, shot: int, query: int, draws: list[tuple[torch.Tensor, torch.Tensor]], cos: bool
-) -> list[float]:
-    """Accuracy of each episode, every one embedded by itself, every query by itself."""
+) -> tuple[list[float], list[float]]:
+    """Accuracy and loss of each episode, every one embedded by itself, every query by itself."""
     pool = generated("val", num_classes=6)
-    scores = []
+    scores, losses = [], []
     for classes_EN, drawings_ENK in draws:
         for classes, drawings in zip(classes_EN, drawings_ENK, strict=True):
             with torch.no_grad():
                 z = net(to_input(pool.images_CNHW[classes[:, None], drawings].flatten(0, 1)))[0].numpy()
             z = z.reshape(way, shot + query, -1).astype(np.float64)
-            right = 0
+            right, surprise = 0, 0.0
             for n in range(way):
                 for q in range(query):
                     kind = pairwise.cosine_distances if cos else pairwise.euclidean_distances
-                    right += int(np.argmin(kind(z[n, shot + q][None], z[:, :shot].mean(1))) == n)
+                    [away] = kind(z[n, shot + q][None], z[:, :shot].mean(1))
+                    right += int(np.argmin(away) == n)
+                    far = away if cos else away**2
+                    surprise -= math.log(math.exp(-far[n]) / sum(math.exp(-other) for other in far))
             scores.append(100 * right / (way * query))
-    return scores
+            losses.append(surprise / (way * query))
+    return scores, losses
 
 
 @pytest.mark.parametrize("name", sorted(DISTANCES))
@@ -263,9 +267,10 @@ def test_scores_of_a_pool_embedded_once(name: str, within: bool, way: int, shot:
     generator = draw()
     classes = draw_classes(num_episodes, way, pool.groups_C, within, generator)
     drawings = draw_drawings((num_episodes, way), 20, shot + query, generator)
-    scores = slow_scores(net, way, shot, query, [(classes, drawings)], name == "cosine")
+    scores, losses = slow_scores(net, way, shot, query, [(classes, drawings)], name == "cosine")
     assert got.num_episodes == num_episodes
     assert got.mean == pytest.approx(np.mean(scores), abs=1e-4)
+    assert got.loss == pytest.approx(np.mean(losses), rel=1e-4)
     assert got.half_width == pytest.approx(1.96 * np.std(scores, ddof=1) / math.sqrt(num_episodes), abs=1e-4)
     assert got.half_width > 0
     assert 100 / way < got.mean < 100

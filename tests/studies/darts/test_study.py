@@ -111,6 +111,7 @@ def test_a_find_is_trained_as_the_preset_for_it_says() -> None:
     twins = {"paper": "retrain", "course": "retrain", "pc-darts": "retrain", "laptop": "retrain-laptop"}
     for preset, trained in (twins | {"smoke": "retrain-smoke"}).items():
         plain = to_dict(built(trained))
+        plain["retrain"]["drop_path"] = 0.3 if preset == "pc-darts" else plain["retrain"]["drop_path"]
         by = {job.name: job for job in STUDY.experiment("search").jobs(preset)}
         assert list(by) == ["search", "found", *(f"draw-{n}" for n in range(4)), "random", "darts-v1", "darts-v2"]
         for name in ("found", "random", "darts-v1", "darts-v2"):
@@ -120,6 +121,14 @@ def test_a_find_is_trained_as_the_preset_for_it_says() -> None:
             if not job.name.startswith("search-"):
                 config = to_dict(configured(preset, job))
                 assert {key for key in plain if config[key] != plain[key]} <= {"genotype", "cell"}
+
+
+def test_pc_darts_drops_more_paths_as_it_retrains() -> None:
+    """.3 in the authors' code, .2 in DARTS'."""
+    for experiment, name in (("search", "found"), ("search", "darts-v2"), ("remedies", "partial")):
+        for preset, share in (("pc-darts", 0.3), ("paper", 0.2)):
+            by = {job.name: job for job in STUDY.experiment(experiment).jobs(preset)}
+            assert configured(preset, by[name]).retrain.drop_path == share
 
 
 def test_a_random_search_costs_what_the_search_does() -> None:

@@ -24,6 +24,8 @@ from etude.studies.protonet.task import KNOWN_SHARE, ProtonetTask, build_distanc
 
 FUZZ = settings(max_examples=40, deadline=None, derandomize=True)
 
+VALIDATED = {"accuracy_5way", "accuracy_20way", "loss_5way", "loss_20way"}
+
 
 def make(**changes: Any) -> ProtonetTask:
     """A task of the smoke preset; ``episodes__way=3`` sets ``episodes.way``."""
@@ -165,10 +167,11 @@ def trained(training: Training) -> ProtonetTask:
 def test_training_beats_the_untrained_network(training: Training) -> None:
     after = training.task.evaluate()
     assert sum(training.losses[-10:]) < 0.85 * sum(training.losses[:10])
-    assert set(training.before) == set(after) == {"accuracy_5way", "accuracy_20way"}
+    assert set(training.before) == set(after) == VALIDATED
     for name, chance in (("accuracy_5way", 20), ("accuracy_20way", 5)):
         assert training.before[name] > chance
         assert after[name] > training.before[name] + 3
+    assert after["loss_20way"] < training.before["loss_20way"]
     assert training.task.evaluate() == after, "the same weights score the same"
     assert training.task.monitor == ("accuracy_20way", "max")
 
@@ -201,7 +204,7 @@ def test_validation_is_on_val_and_results_are_on_test() -> None:
         sizes = {"way": 5, "shot": 1, "query": 15, "num_episodes": num_episodes}
         return score_pool(z_CPD, pool.groups_C, squared_euclidean, draw, **sizes).mean
 
-    assert task.evaluate() == {"accuracy_5way": pytest.approx(expected("val", "episodes", 40), abs=1e-3)}
+    assert task.evaluate()["accuracy_5way"] == pytest.approx(expected("val", "episodes", 40), abs=1e-3)
     assert task.results({})[0].value == pytest.approx(expected("test", "fewshot", 50), abs=1e-3)
 
 
@@ -388,7 +391,7 @@ def test_a_user_s_encoder_and_distance_train_and_score(parts: Path) -> None:
     losses = [task.train_step(step)["loss"].item() for step in range(5)]
     assert all(math.isfinite(loss) for loss in losses)
     assert len(task.results(task.finish())) == 7
-    assert set(task.evaluate()) == {"accuracy_5way", "accuracy_20way"}
+    assert set(task.evaluate()) == VALIDATED
 
 
 def test_a_user_s_distance_of_matrices_serves_many_episodes(parts: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.experiments import Finished
 
 from etude.cli.app import main
 from etude.core import randomness
@@ -24,7 +25,7 @@ from etude.studies.text2math.predict import Options, predict, tell
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import GEOMETRY
 from etude.studies.text2math.scores import judge
-from etude.studies.text2math.study import Text2MathConfig, smoke
+from etude.studies.text2math.study import STUDY, Text2MathConfig, smoke
 from etude.studies.text2math.task import Text2MathTask, choose
 from etude.studies.text2math.tokens import PAD, Tokens
 
@@ -252,6 +253,7 @@ def test_programs_of_a_folder_up_to_the_last_number_with_an_index(tmp_path: Path
 
 OWN = """
 import torch
+from tests.experiments import Finished
 from torch import nn
 
 
@@ -484,3 +486,12 @@ def test_no_problem_at_all(weights: Path) -> None:
 def test_the_configuration_round_trips() -> None:
     assert override(smoke(), {}) == smoke()
     assert isinstance(smoke(), Text2MathConfig)
+
+
+def test_the_architectures_share_their_teacher_forcing() -> None:
+    """The assignment's .6 in all four cells, whatever the preset."""
+    for preset in ("course", "laptop"):
+        for job in STUDY.experiment("architectures").jobs(preset):
+            found = job.overrides([Finished(Path("frozen"), {})]) if callable(job.overrides) else job.overrides
+            config: Any = override(STUDY.preset(preset).build(), dict(found))
+            assert config.teacher_forcing == 0.6, (preset, job.name)

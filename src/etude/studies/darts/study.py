@@ -294,7 +294,19 @@ def retrain_smoke() -> DartsConfig:
     )
 
 
-_RETRAIN = {"paper": retrain, "course": retrain, "pc-darts": retrain, "laptop": retrain_laptop, "smoke": retrain_smoke}
+def _pc_retrain() -> DartsConfig:
+    """`retrain` as Xu et al. 2020, section 4.2, have it: paths are dropped with a chance of up to .3."""
+    full = retrain()
+    return replace(full, retrain=replace(full.retrain, drop_path=0.3))
+
+
+_RETRAIN = {
+    "paper": retrain,
+    "course": retrain,
+    "pc-darts": _pc_retrain,
+    "laptop": retrain_laptop,
+    "smoke": retrain_smoke,
+}
 """The preset that retrains what a preset's search finds."""
 CANDIDATES = 4
 """Cells of a random search."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from etude.core.errors import UserError
 from etude.studies.protonet.model import Distance, prototypes
@@ -22,6 +23,8 @@ class Accuracy:
     mean: float
     half_width: float
     num_episodes: int
+    loss: float
+    """The mean of the episodes' losses (equation 2)."""
 
 
 def draw_classes(num_episodes: int, way: int, groups_C: Tensor, within: bool, generator: torch.Generator) -> Tensor:
@@ -77,7 +80,7 @@ def _embedded(z_CPD: Tensor, classes_EN: Tensor, count: int, generator: torch.Ge
 @torch.no_grad()
 def score_pool(
     z_CPD: Float[Tensor, "c p d"], groups_C: Int[Tensor, " c"], distance: Distance, generator: torch.Generator, *,
-    way: int, shot: int, query: int, num_episodes: int, within: bool = False,
+    way: int, shot: int, query: int, num_episodes: int, within: bool = False, temperature: float = 1.0,
 ) -> Accuracy:  # fmt: skip
     """The accuracy over random episodes of a pool that was embedded once.
 
@@ -87,15 +90,20 @@ def score_pool(
     # About 64 MB of gathered embeddings at a time.
     chunk = max(1, 2**24 // (way * (shot + query) * z_CPD.shape[-1]))
     correct: list[Tensor] = []
+    losses: list[Tensor] = []
     target_Q = torch.arange(way, device=z_CPD.device).repeat_interleave(query)
     for start in range(0, num_episodes, chunk):
         classes_EN = draw_classes(min(chunk, num_episodes - start), way, groups_C, within, generator)
         z_ENKD = _embedded(z_CPD, classes_EN, shot + query, generator)
         distances_EQN = distance(z_ENKD[:, :, shot:].flatten(1, 2), prototypes(z_ENKD[:, :, :shot]))
         correct.append((distances_EQN.argmin(-1) == target_Q).float().mean(-1))
+        log_p_EQN = functional.log_softmax(-distances_EQN / temperature, -1)
+        losses.append(-log_p_EQN[:, torch.arange(len(target_Q)), target_Q].mean(-1))
     accuracy_E = torch.cat(correct).double() * 100
     spread = accuracy_E.std().item() if num_episodes > 1 else 0.0
-    return Accuracy(accuracy_E.mean().item(), 1.96 * spread / math.sqrt(num_episodes), num_episodes)
+    return Accuracy(
+        accuracy_E.mean().item(), 1.96 * spread / math.sqrt(num_episodes), num_episodes, torch.cat(losses).mean().item()
+    )
 
 
 @torch.no_grad()

@@ -24,9 +24,10 @@ def draw(task: ProtonetTask, folder: Path, metrics: Sequence[Mapping[str, Any]])
 
 
 def learning_curves(path: Path, ways: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Training loss and accuracy, and validation accuracy where there is a validation split."""
+    """Loss and accuracy of training episodes, and of validation ones where there is a validation split."""
     metric_curves(path, metrics, [
         ("Loss of training episodes", "cross-entropy", {"train": "train/loss"}),
+        ("Loss of validation episodes", "cross-entropy", {f"{way} ways": f"val/loss_{way}way" for way in ways}),
         ("Accuracy of training episodes", "accuracy, %", {"train": "train/accuracy"}),
         ("Accuracy of validation episodes", "accuracy, %", {f"{way} ways": f"val/accuracy_{way}way" for way in ways}),
     ])  # fmt: skip

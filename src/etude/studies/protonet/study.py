@@ -110,7 +110,8 @@ def paper() -> ProtonetConfig:
     """Snell et al. 2017, section 3.1 and the authors' code, with matching shot.
 
     60-way episodes of 5 queries, Adam 1e-3 halved every 2,000 episodes, validation every 100 episodes with
-    a patience of 200; then `etude study protonet fewshot --preset paper` retrains on train + val.
+    a patience of 200; then `etude study protonet fewshot --preset paper` retrains on train + val, for the
+    best epoch and 200 more.
 
     Command: ``etude run protonet paper``.
     Cost: up to 40,000 episodes; made for an accelerator, not measured yet.
@@ -177,8 +178,10 @@ def _fewshot(preset: str) -> tuple[Job, ...]:
 
         def retrained(finished: Sequence[RunFolder], again: dict[str, Any] = again) -> dict[str, Any]:
             [selected] = finished
-            # As long as the selected run took to its best step, where no length is named.
-            length = {"loop.max_steps": selected.checkpoints().best_step}
+            # As the authors' code: the chosen epoch and the patience more, where no length is named.
+            loop = selected.record.config["loop"]
+            more = loop["patience"] * loop["eval_every"]
+            length = {"loop.max_steps": (selected.checkpoints().best_step or 0) + more}
             return length | again | {"selected_run": str(selected.path)}
 
         jobs.append(Job(f"s{shot}-select", select))

@@ -151,6 +151,7 @@ class ProtonetTask(Task):
         return score_pool(
             z_CPD, self.pool(split).groups_C, self.distance, self.runtime.generator(f"{split}/{stream}", way), way=way,
             shot=self.config.episodes.shot, query=self.num_queries, num_episodes=num_episodes, within=within,
+            temperature=self.config.model.temperature,
         )  # fmt: skip
 
     @property
@@ -162,10 +163,10 @@ class ProtonetTask(Task):
         if self.config.data.train_split == "trainval":
             return {}
         z_CPD = self.embed_pool("val")
-        episodes = self.config.evaluation.val_episodes
-        return {
-            f"accuracy_{way}way": self.score(z_CPD, "val", "episodes", way, episodes).mean
-            for way in self.config.evaluation.ways
+        config = self.config.evaluation
+        found = {way: self.score(z_CPD, "val", "episodes", way, config.val_episodes) for way in config.ways}
+        return {f"accuracy_{way}way": score.mean for way, score in found.items()} | {
+            f"loss_{way}way": score.loss for way, score in found.items()
         }
 
     def finish(self) -> dict[str, Any]:

@@ -234,15 +234,14 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     """The course's four networks.
 
     With a BERT the decoder is as wide as the course's was to its encoder. On CPU cores, where there is less time, it is
-    a little narrower and gets its own tokens less often; and tuning, of which an epoch takes 15 times as long, starts
-    from the weights of the frozen run.
+    narrower; and tuning, of which an epoch takes 15 times as long, starts from the weights of the frozen run.
     """
     table = {"table": "architectures"}
     bert = table | {"model.encoder": "bert", "model.hidden": 768, "model.embedding": 768}
     tuned: dict[str, Any] = {"model.tuned": True, "table": "architectures+beam"}
     last = Job("bert_tuned", bert | tuned)
     if preset == "laptop":
-        bert |= {"model.hidden": 256, "model.embedding": 128, "teacher_forcing": 0.9}
+        bert |= {"model.hidden": 256, "model.embedding": 128}
         tuned |= bert | tuned | {"optim.lr": 5e-4, "loop.max_steps": _loop(5, 32).max_steps}
         last = Job("bert_tuned", lambda finished: tuned | {"start": str(finished[0].path)}, after=("bert_frozen",))
     return (
