@@ -316,3 +316,18 @@ def test_spread_reaches_the_start() -> None:
     assert torch.equal(found, wanted)
     assert not torch.equal(found, net(images, noise, spread=0.0).slots_BKS)
     assert torch.equal(net(images, noise, spread=0.0).slots_BKS, net(images, spread=0.0).slots_BKS)
+
+
+def test_resnet18_without_its_last_stage_is_torchvisions_with_group_norms() -> None:
+    net = ResNet18Encoder(256, stages=3, projection=False).double()
+    assert sum(parameter.numel() for parameter in net.parameters()) == 2_775_104
+    twin = torchvision.models.resnet18(norm_layer=lambda channels: nn.GroupNorm(32, channels)).double()
+    twin.conv1, twin.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False).double(), nn.Identity()
+    twin.layer4 = twin.avgpool = twin.fc = nn.Identity()
+    ours, theirs = list(net.parameters()), list(twin.parameters())
+    assert [parameter.shape for parameter in ours] == [parameter.shape for parameter in theirs]
+    with torch.no_grad():
+        for parameter, other in zip(ours, theirs, strict=True):
+            other.copy_(parameter)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(net(x), twin(x).view(2, 256, 4, 4))

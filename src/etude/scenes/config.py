@@ -37,6 +37,10 @@ class SlotEncoderConfig:
     """Strides of the layers of conv."""
     encoder_width: Count = 64
     """Filters of resnet18's first stage."""
+    encoder_stages: Literal[3, 4] = 4
+    """Stages of resnet18; the last one keeps the size of the map."""
+    encoder_projection: bool = True
+    """A 1x1 convolution to `features` ends resnet18; else its channels go to the position code as they are."""
     features: Count = 64
     """Channels of the encoder's result."""
     hidden: Count = 128

@@ -92,20 +92,22 @@ class ResNet18Encoder(nn.Module):
     Args:
         channels: of the result.
         width: filters of the stem and the first stage; each stage has twice as many as the one before.
+        stages: 4, or 3 (2,775,104 parameters), which leaves out the last.
+        projection: whether the last convolution is there; else ``channels`` is what the last stage has.
     """
 
-    def __init__(self, channels: int, width: int = 64) -> None:
+    def __init__(self, channels: int, width: int = 64, stages: int = 4, *, projection: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.norm = _group_norm(width)
         blocks: list[nn.Module] = []
         before = width
-        for stage, stride in enumerate((1, 2, 2, 1)):
+        for stage, stride in enumerate((1, 2, 2, 1)[:stages]):
             for number in range(2):
                 blocks.append(ResidualBlock(before, width * 2**stage, stride if number == 0 else 1))
                 before = width * 2**stage
         self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Conv2d(before, channels, 1)
+        self.last = nn.Conv2d(before, channels, 1) if projection else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -140,16 +142,21 @@ def make_encoder(name: str, channels: int, size: int, **options: Any) -> tuple[n
 class SlotEncoder(nn.Module):
     """Pictures to slots, as figure 2 of the assignment (seed 001) and Locatello et al. 2020, section 3.1.
 
-    Its encoder maps pictures to ``[B, D, h, w]``, ``places`` are h and w, and ``channels`` is D.
+    Its encoder maps pictures to ``[B, channels, h, w]``, ``places`` are h and w, and ``features`` is D
+    (None: the same number).
     """
 
-    def __init__(self, encoder: nn.Module, places: tuple[int, int], channels: int, attention: SlotAttention) -> None:
+    def __init__(
+        self, encoder: nn.Module, places: tuple[int, int], channels: int, attention: SlotAttention,
+        features: int | None = None,
+    ) -> None:  # fmt: skip
+        features = features or channels
         super().__init__()
         self.places = places
         self.encoder = encoder
         self.positions = PositionCode(channels, *places)
         self.norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+        self.mlp = nn.Sequential(nn.Linear(channels, features), nn.ReLU(), nn.Linear(features, features))
         glorot_(self.mlp)
         self.attention = attention
 
@@ -170,16 +177,19 @@ def build_encoder(config: SlotEncoderConfig) -> SlotEncoder:
     """The network of a configuration."""
     options: dict[str, dict[str, Any]] = {
         "conv": {"strides": config.strides},
-        "resnet18": {"width": config.encoder_width},
-    }
-    channels = config.features
+        "resnet18": {
+            "width": config.encoder_width, "stages": config.encoder_stages, "projection": config.encoder_projection,
+        },
+    }  # fmt: skip
+    unprojected = config.encoder == "resnet18" and not config.encoder_projection
+    channels = config.encoder_width << config.encoder_stages - 1 if unprojected else config.features
     encoder, places = make_encoder(config.encoder, channels, config.size, **options.get(config.encoder, {}))
     kind = PlainSlotAttention if config.form == "plain" else SlotAttention
     attention = kind(
-        config.num_slots, channels, config.slot_size, iterations=config.iterations, hidden=config.hidden,
+        config.num_slots, config.features, config.slot_size, iterations=config.iterations, hidden=config.hidden,
         init=config.init, implicit=config.implicit,
     )  # fmt: skip
-    return SlotEncoder(encoder, places, channels, attention)
+    return SlotEncoder(encoder, places, channels, attention, config.features)
 
 
 def noise_scale(step: int, steps: int) -> float:

@@ -17,6 +17,8 @@ from etude.core.errors import UserError
 from etude.core.randomness import seed_globals
 from etude.studies.slotdiffusion.unet import (
     CrossAttention,
+    LatentResidualBlock,
+    LatentTransformerBlock,
     ResidualBlock,
     SelfAttention,
     TransformerBlock,
@@ -434,3 +436,72 @@ def refused(run: Callable[[], object]) -> str:
 )
 def test_settings_that_make_no_network(options: dict[str, Any], says: str) -> None:
     assert says in refused(lambda: network(**options))
+
+
+# --- latent diffusion's form ---
+
+
+def test_the_published_unet_has_as_many_parameters_as_the_authors() -> None:
+    with torch.device("meta"):
+        net = UNet(blocks="latent", head_size=32)
+    assert sum(parameter.numel() for parameter in net.parameters()) - net.no_slots.numel() == 134_243_331
+
+
+def test_latent_transformer_block_is_torchs_attention_between_projections() -> None:
+    block, x, slots = wake(LatentTransformerBlock(8, S, 2).double()), draw(B, 8, 3, 5), draw(B, K, S, seed=1)
+    norms = (block.norm1, block.norm2, block.norm3)
+
+    def twin(attention: Any, y: Tensor, others: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        queries, keys, values = (part @ weight.mT for part, weight in zip((y, others, others), weights, strict=True))
+        zeros = torch.zeros(24, dtype=y.dtype)
+        eyes = torch.eye(8, dtype=y.dtype).repeat(3, 1)
+        rows = [part.transpose(0, 1) for part in (queries, keys, values)]
+        found, _ = functional.multi_head_attention_forward(
+            *rows, 8, 2, eyes, zeros, None, None, False, 0.0, attention.out.weight, attention.out.bias
+        )
+        return found.transpose(0, 1)
+
+    y = functional.group_norm(x, block.norm.num_groups, block.norm.weight, block.norm.bias, 1e-6)
+    y = functional.conv2d(y, block.conv_in.weight, block.conv_in.bias).flatten(2).mT
+    own, told = block.attention1, block.attention2
+    h = functional.layer_norm(y, (8,), norms[0].weight, norms[0].bias)
+    y = y + twin(own, h, h, own.queries_keys_values.weight.chunk(3))
+    h = functional.layer_norm(y, (8,), norms[1].weight, norms[1].bias)
+    y = y + twin(told, h, slots, (told.queries.weight, *told.to_keys_and_values.weight.chunk(2)))
+    h = functional.layer_norm(y, (8,), norms[2].weight, norms[2].bias)
+    gated, last = block.feed_forward
+    wide = h @ gated.linear.weight.mT + gated.linear.bias
+    y = y + (wide[..., :32] * functional.gelu(wide[..., 32:])) @ last.weight.mT + last.bias
+    wanted = x + functional.conv2d(y.mT.unflatten(2, (3, 5)), block.conv_out.weight, block.conv_out.bias)
+    torch.testing.assert_close(block(x, told.keys_and_values(slots)), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_latent_transformer_block_and_network_begin_as_nothing() -> None:
+    block, x = LatentTransformerBlock(8, S, 2), draw(B, 8, 3, 5, dtype=torch.float32)
+    found = block(x, block.attention2.keys_and_values(draw(B, K, S, dtype=torch.float32)))
+    assert torch.equal(found, x)
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_latent_residual_block_has_its_shortcut_round_all_of_it(channels: int) -> None:
+    block, x, time = wake(LatentResidualBlock(4, channels, 6).double().eval()), draw(B, 4, 5, 5), draw(B, 6, seed=1)
+    h = functional.group_norm(x, block.norm1.num_groups, block.norm1.weight, block.norm1.bias)
+    h = functional.conv2d(functional.silu(h), block.conv1.weight, block.conv1.bias, padding=1)
+    h = h + (time @ block.time.weight.mT + block.time.bias)[..., None, None]
+    h = functional.group_norm(h, block.norm2.num_groups, block.norm2.weight, block.norm2.bias)
+    h = functional.conv2d(functional.silu(h), block.conv2.weight, block.conv2.bias, padding=1)
+    short = x if channels == 4 else functional.conv2d(x, block.shortcut.weight, block.shortcut.bias)
+    torch.testing.assert_close(block(x, time), short + h)
+
+
+def test_latent_network_sees_slots_time_and_keeps_the_shape() -> None:
+    net, (z, t, slots) = network(blocks="latent", head_size=4), inputs()
+    found = net(z, t, slots)
+    assert found.shape == z.shape
+    assert not torch.allclose(found, net(z, t, slots + 1))
+    assert not torch.allclose(found, net(z, t + 100, slots))
+
+
+def test_a_head_size_that_does_not_fit_is_named() -> None:
+    with pytest.raises(UserError, match="divides"):
+        UNet(width=8, multipliers=(1, 2), head_size=5)

@@ -37,7 +37,7 @@ class SlotDiffusion(nn.Module):
         self.encoder = build_encoder(config)
         self.unet = UNet(
             channels, config.width, config.multipliers, config.slot_size, heads=config.heads, dropout=config.dropout,
-            depth=config.depth,
+            depth=config.depth, blocks=config.blocks, head_size=config.head_size,
         )  # fmt: skip
         self.register_buffer("scale", torch.ones(()))
 

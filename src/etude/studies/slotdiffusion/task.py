@@ -117,7 +117,7 @@ class SlotDiffusionTask(SlotTask):
         deviation = self.latents.float().std()
         if not deviation > 0:
             raise UserError("the autoencoder gives all scenes one latent: train it first, see --vae.weights")
-        self.model.scale.fill_(1 / deviation)
+        self.model.scale.fill_(self.config.vae.scale or 1 / deviation)
         self.mean.scale.copy_(self.model.scale)
 
     # --- training ---

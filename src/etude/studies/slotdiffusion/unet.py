@@ -41,6 +41,7 @@ from etude.core.errors import UserError
 from etude.nn.norms import choose_groups
 
 Mode = Literal["normal", "down", "up"]
+Blocks = Literal["course", "latent"]
 KeysAndValues = tuple[Tensor, Tensor]
 """The keys and values of one layer: ``[B, M, K, D]`` each."""
 GROUPS = 32
@@ -131,6 +132,37 @@ class ResidualBlock(nn.Module):
         return h + self.conv2(self.dropout(functional.silu(self.norm2(h))))
 
 
+class LatentResidualBlock(ResidualBlock):
+    r"""The residual block of latent diffusion: the shortcut goes round all of it, by a 1x1 convolution if need be.
+
+    Shape and arguments: see `ResidualBlock`; it keeps the size of the map.
+    """
+
+    def __init__(self, in_channels: int, channels: int, time_size: int, *, dropout: float = 0.0) -> None:
+        super().__init__(in_channels, channels, time_size, dropout=dropout)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor, time_BE: Tensor) -> Tensor:
+        h = self.conv1(functional.silu(self.norm1(x_BCHW))) + self.time(time_BE)[:, :, None, None]
+        return self.shortcut(x_BCHW) + self.conv2(self.dropout(functional.silu(self.norm2(h))))
+
+
+class Resize(nn.Module):
+    """A 3x3 convolution that halves the map by its stride, or follows a doubling (nearest neighbour).
+
+    Shape: ``[B, C, H, W]`` -> ``[B, C, H', W']``; the time is not used.
+    """
+
+    def __init__(self, channels: int, mode: Mode) -> None:
+        super().__init__()
+        self.mode: Mode = mode
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if mode == "down" else 1, padding=1)
+
+    def forward(self, x_BCHW: Tensor, _time_BE: Tensor) -> Tensor:
+        return self.conv(x_BCHW if self.mode == "down" else functional.interpolate(x_BCHW, scale_factor=2.0))
+
+
 def _zero_(conv: nn.Conv2d) -> None:
     nn.init.zeros_(conv.weight)
     assert conv.bias is not None
@@ -213,6 +245,46 @@ class TransformerBlock(nn.Module):
         return x_BNC.unflatten(1, x_BCHW.shape[2:]).permute(0, 3, 1, 2)
 
 
+class GatedGELU(nn.Module):
+    """A linear layer to twice the size; one half times the GELU of the other (Shazeer 2020)."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 2 * size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.linear(x).chunk(2, -1)
+        return x * functional.gelu(gate)
+
+
+class LatentTransformerBlock(TransformerBlock):
+    r"""The transformer block of latent diffusion: what goes in is normalised, and 1x1 convolutions stand around it.
+
+    $$y = \operatorname{conv}(\operatorname{GN}(x)), \qquad y \leftarrow y + f_i(\operatorname{LN}(y)),
+    \quad i = 1, 2, 3, \qquad x + \operatorname{conv}(y)$$
+
+    The last convolution begins at zero; the feed-forward network is gated.
+
+    Shape: ``[B, C, H, W]`` -> ``[B, C, H, W]``.
+    Source: Rombach et al. 2022, table 15; Wu et al. 2023 take it as it is.
+    """
+
+    def __init__(self, channels: int, slot_size: int, heads: int) -> None:
+        super().__init__(channels, slot_size, heads)
+        self.feed_forward = nn.Sequential(GatedGELU(channels, 4 * channels), nn.Linear(4 * channels, channels))
+        self.norm = nn.GroupNorm(choose_groups(channels, GROUPS), channels, eps=1e-6)
+        self.conv_in = nn.Conv2d(channels, channels, 1)
+        self.conv_out = nn.Conv2d(channels, channels, 1)
+        _zero_(self.conv_out)
+
+    def forward(self, x_BCHW: Tensor, keys_and_values: KeysAndValues) -> Tensor:
+        y_BNC = self.conv_in(self.norm(x_BCHW)).permute(0, 2, 3, 1).flatten(1, 2)
+        y_BNC = y_BNC + self.attention1(self.norm1(y_BNC))
+        y_BNC = y_BNC + self.attention2(self.norm2(y_BNC), keys_and_values)
+        y_BNC = y_BNC + self.feed_forward(self.norm3(y_BNC))
+        return x_BCHW + self.conv_out(y_BNC.unflatten(1, x_BCHW.shape[2:]).permute(0, 3, 1, 2))
+
+
 # --- the network ---
 
 
@@ -221,7 +293,7 @@ class Level(nn.Module):
 
     def __init__(
         self, residuals: Sequence[ResidualBlock], transformers: Sequence[TransformerBlock],
-        change: ResidualBlock | None = None,
+        change: ResidualBlock | Resize | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         assert len(transformers) in (0, len(residuals))
@@ -235,7 +307,7 @@ class UNet(nn.Module):
     """The noise in a latent picture at a time, given slots.
 
     Parameters with slots of 192 and multipliers 1, 2, 3, 4: 29,670,211 at width 64, 116,118,979 at 128 and
-    259,346,499 at 192.
+    259,346,499 at 192. With ``latent`` blocks 134,243,523 at 128, of which 192 are `no_slots`.
 
     Args:
         channels: C of the latent picture.
@@ -245,6 +317,8 @@ class UNet(nn.Module):
         heads: of every attention; divides the channels of all levels but the first.
         dropout: in the residual blocks.
         depth: residual blocks of a level on the way down; one more on the way up.
+        blocks: ``course``: the seed's, see above; ``latent``: those of latent diffusion.
+        head_size: channels of a head; 0: each level has ``heads`` of them.
 
     Raises:
         UserError: numbers that do not fit each other.
@@ -252,23 +326,31 @@ class UNet(nn.Module):
 
     def __init__(
         self, channels: int = 3, width: int = 128, multipliers: Sequence[int] = (1, 2, 3, 4), slot_size: int = 192, *,
-        heads: int = 8, dropout: float = 0.1, depth: int = 2,
+        heads: int = 8, dropout: float = 0.1, depth: int = 2, blocks: Blocks = "course", head_size: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if width < 4 or width % 2:
             raise UserError(f"a U-Net {width} wide: the code of the time wants an even width of 4 or more")
         widths = [width * multiplier for multiplier in multipliers]
         for wide in widths[1:] or widths:
-            if heads < 1 or wide % heads:
+            if head_size and wide % head_size:
+                raise UserError(f"heads of {head_size} channels do not fit {wide}: give a size that divides it")
+            if not head_size and (heads < 1 or wide % heads):
                 raise UserError(f"{heads} heads cannot share {wide} channels: give heads that divide them")
         self.channels, self.slot_size = channels, slot_size
         time_size = 4 * width
 
         def residual(in_channels: int, wide: int, mode: Mode = "normal") -> ResidualBlock:
+            if blocks == "latent":
+                return LatentResidualBlock(in_channels, wide, time_size, dropout=dropout)
             return ResidualBlock(in_channels, wide, time_size, mode=mode, dropout=dropout)
 
+        def resize(wide: int, mode: Mode) -> ResidualBlock | Resize:
+            return Resize(wide, mode) if blocks == "latent" else residual(wide, wide, mode)
+
         def transformer(wide: int) -> TransformerBlock:
-            return TransformerBlock(wide, slot_size, heads)
+            kind = LatentTransformerBlock if blocks == "latent" else TransformerBlock
+            return kind(wide, slot_size, wide // head_size if head_size else heads)
 
         self.time = TimeEmbedding(width, time_size)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
@@ -279,7 +361,7 @@ class UNet(nn.Module):
         for place, wide in enumerate(widths):
             residuals = [residual(wide if number else before, wide) for number in range(depth)]
             transformers = [transformer(wide) for _ in range(depth if place else 0)]
-            down.append(Level(residuals, transformers, residual(wide, wide, "down") if place < last else None))
+            down.append(Level(residuals, transformers, resize(wide, "down") if place < last else None))
             kept += [wide] * (depth + (place < last))
             before = wide
         self.down = cast("Sequence[Level]", nn.ModuleList(down))
@@ -289,7 +371,7 @@ class UNet(nn.Module):
         for place, wide in reversed(list(enumerate(widths))):
             residuals = [residual(kept.pop() + (wide if number else before), wide) for number in range(depth + 1)]
             transformers = [transformer(wide) for _ in range(depth + 1 if place else 0)]
-            up.append(Level(residuals, transformers, residual(wide, wide, "up") if place else None))
+            up.append(Level(residuals, transformers, resize(wide, "up") if place else None))
             before = wide
         self.up = cast("Sequence[Level]", nn.ModuleList(up))
         self.norm = _group_norm(before)
