@@ -45,7 +45,7 @@ LONG = {
     "studies/darts/test_task.py::test_an_evaluation": "resume",
     "studies/darts/test_task.py::test_the_plain_form": "resume", "core/test_loop.py::test_a_stopped_process": "kill",
     "cli/test_verbs.py::test_a_stop_outside": "kill", "runs/test_grid.py::test_what_runs_here_is_asked": "kill",
-    "security/test_pickles.py::test_in_place_of_a_data": "fuzz", "security/test_pickles.py::test_as_weights": "fuzz",
+    "security/test_pickles.py::test_as_weights": "fuzz",
     "security/test_archives.py::test_a_zip_bomb": "fuzz",
     "studies/slotdiffusion/test_predict.py::test_weights_in_half": "resume",
     "studies/dcgan/test_task.py::test_memory_does_not_grow": "memory",
@@ -53,7 +53,13 @@ LONG = {
     "cli/test_tune.py::test_a_study_without_a_metric": "command",
     "studies/test_baselines.py::test_the_nearest_training_problem": "real", "data/test_audit.py::test_three": "real",
     "studies/text2math/test_problems.py::test_every_gold": "real", "data/test_omniglot.py": "real",
-    "studies/text2math/test_problems.py::test_the_official": "real",
+    "studies/text2math/test_problems.py::test_the_official": "real", "studies/test_baselines.py::test_pixels": "real",
+    "studies/test_baselines.py::test_real_pairs": "real", "golden/test_presets.py": "golden",
+    "studies/slotdiffusion/test_shipped.py::test_its_attention": "real", "security/test_pickles.py::test_in": "fuzz",
+    "studies/darts/test_shared.py::test_a_shared_cell_is": "resume", "cli/test_report.py::test_what_goes": "command",
+    "studies/darts/test_shared.py::test_a_network_of": "resume", "cli/test_report.py::test_a_run_of": "command",
+    "core/test_randomness.py::test_a_fresh": "command", "studies/darts/test_bad_input.py::test_a_cell": "command",
+    "studies/slotdiffusion/test_predict.py::test_memory": "command",
 }  # fmt: skip
 
 

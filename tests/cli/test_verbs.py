@@ -107,6 +107,14 @@ def test_a_name_is_taken_once(finished: Path, capsys: pytest.CaptureFixture[str]
     assert (finished / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", [".", "..", "../../away", "a/b", "/tmp/etude-away"])
+def test_a_name_is_of_a_folder_in_its_place(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fault(capsys, "run", "protonet", "smoke", "--name", name, "--runs", str(tmp_path / "runs"))
+    assert f"--name {name}" in line
+    assert "--runs" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_leaves_its_folder(finished: Path) -> None:
     left = {path.name for path in finished.iterdir()}
     assert left >= {

@@ -3,6 +3,8 @@
 import json
 import shlex
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,24 @@ def test_a_name_too_long_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give a shorter one as --name"):
         RunFolder.create(tmp_path / ("x" * 251), RunRecord("protonet", "smoke", "smoke", {}, {}))
     assert not list(tmp_path.iterdir())
+
+
+def test_of_two_that_take_a_name_at_one_moment_one_has_it(tmp_path: Path) -> None:
+    """And the folder holds what that one wrote, whole."""
+    for trial in range(20):
+        path, start = tmp_path / f"race{trial}", threading.Barrier(4)
+
+        def take(seed: int, path: Path = path, start: threading.Barrier = start) -> int | str:
+            record = RunRecord("toy", "smoke", "smoke", {"seed": seed}, {"seed": seed})
+            start.wait()
+            try:
+                RunFolder.create(path, record)
+            except UserError as error:
+                return str(error)
+            return seed
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(take, range(4)))
+        [winner] = [one for one in found if isinstance(one, int)]
+        assert all("holds a run already" in one for one in found if isinstance(one, str))
+        assert RunFolder.open(path).record.overrides == {"seed": winner}

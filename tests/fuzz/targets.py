@@ -222,17 +222,15 @@ def _predict_pix2pix(path: Path) -> None:
 
 @cache
 def _slots() -> Any:
-    from etude.studies.slots.predict import read_model
+    from etude.studies.slots.predict import Painter, read_model
 
-    return read_model(_weights("slots"))
+    return Painter(read_model(_weights("slots"))[0], 0)
 
 
 @target("predict slots", ".png", few, mutations.png_garbled)
 def _predict_slots(path: Path) -> None:
-    from etude.studies.slots.predict import find
-
-    model, config = _slots()
-    find(model, [clevrtex.read_picture(path, config.model.size, 64_000_000)], 0)
+    painter = _slots()
+    painter.find([clevrtex.read_picture(path, painter.config.size, 64_000_000)])
 
 
 @target("predict slotdiffusion", ".png", few, mutations.png_garbled)

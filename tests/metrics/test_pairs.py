@@ -1,4 +1,4 @@
-"""L1, PSNR, SSIM and the pixel accuracy of maps: by hand, and against a slow twin."""
+"""L1, RMSE, PSNR, SSIM and the pixel accuracy of maps: by hand, and against a slow twin."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from torch import Tensor
 
-from etude.metrics.pairs import l1, pixel_accuracy, psnr, ssim
+from etude.metrics.pairs import l1, pixel_accuracy, psnr, rmse, ssim
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -48,11 +49,26 @@ def test_values_by_hand() -> None:
     made[0] = 10
     made[1, 0, 0, 1] = 255
     assert l1(made, truth).tolist() == pytest.approx([10, 255 / 363])
+    assert rmse(made, truth).tolist() == pytest.approx([10, 255 / math.sqrt(363)])
     assert psnr(made, truth).tolist() == pytest.approx([20 * math.log10(25.5), 10 * math.log10(363)])
     # Two flat pictures differ by their means only: C1 / (100 + C1).
     assert ssim(made, truth)[0].item() == pytest.approx(6.5025 / 106.5025)
     assert pixel_accuracy(made, truth, 10).tolist() == pytest.approx([0, 100 * 120 / 121])
     assert pixel_accuracy(made, truth, 11).tolist() == pytest.approx([100, 100 * 120 / 121])
+
+
+def test_the_errors_are_scikit_learns() -> None:
+    """The worst channel of a pixel counts for its accuracy, as the authors' script of Fu et al. 2019 has it."""
+    made, truth = noise(2, 3, 12, 13, 3), noise(3, 3, 12, 13, 3)
+    made[1] = (truth[1].int() + noise(4, 12, 13, 3).int() % 14 - 7).clamp(0, 255).byte()
+    for number, (x, y) in enumerate(zip(made.double().numpy(), truth.double().numpy(), strict=True)):
+        flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+        assert l1(made, truth)[number].item() == pytest.approx(mean_absolute_error(flat_y, flat_x))
+        assert rmse(made, truth)[number].item() == pytest.approx(root_mean_squared_error(flat_y, flat_x))
+        for tolerance in (5, 10):
+            right = [max(abs(a - b) for a, b in zip(one, other, strict=True)) < tolerance
+                     for one, other in zip(x.reshape(-1, 3), y.reshape(-1, 3), strict=True)]  # fmt: skip
+            assert pixel_accuracy(made, truth, tolerance)[number].item() == pytest.approx(100 * np.mean(right))
 
 
 @given(st.integers(0, 1000), st.integers(11, 20), st.integers(11, 20))

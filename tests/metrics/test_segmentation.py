@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
@@ -51,6 +51,7 @@ def test_foreground_ari_is_scikit_learns_on_objects(predicted: np.ndarray, true:
             assert np.isnan(value)
 
 
+@settings(max_examples=25)
 @given(some(5), some(4))
 def test_overlaps_are_scikit_learns(predicted: np.ndarray, true: np.ndarray) -> None:
     found = overlaps(shared_pixels(torch.from_numpy(predicted), torch.from_numpy(true)))

@@ -1,5 +1,6 @@
 """``etude run STUDY [PRESET] [--name NAME] [--flags]``: train a preset."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from etude.core.config import to_dict
 from etude.core.errors import UserError
+from etude.core.files import locked
 from etude.core.run_folder import RunFolder, RunRecord
 from etude.runs.flags import take
 from etude.runs.launch import launch
@@ -26,6 +28,8 @@ def main(args: list[str]) -> None:
     form, nodes, per_node = take(args, "--print-launch", ""), take(args, "--nodes", ""), take(args, "--per-node", "")
     if (nodes or per_node) and not form:
         raise UserError("--nodes and --per-node are of --print-launch: torchrun starts the processes of a run")
+    if name and (name in (".", "..") or Path(name).name != name):
+        raise UserError(f"--name {name} is no plain name of a folder: give one without a slash, the place is --runs")
     most = take(args, "--memory", "")
     chosen = choose(args, "etude run")
     if most:
@@ -49,8 +53,11 @@ def main(args: list[str]) -> None:
         summary = run_to_end(chosen.study, run, chosen.config)
     except UserError:
         # A run that could not even begin leaves its name free.
-        if new and world_size() == 1 and not run.checkpoints().steps() and not list(run.metrics()):
-            shutil.rmtree(path)
+        if new and world_size() == 1:
+            # Another process that resumes it meanwhile keeps it.
+            with contextlib.suppress(UserError), locked(path / ".lock", "in use"):
+                if not run.checkpoints().steps() and not list(run.metrics()):
+                    shutil.rmtree(path)
         raise
     for row in summary["results"]:
         width = f" ± {row['half_width']:.2f}" if row["half_width"] is not None else ""

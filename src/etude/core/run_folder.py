@@ -47,18 +47,19 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, record: RunRecord) -> "RunFolder":
-        """Make a new run's folder; one that holds a run already is refused."""
+        """Make a new run's folder; one that holds a run already is refused, of two that begin at once the second."""
         if len(path.name.encode()) > 250:
             raise UserError(
                 f"the run's name '{path.name[:40]}...' is too long for a folder: give a shorter one as --name"
             )
-        if (path / "config.yaml").exists():
-            raise UserError(f"{path} holds a run already: `etude resume {path}`, or choose another --name")
-        run = cls(path)
         body = {"format": FORMAT, "study": record.study, "preset": record.preset, "scale": record.scale}
         body |= {"overrides": record.overrides, "config": record.config}
-        write_atomic(path / "config.yaml", to_yaml(body))
-        return run
+        taken = f"{path} holds a run already: `etude resume {path}`, or choose another --name"
+        with locked(path / ".lock", taken):
+            if (path / "config.yaml").exists():
+                raise UserError(taken)
+            write_atomic(path / "config.yaml", to_yaml(body))
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -1,6 +1,7 @@
 r"""The likeness of generated pictures to the true ones, picture by picture.
 
 - L1: $\frac{1}{HWC} \sum |x - y|$, in levels of 0 to 255.
+- RMSE: the root of a picture's $\mathrm{MSE}$, in levels; with the pixel accuracy what papers on maps print.
 - PSNR: $10 \log_{10}(255^2 / \mathrm{MSE})$, in dB.
 - SSIM (Wang, Bovik, Sheikh, Simoncelli 2004, equations 13 to 16):
   $\frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}{(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)}$
@@ -28,6 +29,11 @@ _MOST_DB = 100.0
 def l1(made_NHWC: Tensor, truth_NHWC: Tensor) -> Tensor:
     """Mean absolute difference of uint8 pictures ``[N, H, W, C]``: float64 ``[N]``, in levels."""
     return _difference(made_NHWC, truth_NHWC).abs().flatten(1).double().mean(1)
+
+
+def rmse(made_NHWC: Tensor, truth_NHWC: Tensor) -> Tensor:
+    """Root of the mean squared difference of uint8 pictures ``[N, H, W, C]``: float64 ``[N]``, in levels."""
+    return _difference(made_NHWC, truth_NHWC).double().square().flatten(1).mean(1).sqrt()
 
 
 def psnr(made_NHWC: Tensor, truth_NHWC: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def test_what_is_measured() -> None:
 def test_results_state_the_pairs_and_the_counts() -> None:
     task = make(table="translation", optim__loss="lsgan")
     rows = task.results({})
-    metrics = ("l1", "psnr", "ssim", "accuracy_5", "accuracy_10", "diversity")
+    metrics = ("l1", "rmse", "psnr", "ssim", "accuracy_5", "accuracy_10", "diversity")
     assert {(row.metric, row.split) for row in rows} == {(name, split) for name in metrics for split in ("val", "test")}
     for row in rows:
         assert (row.experiment, row.cell, row.variant) == ("translation", "aerial2map", "generated")
@@ -289,7 +289,8 @@ def test_cells(changes: dict[str, Any], cell: str) -> None:
 def test_the_published_numbers_are_of_cells_that_exist() -> None:
     numbers = read_reference(STUDY.folder / "reference.toml").number
     assert {(number.experiment, number.cell, number.metric) for number in numbers} == {
-        ("translation", "map2aerial", "fid")
+        ("translation", "map2aerial", "fid"),
+        *(("translation", "aerial2map", metric) for metric in ("rmse", "accuracy_5", "accuracy_10")),
     }
     # Fifty pairs never stand beside the whole set.
     assert {number.variant for number in numbers} == {"maps"}

@@ -101,7 +101,7 @@ def translated(read: PairSet, config: DataConfig) -> list[Baseline]:
                 rows.append(
                     Baseline(
                         name, metric, split, values_N.mean().item(), protocol, unit, width, CELLS[config.direction],
-                        source, better="lower" if metric == "l1" else "higher",
+                        source, better="lower" if metric in ("l1", "rmse") else "higher",
                     )
                 )  # fmt: skip
     return rows
@@ -114,6 +114,7 @@ def _scores(made_NHWC: Tensor, truth_NHWC: Tensor, *, maps: bool) -> dict[str, t
         "ssim": ("", measures.ssim(made_NHWC, truth_NHWC)),
     }
     if maps:
+        found["rmse"] = "of 255", measures.rmse(made_NHWC, truth_NHWC)
         for tolerance in measures.TOLERANCES:
             found[f"accuracy_{tolerance}"] = "%", measures.pixel_accuracy(made_NHWC, truth_NHWC, tolerance)
     return found

@@ -228,6 +228,7 @@ class Pix2PixTask(Task):
         """Each metric of each picture, float64 ``[N]``."""
         metrics: dict[str, Any] = {"l1": measures.l1, "psnr": measures.psnr, "ssim": measures.ssim}
         if self.makes_maps:
+            metrics["rmse"] = measures.rmse
             metrics |= {f"accuracy_{t}": partial(measures.pixel_accuracy, tolerance=t) for t in measures.TOLERANCES}
         parts = list(zip(made_NHWC.split(64), truth_NHWC.split(64), strict=True))
         return {name: torch.cat([measure(*part) for part in parts]) for name, measure in metrics.items()}
@@ -285,7 +286,7 @@ class Pix2PixTask(Task):
             f"{epochs:.0f} epochs, {kept}"
         )
         rows: list[Result] = []
-        units = {"l1": "of 255", "psnr": "dB"} | {f"accuracy_{t}": "%" for t in measures.TOLERANCES}
+        units = {"l1": "of 255", "rmse": "of 255", "psnr": "dB"} | {f"accuracy_{t}": "%" for t in measures.TOLERANCES}
         for split in ("val", "test"):
             made, truth = self.translate(split), self.truth(split)
             count, found = len(made), list[tuple[str, float, float | None, str]]()
