@@ -132,7 +132,7 @@ class Section:
     def decided(self) -> str:
         """How many of the claims are upheld, of those that were tested."""
         tested = [row for row in self.claims if row.verdict != "not tested"]
-        return f"{sum(row.verdict == 'upheld' for row in tested)} of {len(tested)}"
+        return f"{sum(row.verdict == 'upheld' for row in tested)} of {len(tested)} tested"
 
     def standing(self, *, finished: bool) -> int:
         return sum((part.run.status == "finished") == finished for part in self.runs)
