@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -126,6 +127,28 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     assert all(row["protocol"] and row["split"] == "test" for row in summary["results"])
     assert summary["command"].startswith("etude run protonet smoke --loop.max-steps 4")
     assert summary["command"] in (finished / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [("lr: 0.001", "lr: 0.05", "optim.lr is 0.05 and was 0.001"), ("seed: 0", "seed: 7", "seed is 7 and was 0")],
+)
+def test_settings_edited_in_mid_run_are_refused(
+    finished: Path, tmp_path: Path, old: str, new: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An optimiser that is taken up has the settings that it was saved with, whatever the file says."""
+    run = shutil.copytree(finished, tmp_path / "protonet" / "edited")
+    (run / "summary.json").unlink()
+    text = (run / "config.yaml").read_text()
+    assert old in text
+    (run / "config.yaml").write_text(text.replace(old, new))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = fault(capsys, "resume", str(run))
+    assert says in line
+    assert "put it back" in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (run / "config.yaml").write_text(text.replace("log_every: 5", "log_every: 4"))
+    assert main(["resume", str(run)]) == 0
 
 
 def test_a_finished_run_is_left_alone(finished: Path) -> None:

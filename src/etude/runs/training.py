@@ -1,6 +1,7 @@
 """From a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude import registry
-from etude.core.config import Scale, StudyConfig, differences, run_name
+from etude.core.config import Scale, StudyConfig, differences, flat, run_name, to_dict
 from etude.core.errors import Interrupted, UserError
 from etude.core.files import write_json
 from etude.core.run_folder import RunFolder
@@ -66,6 +67,7 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             run.lock()
         if run.summary is not None:
             return run.summary
+        _refuse_edited(run, config)
         task = study.task(config, runtime)
         loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, run.record.config, {}))
         resumed_at = loop.resume()
@@ -90,6 +92,33 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             run.write_summary(summary)
         runtime.wait()
         return summary
+
+
+def _refuse_edited(run: RunFolder, config: StudyConfig) -> None:
+    """Refuse settings that were changed since a run's newest checkpoint, which its optimisers would only half obey.
+
+    The loop's own may change, and the place of a folder.
+    """
+    from etude.core.checkpoint import read_weights
+
+    step = max(run.checkpoints().steps(), default=None)
+    if step is None:
+        return
+    try:
+        _, header = read_weights(run.checkpoints().path(step) / "weights.safetensors")
+    except UserError:
+        # Passed over with a warning when the run is resumed.
+        return
+    # As JSON has them.
+    before, now = (flat(json.loads(json.dumps(values))) for values in (header.config, to_dict(config)))
+    edited = [
+        f"{name} is {now[name]} and was {before[name]}"
+        for name in sorted(before.keys() & now.keys())
+        if now[name] != before[name] and not name.startswith("loop.") and not name.endswith("folder")
+    ]
+    if edited:
+        fix = f"put it back, or begin a run of its own with `etude run {run.record.study}`"
+        raise UserError(f"{run.path / 'config.yaml'} was edited after step {step}: {'; '.join(edited)}: {fix}")
 
 
 @contextlib.contextmanager
