@@ -176,7 +176,8 @@ def begun(path: Path, **overrides: Any) -> Path:
 
 
 def seen(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(file) for file in files if file.name != ".lock"}
 
 
 def test_a_mirror_follows_a_run(tmp_path: Path, store: Storage) -> None:

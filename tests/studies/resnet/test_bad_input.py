@@ -260,7 +260,7 @@ def test_a_run_that_was_begun_with_another_network(edited: Any, refused: Any) ->
     path = edited(norm="bn-torch")
     (path / "summary.json").unlink()
     before = {file: file.read_bytes() for file in (path / "checkpoints").rglob("*") if file.is_file()}
-    refused("resume", path, says=("was trained with model.norm bn, and config.yaml says bn-torch",))
+    refused("resume", path, says=("model.norm is bn-torch and was bn",))
     assert {file: file.read_bytes() for file in (path / "checkpoints").rglob("*") if file.is_file()} == before
     assert not (path / "summary.json").exists()
 
