@@ -141,4 +141,4 @@ class RunFolder:
         if found is not None and not isinstance(found, dict):
             fix = f"delete it, and `etude resume {self.path}` writes it anew"
             raise UserError(f"{path} is no summary of a run: {fix}")
-        return found
+        return found  # pyright: ignore[reportUnknownVariableType]
