@@ -58,6 +58,7 @@ LONG = {
     "studies/slotdiffusion/test_shipped.py::test_its_attention": "real", "security/test_pickles.py::test_in": "fuzz",
     "studies/darts/test_shared.py::test_a_shared_cell_is": "resume", "cli/test_report.py::test_what_goes": "command",
     "studies/darts/test_shared.py::test_a_network_of": "resume", "cli/test_report.py::test_a_run_of": "command",
+    "cli/test_surroundings.py::test_every_verb": "command",
     "core/test_randomness.py::test_a_fresh": "command", "studies/darts/test_bad_input.py::test_a_cell": "command",
     "studies/slotdiffusion/test_predict.py::test_memory": "command",
 }  # fmt: skip

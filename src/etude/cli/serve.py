@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Options:
 
 def main(options: Options) -> None:
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs gradio: `uv sync --extra web` installs it")
+        raise UserError(f"the page needs gradio: {extra('web')}")
     if options.runs.exists() and not options.runs.is_dir():
         raise UserError(f"--runs {options.runs} is not a folder: name the one that `etude run` writes to")
     from etude.serve.app import serve

@@ -4,12 +4,13 @@ import importlib
 import math
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import etude
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 
 PATIENCE = 10.0
 """Seconds to wait for a node that is large enough."""
@@ -19,15 +20,15 @@ _OBJECTS = 80 * 2**20
 
 def load(module: str) -> Any:
     """A module of the extra `ray`, with Ray's usage statistics off; one line where it is not installed."""
+    if sys.platform == "win32":
+        raise UserError("a grid on Ray needs Linux or macOS: leave --ray out, and the grid runs on this machine")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Else Ray would send the folder of a command under `uv run` to every node and run workers by uv there.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(
-            f"{module.partition('.')[0]} is not installed ({error}): `uv sync --extra ray`, or pip install 'etude[ray]'"
-        ) from error
+        raise UserError(f"{module.partition('.')[0]} is not installed ({error}): {extra('ray')}") from error
 
 
 def require_sizes(cpus: int, gpus: float) -> None:

@@ -11,6 +11,11 @@ class UserError(ValueError):
     """
 
 
+def extra(name: str) -> str:
+    """The fix where a package of an extra is missing, for a checkout and for an installed etude alike."""
+    return f"`uv sync --extra {name}` in a checkout, else pip install 'etude[{name}]'"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'laptop'? (known: a, b)``, for the end of an error line."""
     known = sorted(known)

@@ -103,9 +103,20 @@ def sweep(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def expanded(path: str | Path, setting: str) -> Path:
+    """A path with its ``~`` or ``~name`` made a home folder; `UserError` naming ``setting`` where there is no such."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{setting}: {path} names no home folder that is known here: give the whole path") from error
+
+
 def sync(path: Path) -> None:
     """Ask the disk to hold what was written to a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return
+    # Windows flushes only what is open for writing.
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from etude.core.errors import UserError
+from etude.core.files import expanded, sync, write_json
 from etude.core.files import sha256 as file_sha256
-from etude.core.files import sync, write_json
 
 Status = Literal["verified", "present", "missing", "altered"]
 
@@ -76,7 +76,7 @@ class Source:
 def cache_place() -> Path:
     """The place of the cache, whether it has been made or not; enough for reading from it."""
     chosen = os.environ.get("ETUDE_CACHE")
-    return (Path(chosen).expanduser() if chosen else pooch.os_cache("etude")).absolute()
+    return expanded(chosen or pooch.os_cache("etude"), "ETUDE_CACHE").absolute()
 
 
 def cache_folder() -> Path:
@@ -227,7 +227,7 @@ def _mirror() -> Path | str | None:
             parts = urlsplit(chosen)
             if parts.hostname and parts.port != 0:
                 return chosen.rstrip("/")
-    elif (folder := Path(chosen).expanduser().absolute()).is_dir():
+    elif (folder := expanded(chosen, "ETUDE_MIRROR").absolute()).is_dir():
         return folder
     raise UserError(f"ETUDE_MIRROR={chosen} is no {kind}: set it to a folder, to an http(s) URL, or unset it")
 

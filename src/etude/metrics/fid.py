@@ -26,6 +26,7 @@ from torch import Tensor
 
 from etude.core import randomness
 from etude.core.errors import UserError
+from etude.core.files import expanded
 from etude.core.loop import progress_bar
 from etude.core.runtime import Runtime
 from etude.data.cache import decoded, digest
@@ -278,7 +279,7 @@ def weights_of(setting: str) -> Path | None:
     Raises:
         UserError: there is no such file.
     """
-    path = Path(setting).expanduser()
+    path = expanded(setting, "--metric.inception")
     if setting and not path.is_file():
         raise UserError(f"no file {setting} with the Inception weights: give another --metric.inception, or none")
     return path if setting else None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 from etude.core.files import write_atomic
 from etude.nn.pixels import StandardizedColours
 
@@ -92,7 +92,7 @@ def require_onnx() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401 - the exporter's
     except ImportError as error:
-        raise UserError(f"ONNX needs the extra `onnx` ({error}): `uv sync --extra onnx`") from error
+        raise UserError(f"ONNX needs more packages ({error}): {extra('onnx')}") from error
     return onnx, onnxruntime
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.core.config import Tracker
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 from etude.core.loop import Sink
 
 
@@ -48,5 +48,5 @@ def open_sinks(trackers: Sequence[Tracker], folder: Path, resumed_at: int) -> li
         try:
             sinks.append(kind(importlib.import_module(module), folder, resumed_at))
         except ImportError as error:
-            raise UserError(f"the tracker {tracker} is not installed: `uv sync --extra track`, or drop it") from error
+            raise UserError(f"the tracker {tracker} is not installed: {extra('track')}, or drop it") from error
     return sinks

@@ -199,6 +199,10 @@ def peak_memory_mb() -> int:
         # Not getrusage(2), to which what the parent held at the start also counts.
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) // 2**10
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset // 2**20
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 from etude.runs.grid import STOPPED, Engine, Item
 from etude.runs.search import Ledger, Range, Score, Trial, best_so_far, size_of
 
 try:
     import optuna
 except ImportError as error:
-    raise UserError(
-        f"optuna is not installed ({error}): `uv sync --extra tune`, or pip install 'etude[tune]'"
-    ) from error
+    raise UserError(f"optuna is not installed ({error}): {extra('tune')}") from error
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 from etude.data.images import read_image
 from etude.data.render.scene import (
     CROP_SENSOR,
@@ -400,4 +400,4 @@ def _loaded(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        raise UserError(f"{name} cannot be loaded ({error}): `uv sync --extra render`, on Python 3.11") from error
+        raise UserError(f"{name} cannot be loaded ({error}), and needs Python 3.11: {extra('render')}") from error

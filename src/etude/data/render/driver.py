@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from etude import __version__
-from etude.core.errors import Interrupted, UserError
+from etude.core.errors import Interrupted, UserError, extra
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import EXTENSIONS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
@@ -40,7 +40,7 @@ _PREFIX = "CLEVRTEX_render"
 _PER_FOLDER = 1000
 _RESTART = 500
 """Scenes after which a process is replaced, should Blender keep some memory."""
-_BLENDER = "rendering needs Blender: `uv sync --extra render`, on Python 3.11"
+_BLENDER = f"rendering needs Blender, and it Python 3.11: {extra('render')}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from etude.core.checkpoint import Checkpoints, read_weights
 from etude.core.errors import UserError
-from etude.core.files import read_json
+from etude.core.files import expanded, read_json
 from etude.studies.slotdiffusion.study import UNTRAINED, VAEConfig
 from etude.studies.slotdiffusion.vae import GROUPS, VAE, Kind
 
@@ -75,7 +75,7 @@ def read_vae(vae: VAE, given: str) -> None:
             "no autoencoder: train one (etude run slotdiffusion vae-laptop) and name its run, --vae.weights "
             "runs/slotdiffusion/vae-laptop, or give a file in the layout of latent diffusion"
         )
-    path = Path(given).expanduser()
+    path = expanded(given, "--vae.weights")
     if (path / "checkpoints").is_dir():
         checkpoints = Checkpoints(path / "checkpoints", keep=1)
         step = checkpoints.best_step or checkpoints.newest()

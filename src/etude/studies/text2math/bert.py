@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.core.errors import UserError
+from etude.core.errors import UserError, extra
 from etude.data.cache import decoded, digest
 from etude.studies.text2math.batches import Batch
 from etude.studies.text2math.study import ModelConfig
@@ -31,9 +31,7 @@ def _loaded(kind: str, name: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(
-            "a BERT needs transformers: install etude with its extra `bert` (`uv sync --extra bert`)"
-        ) from error
+        raise UserError(f"a BERT needs transformers ({error}): {extra('bert')}") from error
     transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
