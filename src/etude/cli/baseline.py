@@ -20,7 +20,7 @@ class Options:
     study: Annotated[str, tyro.conf.Positional]
     """The study, on the real data that its committed results are of."""
     runs: Path = Path("runs")
-    """Where STUDY/baseline.json is written, beside the runs of the study."""
+    """The folder that STUDY/baseline.json is written to, beside the runs of the study."""
     json: bool = False
     """Print a JSON list."""
 

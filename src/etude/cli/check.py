@@ -134,7 +134,7 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work gives, and the seconds that it took."""
+    """The result of some work, and the seconds that it took."""
     started = time.monotonic()
     return work(), time.monotonic() - started
 

@@ -25,9 +25,9 @@ class Options:
     study: Annotated[str, tyro.conf.Positional] = ""
     """One study; all of them where none is named."""
     runs: Path | None = None
-    """Where local runs are, beside the committed results; runs/ where nothing is named."""
+    """The folders of local runs, beside the committed results; runs/ where nothing is named."""
     format: Literal["table", "markdown", "json"] = "table"
-    """How to print them."""
+    """The form to print them in."""
     json: bool = False
     """The same as --format json."""
     claims: bool = False

@@ -22,7 +22,7 @@ class _Options:
     name: Annotated[str, tyro.conf.Positional] = ""
     """One data set; all of them where none is named. Of an audit: a folder or zip file, too."""
     force: bool = False
-    """With get: fetch again what is there already."""
+    """True lets get fetch again what is there already."""
     json: bool = False
     """Print a JSON list."""
 

@@ -15,7 +15,7 @@ from etude.runs.flags import parse
 @dataclass(frozen=True, kw_only=True)
 class Flags(Options):
     what: Annotated[Literal["clevrtex"], tyro.conf.Positional]
-    """What is rendered."""
+    """The kind of scenes."""
 
 
 def main(args: list[str]) -> None:

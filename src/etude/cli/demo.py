@@ -22,7 +22,7 @@ from etude.runs.training import run_to_end, say
 @dataclass(frozen=True)
 class Options:
     out: Path | None = None
-    """Where the runs and the report go; demo/DATE-TIME where nothing is named."""
+    """The folder that the runs and the report go to; demo/DATE-TIME where nothing is named."""
 
 
 def main(options: Options) -> None:

@@ -67,7 +67,7 @@ def main(options: Options) -> None:
 
 
 def _given(options: Options) -> tuple[hub.Exported, Path, str]:
-    """What is exported, the file that it is from, and what it is called."""
+    """The network that is exported, the file that it is from, and its name."""
     import torch
 
     from etude.core.checkpoint import WeightsHeader, read_weights, tensors_of

@@ -34,7 +34,7 @@ class Options:
     name: str = ""
     """The run's name; the folder's where none is given."""
     runs: Path = Path("runs")
-    """Where runs are: it becomes RUNS/STUDY/NAME."""
+    """The folder of runs: it becomes RUNS/STUDY/NAME."""
     trust_code: bool = False
     """Let its configuration name Python files, which are run when its networks are built."""
 

@@ -22,7 +22,7 @@ a study's flags."""
 
 
 def _holds_weights(word: str, study: str) -> bool:
-    """Whether a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
+    """True if a word after a study's name is a run folder or weights file; `UserError` where it is another study's."""
     path = Path(word)
     file = path.suffix == ".safetensors" and os.path.isfile(path)
     if not file and not os.path.isfile(path / "config.yaml") and not hub.is_folder(path):

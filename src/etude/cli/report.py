@@ -23,7 +23,7 @@ class Options:
     what: Annotated[str, tyro.conf.Positional] = ""
     """A study or a run's folder; all studies where nothing is named."""
     runs: Path | None = None
-    """Where local runs are, beside the committed results; runs/ where nothing is named."""
+    """The folders of local runs, beside the committed results; runs/ where nothing is named."""
     out: Path | None = None
     """The file; an older report there is replaced. In report/, named for what it is of, where nothing is named."""
     format: Format | None = None

@@ -10,7 +10,7 @@ from etude.core.errors import UserError, extra
 @dataclass(frozen=True)
 class Options:
     runs: Path = Path("runs")
-    """Where local runs are; it need not exist, for trained networks come with the package."""
+    """The folder of local runs; it need not exist, for trained networks come with the package."""
     host: str = "127.0.0.1"
     """The address to listen at. Another than a loopback one lets other machines in: nobody is asked for a password."""
     port: int = 7860

@@ -21,7 +21,7 @@ class Options:
     """A preset, to print its whole configuration as YAML; of darts also a cell, to draw and count it: a JSON file, a
     search's run folder, or a published cell's name."""
     out: Path | None = None
-    """With a cell, the picture's file (.png)."""
+    """The file of a cell's picture (.png)."""
     json: bool = False
     """Print JSON: one list of presets, experiments and numbers, each object with its kind."""
 

@@ -37,7 +37,7 @@ class Options(Where):
     preset: Annotated[str, tyro.conf.Positional] = "laptop"
     """The preset of every trial."""
     search: tuple[str, ...] = ()
-    """What to search over, NAME=RANGE each; see above."""
+    """The settings to search over, NAME=RANGE each; see above."""
     trials: int = 20
     """Trials in all, those of earlier calls among them."""
     set: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Options(Where):
     seed: int = 0
     """The seed of every trial, and of the search."""
     name: str = ""
-    """What the names of its runs begin with; tune-PRESET where none is given."""
+    """The beginning of its runs' names; tune-PRESET where none is given."""
     early_stop: bool = True
     """Stop trials that fall behind (ASHA: asynchronous successive halving)."""
     grace: int = 0

@@ -44,7 +44,7 @@ class Where:
     storage: str = ""
     """On a cluster whose nodes share no disk: a URL for run folders, such as s3://bucket/runs (what fsspec knows)."""
     runs: Path = Path("runs")
-    """Where the run folders go."""
+    """The folder that the run folders go to."""
     json: bool = False
     """Print the outcomes as a JSON list."""
 

@@ -32,7 +32,7 @@ class Lost(Exception):  # noqa: N818 - it is no fault of ours
     """Another process has taken the run over."""
 
 
-class Away(UserError):  # noqa: N818 - a line for the user, as the others
+class Unreachable(UserError):  # noqa: N818 - a line for the user, as the others
     """The storage did not answer as it should: another try, or another node, may have more luck."""
 
 
@@ -66,7 +66,9 @@ class Storage:
         except (UserError, Lost, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise Away(f"--storage {self.url}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            raise Unreachable(
+                f"--storage {self.url}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            ) from error
 
     def check(self) -> None:
         """Write and remove a small file, so that a wrong place or missing rights show before anything trains."""
@@ -208,7 +210,7 @@ class Storage:
 
     def metrics(self, path: Path) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl`` of a run: those of the storage, or those here where it has none to give."""
-        with contextlib.suppress(Away), self.faults(), tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(Unreachable), self.faults(), tempfile.TemporaryDirectory() as folder:
             name = f"{name_of(path)}/metrics.jsonl"
             if self.exists(name):
                 self.fs.get_file(self.at(name), f"{folder}/metrics.jsonl")

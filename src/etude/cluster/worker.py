@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from etude.cluster.storage import Away, Lost, Mirror, Storage, name_of
+from etude.cluster.storage import Lost, Mirror, Storage, Unreachable, name_of
 from etude.core.errors import UserError
 from etude.core.files import locked
 from etude.runs.grid import STOPPED, log_of, start
@@ -80,7 +80,7 @@ class Attempt:
         """Returns the exit status of the run once it has ended, or `ELSEWHERE`. A cancelled task saves first.
 
         Raises:
-            UserError: the folder cannot be had; of that `Away` where the storage cannot.
+            UserError: the folder cannot be had; of that `Unreachable` where the storage cannot.
             Lost: another attempt has taken the run over.
         """
         self._prepare()
@@ -179,7 +179,7 @@ def run(work: Work) -> tuple[int, str]:
     try:
         with _workshop() if work.storage else contextlib.nullcontext(Path(work.cwd)) as here:
             return Attempt(work, here).run(), ""
-    except Away as error:
+    except Unreachable as error:
         return ELSEWHERE, str(error)
     except UserError as error:
         return 2, str(error)
@@ -211,7 +211,7 @@ def _patiently(act: Callable[[], None], seconds: float) -> None:
         try:
             act()
             return
-        except Away:
+        except Unreachable:
             if time.monotonic() > deadline:
                 raise
         time.sleep(_PUSH)

@@ -14,7 +14,7 @@ def require(holds: bool, name: str, wanted: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a setting must be, beside its type in `Annotated`; `StudyConfig` refuses what is not."""
+    """The bound of a setting, beside its type in `Annotated`; `StudyConfig` refuses what is outside."""
 
     wanted: str
     holds: Callable[[Any], bool]

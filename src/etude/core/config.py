@@ -24,7 +24,7 @@ Tracker = Literal["tensorboard", "trackio"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long a run trains, and when it logs, evaluates and saves. Counts are optimiser steps."""
+    """The length of a run, and when it logs, evaluates and saves. Counts are optimiser steps."""
 
     max_steps: int
     """Optimiser steps in all."""
@@ -41,7 +41,7 @@ class LoopConfig:
     keep: int = 2
     """Newest checkpoints that stay on disk beside the best one."""
     device: Device = "auto"
-    """Where to compute; auto: an accelerator if there is one."""
+    """The device to compute on; auto: an accelerator if there is one."""
     precision: Precision = "fp32"
     """Automatic mixed precision of the forward pass."""
     compile: bool = False
@@ -58,7 +58,7 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How many items at a time; a study says what they are, and what is usual."""
+    """The number of items at a time; a study says what they are, and what is usual."""
 
     size: int
     """Items of one optimiser step, over all processes."""
@@ -75,7 +75,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What every study's configuration has; a study adds its own parts."""
+    """The settings that every study has; a study adds its own parts."""
 
     loop: LoopConfig
     """Length, logging, evaluation, checkpoints, device."""

@@ -42,7 +42,7 @@ class Sink(Protocol):
 
 @dataclass
 class LoopState:
-    """What the loop itself must keep for an exact resume."""
+    """The state that the loop itself must keep for an exact resume."""
 
     step: int = 0
     best: float | None = None
@@ -134,7 +134,7 @@ class Loop:
         self.window = _Window()
         self.saved_at = time.monotonic()
         self.scored_here = False
-        """Whether this process measured the best score."""
+        """True if this process measured the best score."""
 
     def resume(self) -> int:
         """Take up the newest checkpoint that is whole. Returns its step; 0 if there is none."""

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run is: enough to repeat it. Stands in ``config.yaml``."""
+    """The identity of a run: enough to repeat it. It stands in ``config.yaml``."""
 
     study: str
     preset: str

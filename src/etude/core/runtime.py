@@ -1,4 +1,4 @@
-"""Where a run computes: device, precision and processes, on top of accelerate."""
+"""The place where a run computes: device, precision and processes, on top of accelerate."""
 
 # pyright: reportMissingTypeStubs=false
 
@@ -203,7 +203,7 @@ class Runtime:
         self.accelerator.wait_for_everyone()
 
     def state(self) -> dict[str, Any]:
-        """What the runtime itself must keep for an exact resume: the loss scale under fp16."""
+        """The state that the runtime itself must keep for an exact resume: the loss scale under fp16."""
         scaler = self.accelerator.scaler
         return {"scaler": scaler.state_dict()} if scaler is not None else {}
 

@@ -35,12 +35,12 @@ class Result:
     split: str
     value: float
     protocol: str
-    """How it was measured, in a few words."""
+    """The way it was measured, in a few words."""
     half_width: float | None = None
     """Half the 95 % interval of this run's own measurement, in the unit of ``value``."""
     unit: str = ""
     variant: str = ""
-    """What sets runs of one cell apart, such as the split they trained on; see `Published.variant`."""
+    """The mark that sets runs of one cell apart, such as the split they trained on; see `Published.variant`."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -156,7 +156,7 @@ class Study:
     reads_data: tuple[str, ...] = ()
     """The data sets it uses, as `etude data` names them."""
     pictures: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What each picture of figures.py shows, by its file's name, for those who do not see it."""
+    """The words on each picture of figures.py, by its file's name, for those who do not see it."""
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""What repeats itself in a data set: equal and nearly equal items across its splits and across its classes.
+"""The repetitions in a data set: equal and nearly equal items across its splits and across its classes.
 
 Items of the test split that training has seen make a number better than it is; one item in two classes makes a label
 wrong. Word problems are compared with their numbers masked, pictures by their pixels and by a perceptual hash.
@@ -23,9 +23,9 @@ from etude.data.tree import inventory, opened
 THUMBNAIL = 16
 """Pixels a side of the grey thumbnails by which pictures are nearly equal."""
 NEAR_BITS = 6
-"""Of the 64 bits of the perceptual hash, how many may differ."""
+"""The number of the perceptual hash's 64 bits that may differ."""
 NEAR_GREY = 8.0
-"""By how many of 255 the thumbnails may differ in the mean."""
+"""The mean difference that thumbnails may have, of 255."""
 _CHUNK = 512
 
 
@@ -50,7 +50,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Finding:
-    """How many items of one place are found in another."""
+    """The count of one place's items that are found in another."""
 
     what: str
     """Equal or nearly equal."""
@@ -61,7 +61,7 @@ class Finding:
     count: int
     of: int
     share: float
-    """In per cent."""
+    """The share in per cent."""
     example: str
     """One such item, and the one that it equals."""
 
@@ -136,7 +136,7 @@ class _Near:
         )
 
     def partners(self, here_N: np.ndarray, there_M: np.ndarray, allowed: Any) -> Iterator[int | None]:
-        """For each picture of one place the first of the other that is nearly equal to it."""
+        """The first picture of the other place that is nearly equal to each of one."""
         for start in range(0, len(here_N), _CHUNK):
             part_C = here_N[start : start + _CHUNK]
             bits_CM = np.bitwise_count(self.hashes_N[part_C, None] ^ self.hashes_N[None, there_M])

@@ -36,7 +36,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK_BYTES = 1 << 14
 """A connection that breaks loses less than this."""
 _TIMEOUT_S = (10.0, 30.0)
-"""To connect, and between two pieces of an answer."""
+"""The seconds to connect, and between two pieces of an answer."""
 _ATTEMPTS = 5
 _PAUSE_S = 1.0
 
@@ -109,7 +109,7 @@ def cache_faults(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time makes ``path``; the others wait. Call within `cache_faults`."""
+    """One process at a time makes ``path``; the others wait. Call within `cache_faults`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:

@@ -71,7 +71,7 @@ DATASET = Dataset(
 SUBSETS = ("maps", "facades", "edges2shoes", "day2night")
 SUBSET_SIZE = 50
 SUBSET_SPLIT: dict[Split, int] = {"train": 38, "val": 6, "test": 6}
-"""By sorted name: neighbours in name are often neighbours in place."""
+"""Pairs are split by sorted name: neighbours in name are often neighbours in place."""
 HELD_OUT = 96
 """Training pairs that validate where a published set has no split for it."""
 SIDES = {"maps": 600, "facades": 256, "edges2shoes": 256}

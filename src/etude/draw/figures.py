@@ -1,4 +1,4 @@
-"""How etude's pictures look: one style, drawn without a display."""
+"""The look of etude's pictures: one style, drawn without a display."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -111,7 +111,7 @@ def draw(panel: Panel) -> Markup:
 
 
 def in_words(panel: Panel) -> str:
-    """What a panel shows, for those who do not see it."""
+    """The words of what a panel shows, for those who do not see it."""
     ends = [
         f"{name} {short(ys[0])} at step {xs[0]:,}"
         + (f" to {short(ys[-1])} at step {xs[-1]:,}, lowest {short(min(ys))}, highest {short(max(ys))}" * (len(xs) > 1))

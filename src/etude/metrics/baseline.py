@@ -9,21 +9,21 @@ class Baseline:
     """One number of a simple method; ``measure(say)`` of a study's ``baseline.py`` returns a list of them."""
 
     name: str
-    """What the method is."""
+    """The method, in a few words."""
     metric: str
     split: str
     value: float
     protocol: str
-    """How it was measured, and on what it was chosen where there was a choice."""
+    """The way that it was measured, and on what it was chosen where there was a choice."""
     unit: str = ""
     half_width: float | None = None
     """Half the 95 % interval of the measurement, in the unit of ``value``."""
     cells: tuple[str, ...] = ()
     """The cells that it stands beside; empty: all with its metric, split and variant."""
     variant: str = ""
-    """As in the results of the runs that it stands beside."""
+    """The variant of the results that it stands beside."""
     experiment: str = ""
     """The only table that it belongs to; empty: all that have the cell."""
     better: Literal["higher", "lower"] = "higher"
     bound: bool = False
-    """Whether it is what nothing is expected to pass, such as the FID of real pictures, and no method."""
+    """True for what nothing is expected to pass, such as the FID of real pictures, and no method."""

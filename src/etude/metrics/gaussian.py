@@ -1,4 +1,4 @@
-"""What a picture generator must beat, and what it cannot: a Gaussian in principal components, and real pictures."""
+"""The floor and the ceiling of a picture generator: a Gaussian in principal components, and real pictures."""
 
 import os
 from collections.abc import Callable

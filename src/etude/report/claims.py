@@ -1,4 +1,4 @@
-"""What the sources say, judged by our runs: ``claims.toml`` of each study."""
+"""The sources' sentences, judged by our runs: ``claims.toml`` of each study."""
 
 import math
 import statistics
@@ -23,7 +23,7 @@ _Measured = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What of a measured cell differs from what its claim says of all of them."""
+    """The settings of a measured cell that differ from what its claim says of all of them."""
 
     cell: str = ""
     study: str = ""
@@ -129,7 +129,7 @@ def _wanted(claim: Claim) -> str:
 
 
 def _values(study: str, claim: Claim, name: str, runs: Runs) -> dict[int, float]:
-    """What runs of one measurement got in a cell, by seed: the runs of most seeds, of laptop size or more."""
+    """The values of one measurement in a cell, by seed: the runs of most seeds, of laptop size or more."""
     about = claim.cells.get(name, Cell())
     wanted = {
         "experiment": about.experiment or claim.experiment, "cell": about.cell or name,

@@ -130,7 +130,7 @@ class Section:
 
     @property
     def decided(self) -> str:
-        """How many of the claims are upheld, of those that were tested."""
+        """The share of the tested claims that are upheld, in words."""
         tested = [row for row in self.claims if row.verdict != "not tested"]
         return f"{sum(row.verdict == 'upheld' for row in tested)} of {len(tested)} tested"
 
@@ -145,7 +145,7 @@ class Report:
     title: str
     sections: list[Section]
     faults: list[str] = field(default_factory=list)
-    """What was left out, one line each."""
+    """The folders that were left out, one line each."""
     one_run: bool = False
 
     def write(self, path: Path, kind: Format = "html") -> Path:
@@ -153,7 +153,7 @@ class Report:
         environment = _environment(autoescape=kind == "html")
 
         def link(picture: Path) -> str:
-            """Where a picture lies, seen from the report's folder."""
+            """The place of a picture, seen from the report's folder."""
             return urllib.parse.quote(Path(os.path.relpath(picture.resolve(), path.parent.resolve())).as_posix())
 
         environment.filters |= {"text": escaped, "code": code, "fence": fence, "link": link}

@@ -1,4 +1,4 @@
-"""What a study's README.md says, as parts of the report: its deviations, and the words of its pictures."""
+"""A study's README.md as parts of the report: its deviations, and the words of its pictures."""
 
 import itertools
 import re

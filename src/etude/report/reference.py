@@ -29,7 +29,7 @@ class Published:
     unit: str = ""
     uncertainty: float | None = None
     variant: str = ""
-    """What our runs must share with it to stand beside it, such as the split they trained on."""
+    """The variant that our runs must share to stand beside it, such as the split they trained on."""
     better: Literal["higher", "lower"] = "higher"
 
 
@@ -38,7 +38,7 @@ class Proxy:
     """Runs that stand in for a source's own: on other data, with another encoder, of another size."""
 
     why: str
-    """What stands for what, as "JPEG copies for CIFAR-10"."""
+    """The pair of stand-in and original, as "JPEG copies for CIFAR-10"."""
     variant: str
     """The variant of our runs."""
     experiment: str = ""
@@ -55,7 +55,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a study's ``reference.toml`` says of the published numbers."""
+    """The published numbers of a study's ``reference.toml``."""
 
     number: list[Published] = field(default_factory=list)
     margin: dict[str, float] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class Headline:
     """The one number by which a study is known, as ``reference.toml`` names it."""
 
     about: str
-    """What is measured, on which data."""
+    """The quantity that is measured, on which data."""
     experiment: str
     cell: str
     metric: str
     split: str
     published: str
     baseline: str
-    """What a method that learns nothing gets, and which."""
+    """The number of a method that learns nothing, and which."""
     variant: str = ""
 
 
@@ -104,16 +104,16 @@ class Comparison:
     protocol: str = ""
     runs: tuple[str, ...] = ()
     uncertainty: float | None = None
-    """Of the published number, as its source states it."""
+    """The uncertainty of the published number, as its source states it."""
     better: Literal["higher", "lower"] = "higher"
     place: Place | Literal[""] = ""
-    """Where our mean lies: better by more than the margin, within it, or worse."""
+    """The place of our mean: better by more than the margin, within it, or worse."""
     variant: str = ""
     """The data of our runs."""
     proxy: str = ""
-    """What stands for what, where the runs are not of the source's kind."""
+    """The stand-in and its original, where the runs are not of the source's kind."""
     baseline: float | None = None
-    """What the best simple method gets on the same split."""
+    """The number of the best simple method on the same split."""
     baseline_name: str = ""
 
     @property
@@ -167,7 +167,7 @@ def _read(path: Path, pick: Callable[[dict[str, Any]], T]) -> T:
 
 
 def measurement(summary: Mapping[str, Any], found: Sequence[str] = ()) -> str:
-    """What runs that repeat one measurement share: the preset, and the settings that say what is learned.
+    """The key that runs that repeat one measurement share: the preset, and the settings that say what is learned.
 
     The settings that ``found`` names are left out: a step before finds them anew with each seed.
     """

@@ -1,4 +1,4 @@
-"""Where runs are found, finished or not, and their comparison with the published numbers."""
+"""Runs, finished or not, and their comparison with the published numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,7 +76,7 @@ class Run:
     saved: int | None
     """The step of its newest checkpoint."""
     notes: tuple[str, ...]
-    """What could not be read, one line each."""
+    """The faults of what could not be read, one line each."""
 
     @property
     def name(self) -> str:
@@ -167,7 +167,7 @@ def _folders(place: Path) -> Iterator[Path]:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process on this machine trains a run, as its lock tells.
+    """True if a process on this machine trains a run, as its lock tells.
 
     Linux lists the locks that are held. Elsewhere it is tried and let go at once, which could refuse a run that begins
     at that very moment.

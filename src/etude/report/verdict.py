@@ -37,7 +37,7 @@ def interval_of(values: Sequence[float]) -> Interval:
 
 
 def place(mean: float, published: float, margin: float, better: Literal["higher", "lower"]) -> Place:
-    """Where a mean lies: better than the published number by more than the margin, worse by more, or between."""
+    """The place of a mean: better than the published number by more than the margin, worse by more, or between."""
     gain = mean - published if better == "higher" else published - mean
     return "above" if gain > margin else "below" if gain < -margin else "within"
 

@@ -39,12 +39,12 @@ class Grid:
     experiment: str
     preset: str
     settings: Mapping[str, Any]
-    """Of every run."""
+    """The settings of every run."""
     runs: Path
 
     @property
     def name(self) -> str:
-        """What the names of all its runs begin with."""
+        """The beginning of all its runs' names."""
         return run_name([self.experiment, self.preset], self.settings)
 
     def folder(self, job: Job, seed: int) -> Path:

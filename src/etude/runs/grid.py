@@ -36,7 +36,7 @@ class Engine(Protocol):
         """Ask the command that prints to ``log`` to save and end; its status is then `STOPPED`, or negative."""
 
     def monitor(self, words: Sequence[str]) -> dict[str, str]:
-        """What `etude.runs.monitor` says of a study, a preset and flags where runs train."""
+        """The words of `etude.runs.monitor` on a study, a preset and flags where runs train."""
         ...
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run of a grid ended."""
+    """The end of one run of a grid."""
 
     item: Item
     state: State

@@ -135,7 +135,7 @@ def write_hub_card(folder: Path, name: str, given: Exported, precision: str, gra
 
 
 def _front_matter(name: str, given: Exported, *, onnx: bool) -> dict[str, Any]:
-    """What the hub reads of a card; see its documentation of model cards."""
+    """The fields that the hub reads of a card; see its documentation of model cards."""
     study = given.study
     # A card's results are read as evaluations, which the training split is none for.
     rows = [row for row in (given.summary or {}).get("results", []) if row["split"] != "train"]
@@ -177,7 +177,7 @@ def companions(study: Study, weights: Path) -> Mapping[str, Path | None]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder that `etude export` wrote, or is meant to be one; a run's is not."""
+    """True if a path is a folder that `etude export` wrote, or is meant to be one; a run's is not."""
     there = {name: os.path.isfile(path / name) for name in (WEIGHTS, CONFIG, "config.yaml")}
     return (there[WEIGHTS] or there[CONFIG]) and not there["config.yaml"]
 

@@ -1,4 +1,4 @@
-"""How to start a run in several processes: a torchrun line, or a SLURM script around it."""
+"""The start of a run in several processes: a torchrun line, or a SLURM script around it."""
 
 import shlex
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much memory a preset takes, and into how many parts its batch is cut so that it takes less."""
+"""The memory that a preset takes, and the parts that its batch is cut into so that it takes less."""
 
 import contextlib
 import json
@@ -53,7 +53,7 @@ def rehearse(task: "Task", config: StudyConfig) -> None:
 
 
 def about_parts(task: "Task") -> str:
-    """Whether a batch in parts is the same mathematics as the batch in one, in words.
+    """The words on whether a batch in parts is the same mathematics as the batch in one.
 
     It is not where layers take statistics over the pictures of a batch, which the running mean that they keep tells.
     """

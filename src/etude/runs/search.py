@@ -1,4 +1,4 @@
-"""What `etude tune` searches over, in the language that its help describes, and the record of its trials.
+"""The ranges that `etude tune` searches over, in the language that its help describes, and the record of its trials.
 
 Both do without Optuna.
 """
@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Range:
-    """What one setting may be."""
+    """The values that one setting may have."""
 
     name: str
     """Dotted, as in the configuration."""
@@ -34,7 +34,7 @@ class Range:
     values: tuple[Any, ...]
     """The choices, or both ends."""
     word: str
-    """As it was given."""
+    """The words that it was given in."""
 
     @property
     def all(self) -> Sequence[Any]:
@@ -114,7 +114,7 @@ def _ends(word: str, kind: str, text: str) -> tuple[Any, Any]:
 
 
 def size_of(ranges: Sequence[Range]) -> float:
-    """How many different trials there are; infinity where a number is continuous."""
+    """The number of different trials; infinity where a number is continuous."""
     return math.prod((math.inf if range_.kind in ("float", "log") else len(range_.all) for range_ in ranges), start=1.0)
 
 
@@ -135,7 +135,7 @@ class Ledger:
 
     path: Path
     about: dict[str, Any]
-    """What makes it this search: study, preset, settings, ranges, seed."""
+    """The identity of a search: study, preset, settings, ranges, seed."""
     monitor: tuple[str, str] | None = None
     """The validation metric, and whether it should be ``max`` or ``min``."""
     trials: list[Trial] = field(default_factory=list[Trial])
@@ -195,7 +195,7 @@ class Score:
 
 
 def best_so_far(rows: Iterable[Mapping[str, Any]], monitor: tuple[str, str]) -> Iterator[tuple[int, Score | None]]:
-    """For each evaluation in the lines of metrics.jsonl: its step, and the best score up to there.
+    """Each evaluation in the lines of metrics.jsonl: its step, and the best score up to there.
 
     None where no score was a finite number yet.
     """

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
+"""The way from a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
 import contextlib
 import json

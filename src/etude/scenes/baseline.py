@@ -1,4 +1,4 @@
-"""What scenes give to cuts without a network: by place alone, and by the look of the edge."""
+"""The scores of cuts without a network: by place alone, and by the look of the edge."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -116,7 +116,7 @@ def measured(read: SceneSet, variant: str, say: Callable[[str], None]) -> list[B
 
 
 def checksums(folders: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """What the scenes of some folders are known by, those at hand."""
+    """The names that the scenes of some folders are known by, of folders at hand."""
     found: dict[str, str] = {}
     for folder, sizes in folders.items():
         for size in sizes:

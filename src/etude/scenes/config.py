@@ -23,10 +23,10 @@ class SlotEncoderConfig:
     eval_iterations: Count = 3
     """T in use."""
     init: Literal["gaussian", "learned", "bilevel"] = "gaussian"
-    """How slots begin: drawn from one learned normal distribution, as a learned vector each, or as those with noise
-    that fades (BO-QSA)."""
+    """The start of the slots: drawn from one learned normal distribution, a learned vector each, or such vectors with
+    noise that fades (BO-QSA)."""
     implicit: bool = False
-    """Only the last iteration has a gradient."""
+    """True lets the last iteration alone have a gradient."""
     form: Literal["fast", "plain"] = "fast"
     """fast: the slots' side is projected in place of the inputs'; plain: Slot Attention as algorithm 1 reads. Both have
     the same weights and, up to rounding, the same losses."""

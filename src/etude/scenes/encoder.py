@@ -1,4 +1,4 @@
-"""From pictures to slots: a convolutional network, a code of positions, a small network, Slot Attention.
+"""The way from pictures to slots: a convolutional network, a code of positions, a small network, Slot Attention.
 
 Shape suffixes: B images, C channels, H W pixels, h w places of a feature map, N = h w inputs, D their channels,
 K slots, S a slot's size.

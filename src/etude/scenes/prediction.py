@@ -47,7 +47,7 @@ class SceneOptions(MakingOptions):
     picture, swap:I:J exchanges it for the second's slot J. Without any: of one picture each object is taken out in
     turn, of two the largest objects are swapped."""
     compose: int = 0
-    """How many new scenes to compose of a slot library; 0: none."""
+    """The number of new scenes to compose of a slot library; 0: none."""
     library: Path | None = None
     """The library for --compose: figures/library.safetensors of the run; the one that comes with etude's own weights
     where none is named."""
@@ -75,7 +75,7 @@ class Prediction:
     image: str
     output: str
     slots: int | None = None
-    """How many slots have some of the picture; None, as what follows, of what was made of slots."""
+    """The number of slots that have some of the picture; None, as what follows, where it was made of slots."""
     shares: dict[str, float] | None = None
     """The share of the picture that each such slot has, by its number."""
     mse: float | None = None
@@ -109,7 +109,7 @@ class ScenePainter(ABC):
     endings: ClassVar[tuple[str, ...]]
     """The files of each picture that is looked at: a sheet, the mask and, if wanted, what is made again."""
     steps = 1
-    """How much of the progress bar a picture is."""
+    """The part of the progress bar that a picture is."""
 
     def __init__(self, network: Any, seed: int) -> None:
         self.network, self.config, self.seed = network, network.config, seed

@@ -41,7 +41,7 @@ class Scores:
     of_image: Mapping[str, Tensor]
     """The numbers that `ABOUT` describes, float64 ``[B]``; nan where an image has no object, or no background."""
     pixels_BK: Tensor
-    """How many pixels each slot has most of, int64."""
+    """The count of pixels that each slot has most of, int64."""
 
     def means(self) -> dict[str, float]:
         """The mean over the images for which there is a number, nan where there is none."""

@@ -25,7 +25,7 @@ class SceneConfig:
     """clevrtex: the released set; folder: scenes laid out like it, such as `etude data render` makes; generated: flat
     made-up scenes."""
     folder: str = ""
-    """With source folder: its path, or a zip file's; looked for here and in ETUDE_MIRROR."""
+    """The path of the folder or zip file of source folder; looked for here and in ETUDE_MIRROR."""
     most: int = 0
     """Take the first scenes only; 0: all. Of generated ones, how many there are; 0: 10,000."""
     flip: bool = False

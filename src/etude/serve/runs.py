@@ -126,7 +126,7 @@ def _time(path: Path) -> float:
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
-    """What some runs measured, the usual ones first; parts of a mixture or a histogram are left out."""
+    """The metrics of some runs, the usual ones first; parts of a mixture or a histogram are left out."""
     names = {name for run in runs for row in run.rows for name in row if name.count("/") < 2} - {"step", "seconds"}
     return [*(name for name in _FIRST if name in names), *sorted(names - set(_FIRST))]
 

@@ -104,7 +104,7 @@ class Options:
     size: int = 128
     """Pixels a side, from 32 to 512."""
     shapes: tuple[Shape, ...] = PUBLISHED
-    """To choose from; cone, torus and icosahedron are for tests out of distribution."""
+    """The shapes to choose from; cone, torus and icosahedron are for tests out of distribution."""
     jobs: int = 1
     """Processes, each with its own Blender, one core and half a gigabyte of memory."""
     samples: int = 12

@@ -1,1 +1,1 @@
-"""What the tabs of the page are made of; it stands below the studies."""
+"""The parts that the tabs of the page are made of; they stand below the studies."""

@@ -1,4 +1,4 @@
-"""What the tabs that classify share."""
+"""The parts that the tabs that classify share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ PHOTOS = SAMPLES / "cifar10"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network took a picture for."""
+    """The classes that a network took a picture for."""
 
     probabilities: dict[str, float]
-    """Of all classes, the likeliest first."""
+    """All classes, the likeliest first."""
     image_HWC: np.ndarray
     """The picture as the network got it."""
 
 
 def seen(network: Any, path: str | None) -> Seen:
-    """What a network, see `etude.data.classify.Network`, takes a visitor's picture for."""
+    """The answer of a network, see `etude.data.classify.Network`, to a visitor's picture."""
     import torch
 
     from etude.data.classify import predictions

@@ -87,7 +87,7 @@ def _cell(text: str) -> str:
 
 
 def scrolled(html: str, name: str) -> str:
-    """What may be wider than the page, in a place that scrolls by mouse, touch and keyboard."""
+    """Markup that may be wider than the page, in a place that scrolls by mouse, touch and keyboard."""
     return f'<div class="et-scroll" role="region" tabindex="0" aria-label="{escape(name)}">{html}</div>'
 
 

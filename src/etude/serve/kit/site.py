@@ -1,4 +1,4 @@
-"""What every tab of the page shares: which runs there are, their networks in memory, and one line for each fault."""
+"""The runs that every tab of the page shares, their networks in memory, and one line for each fault."""
 
 import functools
 import html
@@ -57,7 +57,7 @@ class Site:
     fits: dict[str, Callable[[Mapping[str, Any]], bool]] = field(
         default_factory=dict[str, Callable[[Mapping[str, Any]], bool]]
     )
-    """Whether a tab has a use for a configuration, by study, where it has for some alone."""
+    """A test of configurations by study, where its tab has a use for some alone."""
     _models: OrderedDict[Any, tuple[Any, threading.Lock]] = field(
         default_factory=OrderedDict[Any, tuple[Any, threading.Lock]]
     )
@@ -70,11 +70,11 @@ class Site:
         return {name: path for name, path in found if path.is_relative_to(root)}
 
     def finished(self, study: str) -> dict[str, Path]:
-        """Those of `folders` that have ended."""
+        """The ones of `folders` that have ended."""
         return {name: path for name, path in self.folders(study).items() if (path / "summary.json").is_file()}
 
     def choices(self, study: str) -> list[str]:
-        """What a visitor may choose of a study: the network that comes with the package, then finished runs."""
+        """The choices that a visitor has of a study: the network that comes with the package, then finished runs."""
         shipped = [SHIPPED] if registry.load(study).shipped_weights else []
         runs = [name for name, path in self.finished(study).items() if name != SHIPPED and self._fits(study, path)]
         return [*shipped, *runs]
@@ -107,8 +107,8 @@ class Site:
         return weights, (summary_of(run) or {}).get("extra")
 
     def loaded(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None = None) -> Any:
-        """What ``load(weights, extra)``, or that of the study's predict.py, gives for a choice; the last few are kept
-        until their file changes.
+        """The network that ``load(weights, extra)``, or that of the study's predict.py, gives for a choice; the last few are
+        kept until their file changes.
 
         Visitors share it, each in a thread of its own: it must only be read. `using` is for what is not.
         """
@@ -116,7 +116,7 @@ class Site:
 
     @contextmanager
     def using(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None = None) -> Iterator[Any]:
-        """As `loaded`, for one visitor at a time: the next one waits until the block ends."""
+        """The network of `loaded` for one visitor at a time: the next one waits until the block ends."""
         model, lock = self._entry(study, choice, load)
         with lock:
             yield model
@@ -264,7 +264,7 @@ def _shown(handler: Callable[..., Any]) -> Iterator[None]:
 
 
 def metrics_of(path: Path) -> list[dict[str, Any]]:
-    """What can be read of a run's metrics.jsonl. Read again only when it changed."""
+    """The lines of a run's metrics.jsonl that can be read. It is read again only when it changed."""
     file = path / "metrics.jsonl"
     try:
         about = file.stat()

@@ -21,7 +21,7 @@ class Line(Generic[T]):
 
     def __init__(self) -> None:
         self.items: queue.Queue[Future[T] | None] = queue.Queue(1)
-        """What was sent; None, or a fault, is the last."""
+        """The items that were sent; None, or a fault, is the last."""
         self.closed = threading.Event()
 
     def check(self) -> None:
@@ -55,7 +55,7 @@ class Line(Generic[T]):
 
 
 def streamed(work: Callable[[Line[T]], Any]) -> Iterator[T]:
-    """What ``work(line)`` sends, in its order, each as soon as it is sent.
+    """The items that ``work(line)`` sends, in their order, each as soon as it is sent.
 
     The work runs in a thread of its own, at most one ``send`` ahead of its listener. When the iterator is closed or
     dropped, the next ``send`` or ``check`` raises `Stopped` there, which is to end the work.

@@ -1,4 +1,4 @@
-"""What a search must beat: cells drawn at random; and how much the count of weights foretells."""
+"""The bar of a search: cells drawn at random; and how much the count of weights foretells."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from etude.metrics.baseline import Baseline
 
 
 def measure(say: Callable[[str], None]) -> list[Baseline]:
-    """Of the committed runs: no network is trained.
+    """Baselines of the committed runs: no network is trained.
 
     Raises:
         UserError: there are none.

@@ -11,7 +11,7 @@ from etude.studies.dcgan.study import MetricConfig
 SIZE = 32
 """Pixels a side in the committed runs."""
 COUNTS = {2000: ("ema", "plain", "r1", "smoothing", "spectral"), 10_000: ("conditional", "dcgan", "dcgan-ema")}
-"""How many digits the networks of each cell draw."""
+"""The number of digits that the networks of each cell draw."""
 
 
 def measure(say: Callable[[str], None]) -> list[Baseline]:

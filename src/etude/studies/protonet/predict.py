@@ -40,7 +40,7 @@ class Options:
     prototypes: Path | None = None
     """Prototypes that an earlier call saved, in place of a support folder."""
     save_prototypes: Path | None = None
-    """Where to save the support's prototypes (safetensors)."""
+    """The file to save the support's prototypes to (safetensors)."""
     unknown: bool = False
     """Answer 'unknown' beyond the distance that validation set."""
     threshold: float | None = None

@@ -33,7 +33,7 @@ class DataConfig:
     size: Count = 28
     """Height and width in pixels."""
     resize: Literal["area", "nearest"] = "area"
-    """How 105x105 becomes smaller: nearest is the paper's code, area averages pixels."""
+    """The way that 105x105 becomes smaller: nearest is the paper's code, area averages pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class ProtonetConfig(StudyConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Validation and test."""
     selected_run: str = ""
-    """For a retraining on train + val: the run on train alone that chose its length. The thresholds for
+    """The run on train alone that chose the length of a retraining on train + val. The thresholds for
     unknown classes are taken over from it, since this run has no unseen validation classes."""
     warm_start: bool = False
     """Start from the weights of `selected_run` instead of from scratch."""

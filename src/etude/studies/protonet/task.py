@@ -173,7 +173,7 @@ class ProtonetTask(Task):
         return {"unknown": self._thresholds()}
 
     def _thresholds(self) -> dict[str, Any]:
-        """For each shot count, the distance beyond which a query's class is called unknown."""
+        """The distance, by count of shots, beyond which a query's class is called unknown."""
         if self.config.data.train_split == "trainval":
             if not self.config.selected_run:
                 return {}

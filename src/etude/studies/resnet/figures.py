@@ -65,7 +65,7 @@ def confusion(path: Path, truth_N: Tensor, taken_N: Tensor, classes: Sequence[st
 
 
 def gate_history(path: Path, names: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> None:
-    """For each batch-instance norm, the histogram of its gates over time: 1 is batch, 0 is instance normalisation."""
+    """The histograms of each batch-instance norm of its gates over time: 1 is batch, 0 is instance normalisation."""
     options: Any = {"sharex": True, "sharey": True}
     with maps(path, len(names), 5, 2.1, 1.7, "share of the channels", **options) as (page, axes):
         for ax, name in zip(axes, names, strict=True):

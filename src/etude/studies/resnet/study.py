@@ -245,7 +245,7 @@ TUNED_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def _tuned(preset: str) -> tuple[Job, ...]:
-    """For each norm, one run a learning rate, and then the rate that validated best with the seeds asked for.
+    """Runs of each norm, one a learning rate, and then the rate that validated best with the seeds asked for.
 
     The runs that choose have a seed of their own, so that the reported ones had no part in the choice.
     """

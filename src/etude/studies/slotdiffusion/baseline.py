@@ -10,7 +10,7 @@ FOLDERS = {"rendered-5000": (64,), "clevrtex-render-128.zip": (64,)}
 
 
 def measure(say: Callable[[str], None]) -> list[Baseline]:
-    """By place and by the ring; FID of training scenes and of a Gaussian."""
+    """Cuts by place and by the ring; FID of training scenes and of a Gaussian."""
     return baseline.scene_baselines(FOLDERS, say)
 
 

@@ -28,7 +28,7 @@ Spacing = Literal["linear", "root"]
 
 
 class Level(NamedTuple):
-    r"""How much of the data and of the noise is in a latent: $z = signal \cdot z_0 + noise \cdot \epsilon$."""
+    r"""The shares of data and noise in a latent: $z = signal \cdot z_0 + noise \cdot \epsilon$."""
 
     signal: float
     noise: float

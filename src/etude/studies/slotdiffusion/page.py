@@ -79,7 +79,7 @@ class Moment:
     picture: int
     """Its number, from 0."""
     step: int
-    """How many steps of it are done, of ``steps``."""
+    """The steps of it that are done, of ``steps``."""
     steps: int
     left: float
     """Seconds that the rest of all pictures will take."""

@@ -46,7 +46,7 @@ class Options(SceneOptions):
     sampler: str | None = None
     """ancestral, ddim, dpm-solver++, or path/to/file.py:Name; the run's own where none is named."""
     steps: int | None = None
-    """How often the network is asked for a picture; the run's own where none is named."""
+    """The number of times that the network is asked for a picture; the run's own where none is named."""
     guidance: float | None = None
     """Weight of the slots against no slots; 1: none."""
     denoising: bool = False

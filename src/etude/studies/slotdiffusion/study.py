@@ -91,7 +91,7 @@ class SampleConfig:
     sampler: str = "dpm-solver++"
     """ancestral, ddim, dpm-solver++, or path/to/file.py:Name, see samplers.py."""
     steps: int = 20
-    """How often the network is asked for a picture."""
+    """The number of times that the network is asked for a picture."""
     ancestral: int = 1000
     """Steps of the ancestral sampler that the final compositions are drawn with as well; 0: not."""
     guidance: NotNegative = 1.0
@@ -141,15 +141,15 @@ class SlotDiffusionConfig(StudyConfig):
     chain: ChainConfig = field(default_factory=ChainConfig)
     """The chain that turns latents into noise."""
     sample: SampleConfig = field(default_factory=SampleConfig)
-    """How pictures are drawn."""
+    """The way pictures are drawn."""
     data: SceneConfig = field(default_factory=SceneConfig)
     """The scenes."""
     batch: SceneBatch = field(default_factory=SceneBatch)
-    """How many pictures at a time; sampling halves the number where memory does not suffice."""
+    """The number of pictures at a time; sampling halves the number where memory does not suffice."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     metric: MetricConfig = field(default_factory=MetricConfig)
-    """How it is measured."""
+    """The way it is measured."""
     table: Literal["run", "clevrtex", "autoencoder"] = "run"
     """The table that the run's numbers belong to; run: none."""
 

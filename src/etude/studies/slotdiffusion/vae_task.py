@@ -26,7 +26,7 @@ class VAETask(SceneTask):
     """The autoencoder, trained on pixels alone: absolute error, and what keeps the latents in bounds."""
 
     measures_fid = False
-    """For `etude check`: nothing is drawn."""
+    """Nothing is drawn; `etude check` asks."""
 
     def __init__(self, config: SlotDiffusionConfig, runtime: Runtime) -> None:
         super().__init__(config, runtime)

@@ -57,11 +57,11 @@ class SlotsConfig(StudyConfig):
     data: SceneConfig = field(default_factory=SceneConfig)
     """The scenes."""
     batch: SceneBatch = field(default_factory=SceneBatch)
-    """How many pictures at a time."""
+    """The number of pictures at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     metric: SceneMetricConfig = field(default_factory=SceneMetricConfig)
-    """How it is measured."""
+    """The way it is measured."""
     table: Literal["run", "clevrtex"] = "run"
     """The table that the run's numbers belong to; run: none."""
 

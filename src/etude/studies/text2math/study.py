@@ -69,7 +69,7 @@ class OptimConfig:
     lr: float = 1e-3
     """Adam's learning rate at the start."""
     bert_lr: float = 5e-5
-    """That of a BERT's weights (model.tuned)."""
+    """The learning rate of a BERT's weights (model.tuned)."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """linear and cosine: down to zero."""
     warmup: int = 0
@@ -114,7 +114,7 @@ class BeamConfig:
     alpha: float = 1.0
     """Exponent of the length in the score."""
     rule: Literal["standard", "nested"] = "nested"
-    """Which extensions are kept; see beam.py."""
+    """The rule by which extensions are kept; see beam.py."""
     grammar: bool = False
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = False
@@ -135,7 +135,7 @@ class Text2MathConfig(StudyConfig):
     data: DataConfig = field(default_factory=DataConfig)
     """The problems."""
     batch: Batch = field(default_factory=Batch)
-    """How many problems at a time."""
+    """The number of problems at a time."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser and its schedule."""
     beam: BeamConfig = field(default_factory=BeamConfig)
