@@ -107,8 +107,8 @@ class Site:
         return weights, (summary_of(run) or {}).get("extra")
 
     def loaded(self, study: str, choice: str, load: Callable[[Path, Any], Any] | None = None) -> Any:
-        """The network that ``load(weights, extra)``, or that of the study's predict.py, gives for a choice; the last few
-        are kept until their file changes.
+        """The network that ``load(weights, extra)``, or that of the study's predict.py, gives for a choice; the last
+        few are kept until their file changes.
 
         Visitors share it, each in a thread of its own: it must only be read. `using` is for what is not.
         """
