@@ -1,6 +1,7 @@
 """What every prediction of classes reads and writes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from tests.studies.resnet.common import picture
 
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.data import classify
 from etude.data.picture_config import PictureConfig
 
@@ -37,23 +38,44 @@ def test_half_precision_is_no_less_sure() -> None:
     assert row.probability == pytest.approx(1 / (1 + np.exp(-9)), rel=1e-6)
 
 
-def test_batches_have_all_pictures_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Brightness(torch.nn.Module):
+    """Answers with a picture's first pixel."""
+
+    def prepare(self, images_NHWC: torch.Tensor) -> torch.Tensor:
+        assert images_NHWC.dtype == torch.uint8
+        assert images_NHWC.shape[1:] == (8, 8, 3)
+        assert 1 <= len(images_NHWC) <= 3
+        return images_NHWC[:, 0, 0, 0].float()
+
+    def forward(self, x_N: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        return torch.stack([x_N.log(), (255 - x_N).log()], 1), {}
+
+
+def test_broken_pictures_take_no_others_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "_BATCH", 3)
+    network = classify.Network(Brightness(), SimpleNamespace(data=PictureConfig(size=8)), ["light", "dark"])
     paths = [tmp_path / f"{number}.png" for number in range(7)]
     for number, path in enumerate(paths):
         Image.fromarray(np.full((12, 10, 3), 10 * number, np.uint8)).save(path)
-    found = list(classify.batches(paths, PictureConfig(size=8), 10_000))
-    assert [len(batch) for batch, _ in found] == [3, 3, 1]
-    assert [path for batch, _ in found for path in batch] == paths
-    images_NHWC = torch.cat([images for _, images in found])
-    assert (images_NHWC.shape, images_NHWC.dtype) == ((7, 8, 8, 3), torch.uint8)
-    assert images_NHWC[:, 0, 0, 0].tolist() == [10 * number for number in range(7)]
-
-
-def test_a_batch_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    picture(1).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="24 x 24 pixels, more than 100"):
-        list(classify.batches([tmp_path / "x.png"], PictureConfig(size=8), 100))
+    # A whole batch of broken ones, one among others, one missing.
+    for number in (1, 3, 4, 5):
+        paths[number].write_bytes(b"broken")
+    paths.append(tmp_path / "gone.png")
+    seen: list[Path] = []
+    found = classify.classified(network, paths, 10_000, lambda batch, *_: seen.extend(batch))
+    assert [isinstance(row, Refused) for row in found] == [n in (1, 3, 4, 5, 7) for n in range(8)]
+    assert seen == [paths[n] for n in (0, 2, 6)]
+    for number, row in enumerate(found):
+        if isinstance(row, Refused):
+            assert row.input == str(paths[number])
+            assert paths[number].name in row.error
+        else:
+            assert row.probabilities["light"] == pytest.approx(10 * number / 255)
+    out = tmp_path / "out.txt"
+    classify.write(out, found, indices=False)
+    assert out.read_text().split("\n") == ["dark", "", "dark", "", "", "", "dark", "", ""]
+    with pytest.raises(UserError, match=r"12 pixels, more than 100.* \(and 2 more"):
+        classify.classified(network, [paths[0], paths[2], paths[3]], 100)
 
 
 def test_no_inputs_are_one_line(tmp_path: Path) -> None:

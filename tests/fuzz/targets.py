@@ -28,7 +28,7 @@ from tests.report import folders as runs_by_hand
 from etude import cli, registry, studies
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import read_yaml, to_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.core.files import sha256, write_json
 from etude.data import cache as decoded_cache
 from etude.data import cifar10, clevrtex, fetch, folders, mathqa, mnist, omniglot, pairs
@@ -259,7 +259,7 @@ def _solve(given: str) -> None:
 
     rows = objects_in(given)[:2]
     if rows:
-        tell(_solver().solve([row["Problem"] for row in rows]))
+        tell([answer for answer in _solver().solve(rows) if not isinstance(answer, Refused)])
 
 
 target("predict text2math json", ".json", lambda: [json.dumps(_PROBLEMS).encode()], mutations.json_garbled)(

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 from etude import __version__
-from etude.core.errors import Interrupted, UserError, nearest
+from etude.core.errors import Interrupted, UserError, nearest, one_line
 from etude.runs.flags import parse
 
 VERBS = {
@@ -43,7 +43,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit status: 0, 1 (a run of a grid failed), 2 (a user's fault), 130 (stopped)."""
+    """Run one verb. Returns the exit status: 0, 1 (a part of the work failed), 2 (a user's fault), 130 (stopped)."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in {"-h", "--help", "help"}:
         print(usage())
@@ -65,9 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0 if rest else 2
         return module.main(rest) or 0
     except UserError as error:
-        line = " ".join(str(error).split())
-        # A word from a file may hold what would move a terminal's cursor.
-        print(f"etude: {''.join(sign if sign.isprintable() else '?' for sign in line)}", file=sys.stderr)
+        print(f"etude: {one_line(error)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"etude: {stop}", file=sys.stderr)

@@ -18,7 +18,7 @@ HELP = """usage: etude predict [STUDY] RUN [INPUT ...] [--flags] [--json]
 
 RUN is a run folder, a weights file (.safetensors), a folder that `etude export` wrote, or a study's name for the
 weights that come with it: `etude predict protonet --support characters/ query.png`. `etude predict STUDY --help` lists
-a study's flags."""
+a study's flags. An input that cannot be read is named, the others are answered, and the exit status is 1."""
 
 
 def _holds_weights(word: str, study: str) -> bool:
@@ -33,7 +33,7 @@ def _holds_weights(word: str, study: str) -> bool:
     return True
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str]) -> int:
     name = args.pop(0)
     as_json = switch(args, "--json")
     if "--help" in args and name in registry.NAMES:
@@ -46,4 +46,4 @@ def main(args: list[str]) -> None:
     options = parse(module.Options, args, prog=f"etude predict {name}", description=module.__doc__ or "")
     if name not in registry.NAMES:
         refuse_bloated(study, weights)
-    show_answers(module, module.predict(weights, extra, options), as_json=as_json)
+    return show_answers(module, module.predict(weights, extra, options), as_json=as_json)

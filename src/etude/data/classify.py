@@ -1,6 +1,6 @@
 """The part that all predictions of classes share: flags, networks, batches, results."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError, answerable, attempted, in_place
 from etude.core.files import write_atomic
 from etude.data.images import fitted, read_image
 from etude.data.picture_config import PictureConfig
@@ -29,7 +29,8 @@ class Options(PictureOptions):
     """The flags of every prediction of classes."""
 
     output: Path | None = None
-    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name)."""
+    """A file for the predictions, one class a line in the order of the inputs (of a folder, by name); the line of a
+    picture that cannot be read is empty."""
     indices: bool = False
     """Write the number of the class into the output file, from 0 in the order of the names, instead of its name."""
 
@@ -66,8 +67,8 @@ def classified(
     paths: Sequence[Path],
     max_pixels: int,
     also: Callable[[list[Path], Tensor, list[Prediction]], None] | None = None,
-) -> list[Prediction]:
-    """The predictions for some pictures, in their order.
+) -> list[Prediction | Refused]:
+    """The predictions for some pictures, in their order; one that is missing, broken or too large is refused.
 
     Args:
         network: the one that takes them.
@@ -76,26 +77,31 @@ def classified(
         also: is called with each batch: its paths, bytes ``[N, H, W, 3]`` and predictions.
 
     Raises:
-        UserError: a picture that is missing, broken, too large or too small.
+        UserError: all of the pictures are.
     """
-    answers: list[Prediction] = []
-    for batch, images_NHWC in batches(paths, network.config.data, max_pixels):
-        with torch.no_grad():
-            logits_NR, _ = network.model(network.model.prepare(images_NHWC))
-        found = predictions(batch, logits_NR, network.classes)
-        answers += found
-        if also is not None:
-            also(batch, images_NHWC, found)
-    return answers
-
-
-def batches(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> Iterator[tuple[list[Path], Tensor]]:
-    """Some pictures at a time, at the size of training: bytes ``[N, H, W, 3]``; a `UserError` as of `classified`."""
-    size = config.size
+    answers: list[Prediction | Refused] = []
     for start in range(0, len(paths), _BATCH):
-        batch = list(paths[start : start + _BATCH])
-        images = [fitted(read_image(path, "RGB", max_pixels, min_side=size), size, config.fit) for path in batch]
-        yield batch, torch.from_numpy(np.stack(images))
+        read = pixels(paths[start : start + _BATCH], network.config.data, max_pixels)
+        known = [row for row in read if not isinstance(row, Refused)]
+        found: list[Prediction] = []
+        if known:
+            batch, images_NHWC = [path for path, _ in known], torch.from_numpy(np.stack([image for _, image in known]))
+            with torch.no_grad():
+                logits_NR, _ = network.model(network.model.prepare(images_NHWC))
+            found = predictions(batch, logits_NR, network.classes)
+            if also is not None:
+                also(batch, images_NHWC, found)
+        answers += in_place(read, found)
+    return answerable(answers)
+
+
+def pixels(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> list[tuple[Path, np.ndarray] | Refused]:
+    """Some pictures at the size of training, uint8 ``[H, W, 3]``, each with its path."""
+
+    def one(path: Path) -> tuple[Path, np.ndarray]:
+        return path, fitted(read_image(path, "RGB", max_pixels, min_side=config.size), config.size, config.fit)
+
+    return attempted(paths, one)
 
 
 def read_network(
@@ -139,7 +145,8 @@ def predictions(batch: Sequence[Path], logits_NR: Tensor, classes: Sequence[str]
     return answers
 
 
-def write(path: Path | None, answers: Sequence[Prediction], *, indices: bool) -> None:
-    """One class a line, by its name or number; no path: nothing."""
+def write(path: Path | None, answers: Sequence[Prediction | Refused], *, indices: bool) -> None:
+    """One class a line, by its name or number, and an empty line for what was refused; no path: nothing."""
     if path is not None:
-        write_atomic(path, "".join(f"{answer.index if indices else answer.label}\n" for answer in answers))
+        rows = ["" if isinstance(row, Refused) else row.index if indices else row.label for row in answers]
+        write_atomic(path, "".join(f"{row}\n" for row in rows))

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from etude.core.errors import Refused, one_line
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json: bool = False) -> None:
@@ -32,12 +35,22 @@ def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json
     console.print(table)
 
 
-def show_answers(predict: Any, answers: Sequence[Any], *, as_json: bool = False) -> None:
-    """Print what a study's predict.py has answered: as its own ``tell`` writes it for people, else as a table."""
-    if hasattr(predict, "tell") and not as_json:
-        print(predict.tell(answers))
+def show_answers(predict: Any, answers: Sequence[Any], *, as_json: bool = False) -> int:
+    """Print what a study's predict.py has answered: as its own ``tell`` writes it for people, else as a table.
+
+    Inputs that were refused are named on standard error, and in JSON stand among the answers. Returns the exit status.
+    """
+    answered = [row for row in answers if not isinstance(row, Refused)]
+    if as_json:
+        show([dataclasses.asdict(row) for row in answers], as_json=True)
+    elif hasattr(predict, "tell"):
+        print(predict.tell(answered))
     else:
-        show([dataclasses.asdict(row) for row in answers], as_json=as_json)
+        show([dataclasses.asdict(row) for row in answered])
+    for row in answers:
+        if isinstance(row, Refused):
+            print(f"etude: {one_line(row.error)}", file=sys.stderr)
+    return int(len(answered) < len(answers))
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import StudyConfig, from_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError, answerable, attempted, in_place
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
@@ -167,17 +167,17 @@ def read_networks(
     return config, modules
 
 
-def predict(painter: ScenePainter, weights: Path, options: SceneOptions) -> list[Prediction]:
+def predict(painter: ScenePainter, weights: Path, options: SceneOptions) -> list[Prediction | Refused]:
     """Do what the options say.
 
     Raises:
-        UserError: in one line: a missing, broken or one-coloured picture, an edit that cannot be, another model's
-            library, a result that is there already.
+        UserError: in one line: no picture that can be used (one may be missing, broken or one-coloured), none of an
+            edit's that cannot, an edit that cannot be, another model's library, a result that is there already.
     """
     if options.compose:
-        return _compose(painter, weights, options)
+        return [*_compose(painter, weights, options)]
     paths = picture_files(options.inputs)
-    return _find(painter, paths, options) if options.edit is None else _edit(painter, paths, options)
+    return _find(painter, paths, options) if options.edit is None else [*_edit(painter, paths, options)]
 
 
 def tell(answers: Sequence[Prediction]) -> str:
@@ -190,14 +190,15 @@ def tell(answers: Sequence[Prediction]) -> str:
     return "\n".join(lines)
 
 
-def _read(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[np.ndarray]:
-    # All before the first result is written: a broken one late in a folder would leave half of the results.
-    return [read_picture(path, painter.config.size, options.max_pixels) for path in paths]
+def _find(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[Prediction | Refused]:
+    every = result_files(paths, options.output, painter.endings, force=options.force)
 
+    def read_one(place: int) -> tuple[Path, list[Path], np.ndarray]:
+        return paths[place], every[place], read_picture(paths[place], painter.config.size, options.max_pixels)
 
-def _find(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[Prediction]:
-    files = result_files(paths, options.output, painter.endings, force=options.force)
-    images = _read(painter, paths, options)
+    read = answerable(attempted(range(len(paths)), read_one, lambda place: str(paths[place])))
+    known = [row for row in read if not isinstance(row, Refused)]
+    paths, files, images = [row[0] for row in known], [row[1] for row in known], [row[2] for row in known]
     answers: list[Prediction] = []
     with progress_bar() as bar:
         shown = bar.add_task("finding", total=len(paths) * painter.steps, note="")
@@ -227,7 +228,7 @@ def _find(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -
                 shares = shares_of(segments_NHW[row], painter.config.num_slots)
                 path, error = paths[start + row], error_N[row].item()
                 answers.append(Prediction(str(path), str(page), len(shares), shares, error))
-    return answers
+    return in_place(read, answers)
 
 
 def _edit(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -> list[Prediction]:
@@ -238,7 +239,7 @@ def _edit(painter: ScenePainter, paths: Sequence[Path], options: SceneOptions) -
     files = [row[0] for row in result_files(paths, options.output, ("-edited.png",), force=options.force)]
     page = options.output / "edit.png"
     refuse_existing([page], paths, force=options.force)
-    images = _read(painter, paths, options)
+    images = [read_picture(path, painter.config.size, options.max_pixels) for path in paths]
     found = painter.find(images)
     segments_NHW = segments(found.masks_NKHW)
     variants = {"edited": edits} if edits else suggested([shares_of(part, num_slots) for part in segments_NHW])

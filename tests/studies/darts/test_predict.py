@@ -92,7 +92,8 @@ def test_a_network_with_an_auxiliary_head(pictures: Path, rows: Callable, tmp_pa
     save_weights(path, task.modules, WeightsHeader("darts", to_dict(task.config), {}))
     picture(1, 40, 32).save(tmp_path / "x.png")
     (row,) = rows(path, tmp_path / "x.png")
-    ((_, images_NHWC),) = classify.batches([tmp_path / "x.png"], task.config.data, 10_000)
+    ((_, image),) = classify.pixels([tmp_path / "x.png"], task.config.data, 10_000)
+    images_NHWC = torch.from_numpy(image)[None]
     logits_NR, named = task.model.eval()(task.model.prepare(images_NHWC))
     assert set(named) == {"features"}
     assert row["probability"] == pytest.approx(logits_NR.softmax(1).max().item(), abs=1e-5)
@@ -127,13 +128,13 @@ def test_odd_pictures_have_an_answer(retrained: Path, rows: Callable, tmp_path: 
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_pictures_are_one_line_and_nothing_is_written(
-    retrained: Path, pictures: Path, name: str, refused: Callable, tmp_path: Path
+def test_broken_pictures_alone_are_one_line_and_nothing_is_written(
+    retrained: Path, name: str, refused: Callable, tmp_path: Path
 ) -> None:
     make, fault = BROKEN[name]
-    make(pictures / name)
+    make(tmp_path / name)
     (tmp_path / "out.txt").write_text("older")
-    refused("predict", retrained, pictures, "--output", tmp_path / "out.txt", says=(name, fault))
+    refused("predict", retrained, tmp_path / name, "--output", tmp_path / "out.txt", says=(name, fault))
     assert (tmp_path / "out.txt").read_text() == "older"
 
 

@@ -16,7 +16,7 @@ from tests.studies.resnet.common import BROKEN, ODD, picture, pixels
 from etude import cli
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import to_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.studies.pix2pix import predict as module
 from etude.studies.pix2pix.predict import Options, predict, starts, tell, tiled, translated
 from etude.studies.pix2pix.study import STUDY
@@ -232,6 +232,12 @@ def test_broken_and_gigantic_pictures(name: str, exported: Path) -> None:
     write, says = BROKEN[name]
     write(Path(name))
     refused(exported, Options(inputs=(Path(name),), output=Path("out")), name, says)
+    picture(1, 20, 24).save("good.png")
+    bad, good = predict(exported, None, Options(inputs=(Path(name), Path("good.png")), output=Path("out")))
+    assert isinstance(bad, Refused)
+    assert says in bad.error
+    assert not isinstance(good, Refused)
+    assert [path.name for path in Path("out").iterdir()] == ["good.png"]
 
 
 def test_other_faults(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

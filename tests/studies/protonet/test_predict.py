@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import io
 import json
 import pickle
 import shutil
@@ -445,8 +446,14 @@ def spoil_nothing_in_it(pictures: Pictures) -> str:
     return "zero.png is empty"
 
 
+def thin() -> bytes:
+    to = io.BytesIO()
+    Image.new("L", (65_600, 1)).save(to, "PNG")
+    return to.getvalue()
+
+
 def spoil_thin(pictures: Pictures) -> str:
-    Image.new("L", (65_600, 1)).save(pictures.support / "eta" / "thin.png")
+    (pictures.support / "eta" / "thin.png").write_bytes(thin())
     return "too long and thin"
 
 
@@ -471,6 +478,7 @@ def test_a_spoiled_support_is_one_line(
         ("zero.png", b"", "zero.png is empty (0 bytes)"),
         ("cut.png", png_header(30, 30)[:-16], "cut.png is damaged or cut short"),
         ("huge.png", png_header(100_000, 100_000), "huge.png has too many pixels"),
+        ("thin.png", thin(), "too long and thin"),
     ],
 )
 def test_a_spoiled_query_is_one_line(
@@ -480,8 +488,13 @@ def test_a_spoiled_query_is_one_line(
     if body is not None:
         path.write_bytes(body)
     refused(etude("predict", weights, path, "--support", pictures.support), fault)
-    if body is not None:
-        refused(etude("predict", weights, pictures.queries, "--support", pictures.support), fault)
+    for words in ((pictures.queries, path), (path, pictures.queries)):
+        answer = etude("predict", weights, *words, "--support", pictures.support, "--json")
+        assert answer.status == 1
+        assert fault in answer.err
+        found = json.loads(answer.out)
+        assert [row["input"] for row in found if "input" in row] == [str(path)] * (1 if body is None else 2)
+        assert sum("label" in row for row in found) == len(list(pictures.queries.glob("*"))) - (body is not None)
 
 
 def test_words_that_do_not_go_together(weights: Path, pictures: Pictures, etude: Etude, kept: Path) -> None:

@@ -1,5 +1,6 @@
 """`etude predict` on a user's own pictures: one answer a picture in their order, and every fault as one line."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -217,18 +218,35 @@ def test_a_folder_of_all_of_them(finished: Path, rows: Callable, tmp_path: Path)
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("cam", [False, True])
-def test_broken_pictures_are_one_line_and_nothing_is_written(
-    finished: Path, pictures: Path, name: str, cam: bool, refused: Callable, tmp_path: Path
+def test_broken_pictures_alone_are_one_line_and_nothing_is_written(
+    finished: Path, name: str, cam: bool, refused: Callable, tmp_path: Path
 ) -> None:
     make, fault = BROKEN[name]
-    make(pictures / name)
+    make(tmp_path / name)
     out, folder = tmp_path / "out.txt", tmp_path / "cams"
     out.write_text("older")
-    words = ["predict", finished, pictures, "--output", out, *(("--cam", folder) if cam else ())]
+    words = ["predict", finished, tmp_path / name, "--output", out, *(("--cam", folder) if cam else ())]
     refused(*words, says=(name, fault))
     assert out.read_text() == "older"
     assert not folder.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.txt", "pictures"]
+
+
+def test_broken_pictures_take_no_others_with_them(
+    finished: Path, pictures: Path, rows: Callable, etude: Any, tmp_path: Path
+) -> None:
+    whole = rows(finished, pictures)
+    (pictures / "c.png").write_bytes(b"broken")
+    out, cams = tmp_path / "out.txt", tmp_path / "cams"
+    answer = etude("predict", finished, pictures, "none.png", "--output", out, "--cam", cams, "--json")
+    assert answer.status == 1
+    assert [line.split()[1].rpartition("/")[2] for line in answer.err.splitlines()] == ["c.png", "none.png"]
+    found = json.loads(answer.out)
+    assert [set(row) == {"input", "error"} for row in found] == [False, False, True, False, False, False, True]
+    kept = [row for row in found if "image" in row]
+    others = [row for row in whole if not row["image"].endswith("c.png")]
+    assert [row["probability"] for row in kept] == pytest.approx([row["probability"] for row in others], abs=1e-5)
+    assert out.read_text() == "".join(f"{row.get('label', '')}\n" for row in found)
+    assert sorted(path.name for path in cams.iterdir()) == [f"{name}-cam.png" for name in "abdef"]
 
 
 def test_missing_inputs_are_one_line(finished: Path, refused: Callable, tmp_path: Path, monkeypatch: Any) -> None:

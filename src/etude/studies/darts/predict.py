@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.data import classify
 from etude.data.classify import Network, Options, Prediction
 from etude.studies.darts.model import CellNetwork
@@ -29,11 +29,11 @@ def load(weights: Path, extra: Mapping[str, Any] | None) -> Network[CellNetwork,
     return classify.read_network("darts", DartsConfig, build, weights, extra)
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Classify the inputs; the order of the answers is theirs. See `classify.read_network` for the arguments.
 
     Raises:
-        UserError: a missing or broken picture, folder or weights file, or one of a search; no file is written then.
+        UserError: no picture that can be read, or a missing or broken folder or weights file, or weights of a search.
     """
     paths = classify.inputs(options.inputs)
     answers = classify.classified(load(weights, extra), paths, options.max_pixels)

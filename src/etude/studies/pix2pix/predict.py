@@ -20,7 +20,7 @@ from torch import Tensor
 from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError, answerable, attempted
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.images import ImageError, printable, read_image
@@ -61,11 +61,11 @@ class Prediction:
     tiles: int
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Translate the inputs one after the other; the order of the answers is theirs.
 
     Raises:
-        UserError: a missing or broken picture, folder or weights file, in one line; results written before it stay.
+        UserError: no picture that can be read, or a missing or broken folder or weights file, in one line.
     """
     if not options.inputs:
         raise UserError("no pictures to translate: name some, or a folder of them")
@@ -80,22 +80,29 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         raise UserError(f"a scale of {scale:g} is not possible: give more than 0 and at most 16")
     paths = picture_files(options.inputs)
     targets = [files[0] for files in result_files(paths, options.output, (".png",), force=options.force)]
-    answers: list[Prediction] = []
+    answers: list[Prediction | Refused] = []
+
+    def read(path: Path) -> np.ndarray:
+        image = read_image(path, "RGB", options.max_pixels)
+        height, width = image.shape[:2]
+        if options.fit == "tile" and height * width * scale**2 > options.max_pixels:
+            fault = f"is {width} x {height} pixels, and {scale:g} times that a side is more than {options.max_pixels:,}"
+            raise ImageError(path, fault, "give a smaller --scale or another --max-pixels")
+        return image
+
     with progress_bar() as bar:
         shown = bar.add_task("translating", total=len(paths), note="")
-        for path in paths:
-            image = read_image(path, "RGB", options.max_pixels)
-            height, width = image.shape[:2]
-            if options.fit == "tile" and height * width * scale**2 > options.max_pixels:
-                raise ImageError(
-                    path, f"is {width} x {height} pixels, and {scale:g} times that a side is more than "
-                    f"{options.max_pixels:,}", "give a smaller --scale or another --max-pixels",
-                )  # fmt: skip
-            made, count = translated(image, translator.network, size, options.overlap, options.fit, scale)
-            save_png(targets[len(answers)], made)
-            answers.append(Prediction(str(path), str(targets[len(answers)]), width, height, count))
+        for path, target in zip(paths, targets, strict=True):
+            # One at a time: a folder may hold more than fits into memory.
+            (image,) = attempted([path], read)
             bar.advance(shown)
-    return answers
+            if isinstance(image, Refused):
+                answers.append(image)
+                continue
+            made, count = translated(image, translator.network, size, options.overlap, options.fit, scale)
+            save_png(target, made)
+            answers.append(Prediction(str(path), str(target), image.shape[1], image.shape[0], count))
+    return answerable(answers)
 
 
 @dataclass(frozen=True)

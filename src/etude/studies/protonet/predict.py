@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import UserError, refuse_newer
+from etude.core.errors import Refused, UserError, answerable, attempted, in_place, refuse_newer
 from etude.core.files import write_atomic
 from etude.data.images import read_image, to_square
 from etude.data.prediction import picture_files
@@ -95,14 +95,17 @@ class Embedder:
         # Prototypes mean nothing to other weights.
         self.fingerprint = _fingerprint(tensors)
 
-    def embed(self, paths: list[Path], polarity: str, max_pixels: int) -> Tensor:
-        """Embed picture files: ``[N, D]``."""
-        return self.embed_images([read_image(path, "L", max_pixels=max_pixels) for path in paths], polarity)
+    def read(self, path: Path, options: Options) -> np.ndarray:
+        """A picture file as the network saw characters, see `prepare`."""
+        return prepare(read_image(path, "L", options.max_pixels), self.config.data.size, options.polarity)
+
+    def embed(self, prepared: Sequence[np.ndarray]) -> Tensor:
+        """Embed pictures that are prepared already: ``[N, D]``."""
+        return embed(self.encoder, torch.from_numpy(np.stack(prepared)))
 
     def embed_images(self, images: Sequence[np.ndarray], polarity: str = "auto") -> Tensor:
         """Embed grey pictures, uint8 ``[H, W]`` of any sizes: ``[N, D]``."""
-        prepared = [prepare(image, self.config.data.size, polarity) for image in images]
-        return embed(self.encoder, torch.from_numpy(np.stack(prepared)))
+        return self.embed([prepare(image, self.config.data.size, polarity) for image in images])
 
     def threshold(self, shots: int) -> float:
         """The distance beyond which validation calls a query unknown, at the nearest shot count it measured."""
@@ -147,7 +150,7 @@ def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototyp
         raise UserError(f"{folder} has one class only: add a second sub-folder, one a class")
     paths = [path for group in classes.values() for path in group]
     shots = [len(group) for group in classes.values()]
-    parts = embedder.embed(paths, options.polarity, options.max_pixels).split(shots)
+    parts = embedder.embed([embedder.read(path, options) for path in paths]).split(shots)
     return Prototypes(tuple(classes), torch.cat([prototypes(part[None]) for part in parts]), tuple(shots))
 
 
@@ -187,11 +190,11 @@ def load_prototypes(path: Path, embedder: Embedder) -> Prototypes:
     return Prototypes(classes, z_ND, shots)
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Classify the queries; the order of the answers is that of the queries.
 
     Raises:
-        UserError: a missing or broken picture, folder or weights file, in one line.
+        UserError: no query that can be read, or a missing or broken support or weights file, in one line.
     """
     if (options.support is None) == (options.prototypes is None):
         raise UserError("give either --support FOLDER (one sub-folder a class) or --prototypes FILE")
@@ -215,7 +218,10 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     limit = options.threshold
     if options.unknown and limit is None:
         limit = embedder.threshold(round(sum(support.shots) / len(support.shots)))
-    return answers(queries, embedder.embed(queries, options.polarity, options.max_pixels), support, embedder, limit)
+    read = answerable(attempted(queries, lambda path: (path, embedder.read(path, options))))
+    known = [row for row in read if not isinstance(row, Refused)]
+    z_QD = embedder.embed([image for _, image in known])
+    return in_place(read, answers([path for path, _ in known], z_QD, support, embedder, limit))
 
 
 def answers(

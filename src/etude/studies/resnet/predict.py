@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from etude.core.errors import Refused
 from etude.data import classify
 from etude.data.classify import Network, Prediction
 from etude.data.prediction import result_files, save_png
@@ -32,11 +33,11 @@ def load(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResN
     return classify.read_network("resnet", ResNetConfig, lambda config: build_model(config.model), weights, extra)
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Classify the inputs; the order of the answers is theirs. See `classify.read_network` for the arguments.
 
     Raises:
-        UserError: a missing or broken picture, folder or weights file, in one line; no file is written then.
+        UserError: no picture that can be read, or a missing or broken folder or weights file; no file is written then.
     """
     paths = classify.inputs(options.inputs)
     network = load(weights, extra)
@@ -49,8 +50,10 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
         maps.extend(overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
 
     answers = classify.classified(network, paths, options.max_pixels, look if files else None)
-    for (file,), image in zip(files, maps, strict=True):
-        save_png(file, image)
+    overlays = iter(maps)
+    for (file,), answer in zip(files, answers, strict=True) if files else ():
+        if not isinstance(answer, Refused):
+            save_png(file, next(overlays))
     classify.write(options.output, answers, indices=options.indices)
     return answers
 

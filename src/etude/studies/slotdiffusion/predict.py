@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.data.clevrtex import read_picture
 from etude.data.prediction import picture_files, refuse_existing
 from etude.draw.figures import save_figure
@@ -53,7 +53,7 @@ class Options(SceneOptions):
     """Also write NAME-denoising.png: how the first picture comes out of the noise."""
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Do what the options say.
 
     Args:
@@ -73,8 +73,8 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     paths = picture_files(options.inputs)
     strip = options.output / f"{paths[0].stem}-denoising.png"
     refuse_existing([strip], paths, force=options.force)
-    answers = prediction.predict(painter, weights, options)
     image_HWC = read_picture(paths[0], painter.config.size, options.max_pixels)
+    answers = prediction.predict(painter, weights, options)
     slots_1KS, sampling = painter.find([image_HWC]).slots_NKS, painter.painter.config
     title = f"{sampling.sampler}, {sampling.steps} steps: read from top left to bottom right"
     save_figure(strip, lambda to: figures.denoising(to, title, painter.painter, slots_1KS, STREAM))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etude.core.errors import Refused
 from etude.nn.pixels import prepare, to_bytes
 from etude.scenes import prediction
 from etude.scenes.prediction import BATCH, Advance, Found, Prediction, SceneOptions, ScenePainter, tell
@@ -36,7 +37,7 @@ class Options(SceneOptions):
     000.png and so on and compositions.png."""
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Do what the options say.
 
     Args:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError, answerable, attempted, in_place
 from etude.studies.text2math.batches import Batch, encode
 from etude.studies.text2math.beam import BeamTree
 from etude.studies.text2math.model import Text2Math, attention_over
-from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, read_rows, write_rows
+from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, objects_of, problem_of, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures, left_as_words
 from etude.studies.text2math.study import MAX_BEAM, Text2MathConfig
@@ -69,23 +69,26 @@ class Prediction:
     value: float | None
 
 
-def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction]:
+def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
     """Return the answers to the problems, in their order; ``extra`` is not used.
 
     Raises:
-        UserError: no problem, or one that cannot be read, in one line that names it; no file is written then.
+        UserError: no problem, or none that can be read, in one line that names one; no file is written then.
     """
     if options.runners_up < 0:
         raise UserError(f"--runners-up must be 0 or more, not {options.runners_up}")
-    rows = [row for given in options.problems for row in objects_in(given)]
-    if not rows:
+    found = [row for given in options.problems for row in objects_in(given)]
+    if not found:
         raise UserError('no problem to solve: give one in quotation marks, such as "what is 20 % of 50 ?", or a file')
     solver = Solver(weights, options)
-    answers = solver.solve([row["Problem"] for row in rows])
+    if len(found) > 1:
+        found = [(row, f"problem {n}{f' ({where})' if where else ''}") for n, (row, where) in enumerate(found, 1)]
+    answers = solver.solve(found)
     if options.output is not None:
-        for row, answer in zip(rows, answers, strict=True):
-            row |= {"predicted": answer.program, "predicted_answer": answer.value}
-        write_rows(options.output, rows)
+        for (row, _), answer in zip(found, answers, strict=True):
+            if isinstance(answer, Prediction):
+                row |= {"predicted": answer.program, "predicted_answer": answer.value}
+        write_rows(options.output, [row for row, _ in found])
     return answers
 
 
@@ -104,19 +107,22 @@ def tell(answers: Sequence[Prediction]) -> str:
     return "\n\n".join(parts)
 
 
-def objects_in(given: str) -> list[dict[str, Any]]:
-    """Return the problems that a word of the command line means, a text's or a file's, in the course's form."""
+def objects_in(given: str) -> list[tuple[Any, str]]:
+    """Return the problems that a word of the command line means, in the course's form, each with its place in a file.
+
+    The objects of a .json file may still lack what `problem_of` needs.
+    """
     path = Path(given)
     # A name with spaces may also be a problem, and a problem too long to be a name.
     if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):
-        return [{"Problem": given}]
+        return [({"Problem": given}, "")]
     if path.suffix == ".json":
-        return [row for row, _, _ in read_rows(path, ("Problem",))]
+        return objects_of(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
-    return [{"Problem": line} for line in lines if line.strip()]
+    return [({"Problem": line}, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 @dataclass(frozen=True)
@@ -176,17 +182,26 @@ class Solver:
         other._search_by(options)
         return other
 
-    def solve(self, texts: Sequence[str]) -> list[Prediction]:
+    def solve(self, problems: Sequence[tuple[Any, str]]) -> list[Prediction | Refused]:
         """Return the answers, in order: to each problem that of its likeliest reading.
 
+        Args:
+            problems: objects in the course's form, each with its place for an error, as `objects_in` finds them.
+
         Raises:
-            UserError: a problem that cannot be read, in one line that names it.
+            UserError: no problem that can be read, in one line that names one.
         """
-        readings = [
-            self._readings(text, f"problem {row}: " if len(texts) > 1 else "") for row, text in enumerate(texts, 1)
-        ]
+
+        def readings_of(each: tuple[Any, str]) -> list[tuple[str, str, str]]:
+            row, where = each
+            return self._readings(
+                problem_of(row, ("Problem",), where or "the problem").text, f"{where}: " if where else ""
+            )
+
+        found = answerable(attempted(problems, readings_of, lambda each: each[1] or str(each[0]["Problem"])))
+        readings = [some for some in found if not isinstance(some, Refused)]
         answers = iter(self._answers([reading for some in readings for reading in some]))
-        return [max((next(answers) for _ in some), key=_log_probability) for some in readings]
+        return in_place(found, [max((next(answers) for _ in some), key=_log_probability) for some in readings])
 
     def explain(self, text: str) -> Workings:
         """Return the answer to one problem, as `solve` gives it, and the way to it."""
@@ -238,10 +253,8 @@ class Solver:
         if spelled:
             readings.append((figures, ["read " + ", ".join(f"'{word}' as {value}" for word, value in spelled)]))
         if not readings:
-            raise UserError(
-                f"{name}it has no number, in figures or words{f' ({left[0]})' if left else ''}: "
-                "a program needs one to compute with"
-            )
+            # Constants may do: 129 problems of MathQA have a program and no number.
+            readings.append((text, ["it has no number, in figures or words"]))
         fewest = min(len(numbers_of(read)) for read, _ in readings)
         if fewest > MAX_NUMBERS:
             raise UserError(f"{name}it has {fewest} numbers: at most {MAX_NUMBERS} are read")

@@ -75,6 +75,11 @@ def read_rows(
     Raises:
         UserError: the file cannot be read or is not of that form; the line is named.
     """
+    return [(row, problem_of(row, needs, where), where) for row, where in objects_of(path)]
+
+
+def objects_of(path: Path) -> list[tuple[Any, str]]:
+    """Return the items of a file's list, and each one's place; `UserError` where it holds no list."""
     wanted = "a list of problems is wanted: [ {...}, {...} ]"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -90,27 +95,30 @@ def read_rows(
         raise UserError(f"{path} has an object nested too deeply, or a number of too many digits; {wanted}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}, line 1: {wanted}")
-    found: list[tuple[dict[str, Any], Problem, str]] = []
+    found: list[tuple[Any, str]] = []
     # Read once more for the line that each object begins on.
     decoder, end, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
     for row in rows:
         begin = _BETWEEN.match(text, end).end()  # pyright: ignore[reportOptionalMemberAccess]
         _, end = decoder.raw_decode(text, begin)
         line, counted = line + text.count("\n", counted, begin), begin
-        where = f"{path}, line {line}"
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: an object {{...}} is wanted, not {_said(row)}")
-        if not is_text(json.dumps(row, ensure_ascii=False)):
-            raise UserError(f"{where}: this object has half a sign (a lone \\ud800 or the like), which no text holds")
-        missing = [name for name in needs if name not in row]
-        if missing:
-            raise UserError(f"{where}: the object has no field '{missing[0]}'")
-        known = {"Problem": "", "linear_formula": "", "answer": math.nan} | row
-        problem = Problem(
-            text_of(known, "Problem", where), text_of(known, "linear_formula", where), number_of(known, "answer", where)
-        )
-        found.append((row, problem, where))
+        found.append((row, f"{path}, line {line}"))
     return found
+
+
+def problem_of(row: Any, needs: Sequence[str], where: str) -> Problem:
+    """Return the problem of an object that has the fields ``needs``; `UserError`, which begins with ``where``."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: an object {{...}} is wanted, not {_said(row)}")
+    if not is_text(json.dumps(row, ensure_ascii=False)):
+        raise UserError(f"{where}: it is no text in UTF-8 (half a sign, as a lone \\ud800)")
+    missing = [name for name in needs if name not in row]
+    if missing:
+        raise UserError(f"{where}: the object has no field '{missing[0]}'")
+    known = {"Problem": "", "linear_formula": "", "answer": math.nan} | row
+    return Problem(
+        text_of(known, "Problem", where), text_of(known, "linear_formula", where), number_of(known, "answer", where)
+    )
 
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -147,7 +155,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
     """Write objects in the course's form to a file."""
     write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
