@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from etude.core.files import write_json
 from etude.draw.figures import PALETTE, figure, metric_curves
 from etude.studies.darts.genotype import (
     FOUND,
@@ -22,20 +23,35 @@ from etude.studies.darts.genotype import (
     from_text,
     write,
 )
+from etude.studies.darts.nb201 import EDGES as BENCH_EDGES
+from etude.studies.darts.nb201 import KIND
+from etude.studies.darts.nb201 import OPERATIONS as BENCH_OPERATIONS
+from etude.studies.darts.nb201_task import BenchSearchTask, ScoreTask
 from etude.studies.darts.retrain_task import RetrainTask
+from etude.studies.darts.scores import SCORES
 from etude.studies.darts.search_task import SearchTask
 
 _COLOURS: dict[str, str] = dict(zip(OPERATIONS[1:], PALETTE, strict=True))
 _SHORT = {
     "max_pool_3x3": "max 3", "avg_pool_3x3": "avg 3", "skip_connect": "skip", "sep_conv_3x3": "sep 3",
-    "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5", "none": "none",
+    "nor_conv_1x1": "conv 1", "nor_conv_3x3": "conv 3", "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5", "none": "none",
 }  # fmt: skip
 _FRAMES = 6
 """Cells of a strip of growth."""
 
 
-def draw(task: SearchTask | RetrainTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the pictures of a run of either phase into ``folder``, and write the cells that a search found there."""
+def draw(task: SearchTask | RetrainTask | ScoreTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the pictures of a run of any phase into ``folder``, and write the cells that a search found there."""
+    if isinstance(task, ScoreTask):
+        ranks(folder / "ranks.png", task)
+        return
+    if isinstance(task, BenchSearchTask):
+        write_json(folder / Path(FOUND).name, task.genotype.to_dict())
+        search_curves(folder / "curves.png", metrics)
+        watch_curves(folder / "watch.png", metrics)
+        names = [f"{source} to {node}" for source, node in BENCH_EDGES]
+        mixtures(folder / "mixtures.png", metrics, {KIND: names}, BENCH_OPERATIONS)
+        return
     if isinstance(task, RetrainTask):
         cells(folder / "cells.png", task.genotype, task.cell())
         metric_curves(folder / "curves.png", metrics, [
@@ -48,7 +64,8 @@ def draw(task: SearchTask | RetrainTask, folder: Path, metrics: Sequence[Mapping
     cells(folder / "cells.png", task.genotype, "the found cells")
     search_curves(folder / "curves.png", metrics)
     watch_curves(folder / "watch.png", metrics)
-    mixtures(folder / "mixtures.png", metrics, task.config.model.nodes)
+    names = [" to ".join(map(node_name, edge)) for edge in edges(task.config.model.nodes)]
+    mixtures(folder / "mixtures.png", metrics, dict.fromkeys(KINDS, names))
     if task.rows:
         growth(folder / "growth.png", [(int(row["step"]), from_text(row["genotype"])) for row in task.rows])
 
@@ -75,31 +92,50 @@ def watch_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     metric_curves(path, metrics, [
         ("skips of the cell", "edges", {"normal": "val/skips", "reduction": "val/reduction_skips"}),
         ("entropy of the mixture", "nats", {"normal": "val/entropy", "reduction": "val/reduction_entropy"}),
+        ("what the chosen cell reaches trained", "% right", {
+            "CIFAR-10": "table/cifar10", "CIFAR-100": "table/cifar100", "ImageNet16-120": "table/imagenet16",
+        }),
         ("largest eigenvalue by alpha", "", {"Hessian": "val/eigenvalue"}),
     ])  # fmt: skip
 
 
-def mixtures(path: Path, metrics: Sequence[Mapping[str, Any]], num_nodes: int) -> None:
-    """Draw the weight of each operation on each edge at the last evaluation."""
-    last = next((row for row in reversed(metrics) if f"mixture/normal/0/{OPERATIONS[0]}" in row), None)
+def mixtures(
+    path: Path, metrics: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]],
+    operations: Sequence[str] = OPERATIONS,
+) -> None:  # fmt: skip
+    """Draw the weight of each operation on each edge at the last evaluation; ``named`` are the edges by kind of cell."""
+    last = next((row for row in reversed(metrics) if f"mixture/{next(iter(named))}/0/{operations[0]}" in row), None)
     if last is None:
         return
-    all_edges = edges(num_nodes)
-    with figure(path, 11.0, 1.2 + 0.3 * len(all_edges)) as page:
-        axes = page.subplots(1, 2)
-        for ax, kind in zip(axes, KINDS, strict=True):
+    with figure(path, 0.5 + 5.25 * len(named), 1.2 + 0.3 * max(map(len, named.values()))) as page:
+        axes = page.subplots(1, len(named), squeeze=False)[0]
+        for ax, (kind, names) in zip(axes, named.items(), strict=True):
             table_EO = np.array(
-                [[last[f"mixture/{kind}/{row}/{name}"] for name in OPERATIONS] for row in range(len(all_edges))]
+                [[last[f"mixture/{kind}/{row}/{name}"] for name in operations] for row in range(len(names))]
             )
             ax.grid(visible=False)
             shown = ax.imshow(table_EO, cmap="viridis", vmin=0, aspect="auto")
-            ax.set(title=f"{kind} cell, step {last['step']}", ylabel="edge")
-            ax.set_xticks(range(len(OPERATIONS)), [_SHORT[name] for name in OPERATIONS])
-            ax.set_yticks(range(len(all_edges)), [" to ".join(map(node_name, edge)) for edge in all_edges])
+            title = "the cell" if kind == KIND else f"{kind} cell"
+            ax.set(title=f"{title}, step {last['step']}", ylabel="edge")
+            ax.set_xticks(range(len(operations)), [_SHORT[name] for name in operations])
+            ax.set_yticks(range(len(names)), names)
             for (row, column), weight in np.ndenumerate(table_EO):
                 shade = "black" if weight > 0.6 * table_EO.max() else "white"
                 ax.text(column, row, f"{100 * weight:.0f}", ha="center", va="center", color=shade, fontsize=7)
             page.colorbar(shown, ax=ax, label="weight (in the cells: %)")
+
+
+def ranks(path: Path, task: ScoreTask) -> None:
+    """Each score of the cells beside what they reach on CIFAR-10, and their rank correlation."""
+    found, reached_N = task.ranks(), [task.table.of(cell.text)["cifar10"] for cell in task.cells]
+    with figure(path, 3.4 * len(SCORES), 3.4) as page:
+        for place, (ax, (name, (value, low, high))) in enumerate(
+            zip(page.subplots(1, len(SCORES), sharey=True), found.items(), strict=True)
+        ):
+            ax.scatter(task.scores_NS[:, place].numpy(), reached_N, s=4, alpha=0.5)
+            ax.set(title=f"{value:.2f} ({low:.2f} to {high:.2f})", xlabel=name.replace("_", " "))
+            ax.set_ylim(50, 95)
+        page.axes[0].set_ylabel("CIFAR-10, % right after 200 epochs")
 
 
 def growth(path: Path, found: Sequence[tuple[int, Genotype]]) -> None:

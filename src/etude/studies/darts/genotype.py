@@ -66,6 +66,11 @@ class Genotype:
         """The genotype as JSON holds it: for each kind a list of nodes, each a list of ``[operation, source]``."""
         return {kind: [[[e.operation, e.source] for e in node] for node in self.cell(kind)] for kind in KINDS}
 
+    @property
+    def text(self) -> str:
+        """The genotype as one line of JSON, which `from_text` takes."""
+        return as_text(self)
+
     def count(self, operation: str, kind: Kind = "normal") -> int:
         """The number of edges of a cell that have an operation."""
         return sum(edge.operation == operation for node in self.cell(kind) for edge in node)

@@ -3,6 +3,7 @@
 Shape suffixes: N pictures, C channels, H W pixels, R classes, E edges of a cell, O operations.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -15,9 +16,10 @@ from etude.core.runtime import Runtime
 from etude.core.study import Result
 from etude.data.epochs import Epochs
 from etude.data.labelled import LabelledImages, stratified
-from etude.studies.darts import search
+from etude.studies.darts import nb201, search
 from etude.studies.darts.cell_task import CellTask, entropy_loss
-from etude.studies.darts.genotype import KINDS, OPERATIONS, Genotype, as_text, from_text, parse
+from etude.studies.darts.genotype import Genotype
+from etude.studies.darts.nb201 import BenchCell, BenchSuperNetwork
 from etude.studies.darts.study import DartsConfig
 from etude.studies.darts.supernet import SuperNetwork
 
@@ -28,9 +30,11 @@ COLLAPSED = 0.5
 _log = logging.getLogger("etude")
 
 
-def build_supernet(config: DartsConfig) -> SuperNetwork:
+def build_supernet(config: DartsConfig) -> SuperNetwork | BenchSuperNetwork:
     """The network of a search's configuration."""
     model, options = config.model, config.search
+    if config.space == "nb201":
+        return BenchSuperNetwork(model.channels, model.layers, model.num_classes)
     return SuperNetwork(
         model.channels, model.layers, model.num_classes, model.nodes, partial=options.partial,
         edge_norm=options.edge_norm, auxiliary=options.auxiliary_skip, shared=options.mixture == "shared",
@@ -55,7 +59,7 @@ class SearchTask(CellTask):
     def __init__(self, config: DartsConfig, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         optim, options = config.optim, config.search
-        self.model: SuperNetwork = build_supernet(config)
+        self.model: SuperNetwork | BenchSuperNetwork = build_supernet(config)
         self.modules = {"model": self.model}
         # Its gradients are shared by `gradient`, for alpha and the weights take turns.
         runtime.prepare(self.model, channels_last=True)
@@ -110,7 +114,7 @@ class SearchTask(CellTask):
         return self.model(x_NCHW, self.skip)[0]
 
     def gradient(
-        self, half: Half, parameters: Sequence[Tensor], step: int
+        self, half: Half, parameters: Sequence[Tensor], step: int, noise: Mapping[str, Tensor] | None = None
     ) -> tuple[list[Tensor], Mapping[str, Tensor]]:
         """The gradient of the loss of a step's batch of a half, over all parts and processes.
 
@@ -118,6 +122,7 @@ class SearchTask(CellTask):
             half: the half of the pictures.
             parameters: alpha, the weights or both; nothing is computed for the others.
             step: the step whose batch is taken.
+            noise: by kind of cell, what is added to the operations' weights.
 
         Returns:
             The gradient by each parameter, and the means of `Runtime.accumulate`: ``loss`` and ``accuracy``, a share.
@@ -125,7 +130,7 @@ class SearchTask(CellTask):
 
         def entropy(part: int) -> dict[str, Tensor]:
             x_NCHW, labels_N = self.batch(half, step, part)
-            logits_NR, _ = self.model(x_NCHW, self.skip)
+            logits_NR, _ = self.model(x_NCHW, self.skip, noise)
             accuracy = (logits_NR.argmax(1) == labels_N).float().mean()
             return {"loss": entropy_loss(logits_NR, labels_N), "accuracy": accuracy}
 
@@ -155,9 +160,9 @@ class SearchTask(CellTask):
             # Running statistics are of the weights' half alone.
             with search.kept_statistics(self.model):
                 found, alpha_loss = self.alpha_gradient(step, rate)
-            _follow(self.adam, self.architecture, found)
+            _follow(self.adam, self.architecture, self.decayed(found))
 
-        found, means = self.gradient("train", self.weights, step)
+        found, means = self.gradient("train", self.weights, step, self.noise())
         self.sgd.param_groups[0]["lr"] = rate
         norm = _follow(self.sgd, self.weights, found, optim.clip)
 
@@ -185,6 +190,30 @@ class SearchTask(CellTask):
         )  # fmt: skip
         return found, losses["val"]
 
+    def decayed(self, of_architecture: Sequence[Tensor]) -> Sequence[Tensor]:
+        r"""The gradient of alpha with that of $\lambda$ times the mean over edges of $\log \sum_o \exp \alpha_o$ added,
+        where $\lambda$ rises from 0 to ``search.beta`` (beta decay; Ye et al. 2022, eq. 11 and 13)."""
+        rate = self.config.search.beta * self.step / self.config.loop.max_steps
+        if not rate:
+            return of_architecture
+        alphas = set(map(id, self.model.alpha.values()))
+        return [
+            found + rate * alpha.detach().softmax(1) / len(alpha) if id(alpha) in alphas else found
+            for found, alpha in zip(of_architecture, self.architecture, strict=True)
+        ]
+
+    def noise(self) -> Mapping[str, Tensor] | None:
+        """The noise on the operations' weights while the weights learn: uniform, its largest value rising to
+        ``search.perturb`` (Chen and Hsieh 2020, SDARTS-RS, eq. 6)."""
+        largest = self.config.search.perturb * (self.step + 1) / self.config.loop.max_steps
+        if not largest:
+            return None
+        draw = self.runtime.generator("perturb", self.step)
+        return {
+            kind: largest * (2 * torch.rand(alpha.shape, generator=draw) - 1).to(alpha)
+            for kind, alpha in self.model.alpha.items()
+        }
+
     # --- what is watched ---
 
     def eigenvalue(self) -> float:
@@ -199,18 +228,30 @@ class SearchTask(CellTask):
     def evaluate(self) -> dict[str, float]:
         rows = self.score(self._some(self.pictures.splits["val"]))
         rows |= {f"alpha/{name}": value for name, value in self.score(self._some(self.halves["val"])).items()}
-        cells, mixtures = self.model.genotype, {kind: self.model.mixture(kind)[0].detach() for kind in KINDS}
-        for kind, prefix in zip(KINDS, ("", "reduction_"), strict=True):
+        cells, kinds = self.model.genotype, self.model.kinds
+        mixtures = {kind: self.model.mixture(kind)[0].detach() for kind in kinds}
+        for kind, prefix in zip(kinds, ("", "reduction_"), strict=False):
             rows[f"{prefix}skips"] = float(cells.count("skip_connect", kind))
             rows[f"{prefix}entropy"] = search.entropy(mixtures[kind])
         if self.config.search.eigenvalue or self.config.search.stop == "eigenvalue":
             rows["eigenvalue"] = self.eigenvalue()
-        self.history[self.step] = {"step": float(self.step)} | rows | {"genotype": as_text(cells)}
-        self._watch(rows["skips"], sum(map(len, cells.normal)))
+        rows |= self.looked_up(cells)
+        self.history[self.step] = {"step": float(self.step)} | rows | {"genotype": cells.text}
+        self._watch(rows["skips"], self.edges)
         for kind, weights_EO in mixtures.items():
             for edge, of_edge in enumerate(weights_EO.tolist()):
-                rows |= {f"mixture/{kind}/{edge}/{name}": w for name, w in zip(OPERATIONS, of_edge, strict=True)}
+                names = zip(self.model.operations, of_edge, strict=True)
+                rows |= {f"mixture/{kind}/{edge}/{name}": weight for name, weight in names}
         return rows
+
+    @property
+    def edges(self) -> int:
+        """The number of edges of a (normal) cell that is found."""
+        return 2 * self.config.model.nodes
+
+    def looked_up(self, cells: Any) -> dict[str, float]:
+        """The numbers that a table has of the cell that is chosen now; no table has those of the published space."""
+        return {}
 
     def _some(self, images: LabelledImages) -> LabelledImages:
         """The pictures of a split that an evaluation scores, the same each time."""
@@ -246,10 +287,10 @@ class SearchTask(CellTask):
         return [self.history[step] for step in sorted(self.history)]
 
     @property
-    def genotype(self) -> Genotype:
+    def genotype(self) -> Genotype | BenchCell:
         """The found cells: those that the rule kept, or those that alpha chooses."""
         kept = next((row["kept"] for row in self.rows if "kept" in row), None)
-        return self.model.genotype if kept is None else from_text(kept)
+        return self.model.genotype if kept is None else self.model.read(kept)
 
     def extra_state(self) -> dict[str, Any]:
         return {"history": self.history, "told": self._warned, "step": self.step}
@@ -272,6 +313,9 @@ class SearchTask(CellTask):
         options = self.config.search
         words = ["first" if options.order == 1 else "second"]
         words += [f"partial{options.partial}"] * (options.partial > 1) + ["edges"] * options.edge_norm
+        words += [f"beta{options.beta:g}"] * (options.beta > 0) + [f"perturb{options.perturb:g}"] * (
+            options.perturb > 0
+        )
         words += ["auxiliary"] * options.auxiliary_skip + [f"stop-{options.stop}"] * (options.stop != "none")
         return self.config.cell or "-".join(words)
 
@@ -291,8 +335,10 @@ class SearchTask(CellTask):
         ):
             value = self.score(images)["accuracy"]
             rows.append(self.result("search_accuracy", split, value, len(images), note + protocol))
-        cells = parse(extra["genotype"], "summary.json") if "genotype" in extra else self.genotype
-        for kind in KINDS:
+        cells = self.genotype
+        if "genotype" in extra:
+            cells = self.model.read(extra["genotype"].get(nb201.KIND) or json.dumps(extra["genotype"]))
+        for kind in self.model.kinds:
             skips = float(cells.count("skip_connect", kind))
             about = f"of the found {kind} cell's edges; {protocol}"
             rows.append(self.result(f"{kind}_skips", "train", skips, 0, about))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from etude.nn.pixels import StandardizedColours
 from etude.studies.darts.choice import derive
-from etude.studies.darts.genotype import INPUTS, KINDS, OPERATIONS, Genotype, edges
+from etude.studies.darts.genotype import INPUTS, KINDS, OPERATIONS, Genotype, edges, from_text
 from etude.studies.darts.mixed import MixedCell
 from etude.studies.darts.model import STEM, reductions
 from etude.studies.darts.shared import SharedCell
@@ -44,6 +44,10 @@ class SuperNetwork(StandardizedColours):
         alpha: by kind of cell, ``[E, O]``; learned by another optimiser than the weights.
         beta: by kind of cell, ``[E]``, with ``edge_norm`` alone; learned with alpha.
     """
+
+    kinds = KINDS
+    operations = OPERATIONS
+    read = staticmethod(from_text)
 
     def __init__(
         self, channels: int = 16, layers: int = 8, num_classes: int = 10, num_nodes: int = 4, *, partial: int = 1,
@@ -99,14 +103,19 @@ class SuperNetwork(StandardizedColours):
         """The cells that alpha, and beta where there is one, choose now."""
         return Genotype(*(derive(*self.mixture(kind)) for kind in KINDS))
 
-    def forward(self, images_BCHW: Tensor, skip: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images_BCHW: Tensor, skip: float = 0.0, noise: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits ``[B, classes]``, and by name ``features`` ``[B, C, h, w]``.
 
         Args:
             images_BCHW: standardised pictures.
             skip: the weight of the auxiliary skips.
+            noise: by kind of cell, what is added to the operations' weights ``[E, O]``.
         """
-        mixtures: Mapping[str, tuple[Tensor, Tensor | None]] = {kind: self.mixture(kind) for kind in KINDS}
+        mixtures: dict[str, tuple[Tensor, Tensor | None]] = {kind: self.mixture(kind) for kind in KINDS}
+        if noise is not None:
+            mixtures = {kind: (weights_EO + noise[kind], beta_E) for kind, (weights_EO, beta_E) in mixtures.items()}
         earlier = last = self.stem(images_BCHW)
         for layer, cell in enumerate(self.cells):
             weights_EO, shares_E = mixtures["reduction" if layer in self.halved else "normal"]
