@@ -160,6 +160,12 @@ def _in_mirror(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def real_table(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The table of NAS-Bench-201, from a mirror folder; the test is skipped where there is none."""
+    return _in_mirror("nasbench201.csv", monkeypatch)
+
+
+@pytest.fixture
 def real_birds(monkeypatch: pytest.MonkeyPatch) -> Path:
     """811 photos of six bird species, from a mirror folder; the test is skipped where there is none."""
     return _in_mirror("birds6_224.zip", monkeypatch)

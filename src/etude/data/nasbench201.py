@@ -18,8 +18,6 @@ FILE = "nasbench201.csv"
 CELLS = 5**6
 COLUMNS = {"cifar10": "c10_200", "cifar100": "c100_200", "imagenet16": "in16_200", "val12": "c10_val_12"}
 """By metric, the column: after 200 epochs on each data set, and after 12 on the validation half of CIFAR-10."""
-SHA256 = "43bbc3eab579e40031c1b4ef225db0d3735269f461711d808da209ebc666ca1c"
-"""The digest of the table that the results were made with."""
 
 
 @dataclass(frozen=True)

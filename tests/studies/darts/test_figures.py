@@ -110,7 +110,9 @@ def test_weights_of_the_last_evaluation(tmp_path: Path, drawn: list[Figure]) -> 
         for place, name in enumerate(OPERATIONS)
     }
     older = dict.fromkeys(row, 0.5)
-    figures.mixtures(tmp_path / "mixtures.png", [{"step": 5, **older}, {"step": 10, **row}, {"step": 12}], 2)
+    figures.mixtures(
+        tmp_path / "mixtures.png", [{"step": 5, **older}, {"step": 10, **row}, {"step": 12}], figures.edge_names(2)
+    )
     panels = drawn[0].axes[:2]
     for number, ax in enumerate(panels):
         np.testing.assert_allclose(np.asarray(ax.get_images()[0].get_array()), table[number])
@@ -119,7 +121,7 @@ def test_weights_of_the_last_evaluation(tmp_path: Path, drawn: list[Figure]) -> 
         ]  # fmt: skip
         assert [label.get_text() for label in ax.get_xticklabels()] == ["none", *SHORT.values()]
         assert "step 10" in ax.get_title()
-    figures.mixtures(tmp_path / "none.png", [{"step": 5}], 2)
+    figures.mixtures(tmp_path / "none.png", [{"step": 5}], figures.edge_names(2))
     assert not (tmp_path / "none.png").exists()
 
 

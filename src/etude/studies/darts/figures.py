@@ -34,7 +34,8 @@ from etude.studies.darts.search_task import SearchTask
 _COLOURS: dict[str, str] = dict(zip(OPERATIONS[1:], PALETTE, strict=True))
 _SHORT = {
     "max_pool_3x3": "max 3", "avg_pool_3x3": "avg 3", "skip_connect": "skip", "sep_conv_3x3": "sep 3",
-    "nor_conv_1x1": "conv 1", "nor_conv_3x3": "conv 3", "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5", "none": "none",
+    "sep_conv_5x5": "sep 5", "dil_conv_3x3": "dil 3", "dil_conv_5x5": "dil 5", "nor_conv_1x1": "conv 1",
+    "nor_conv_3x3": "conv 3", "none": "none",
 }  # fmt: skip
 _FRAMES = 6
 """Cells of a strip of growth."""
@@ -60,12 +61,13 @@ def draw(task: SearchTask | RetrainTask | ScoreTask, folder: Path, metrics: Sequ
             ("learning rate", "rate", {"weights": "train/rate"}),
         ])  # fmt: skip
         return
-    write(folder / Path(FOUND).name, task.genotype)
-    cells(folder / "cells.png", task.genotype, "the found cells")
+    found = task.genotype
+    assert isinstance(found, Genotype)
+    write(folder / Path(FOUND).name, found)
+    cells(folder / "cells.png", found, "the found cells")
     search_curves(folder / "curves.png", metrics)
     watch_curves(folder / "watch.png", metrics)
-    names = [" to ".join(map(node_name, edge)) for edge in edges(task.config.model.nodes)]
-    mixtures(folder / "mixtures.png", metrics, dict.fromkeys(KINDS, names))
+    mixtures(folder / "mixtures.png", metrics, edge_names(task.config.model.nodes))
     if task.rows:
         growth(folder / "growth.png", [(int(row["step"]), from_text(row["genotype"])) for row in task.rows])
 
@@ -103,7 +105,7 @@ def mixtures(
     path: Path, metrics: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]],
     operations: Sequence[str] = OPERATIONS,
 ) -> None:  # fmt: skip
-    """Draw the weight of each operation on each edge at the last evaluation; ``named`` are the edges by kind of cell."""
+    """Draw the weight of each operation on each edge at the last evaluation; ``named`` are edges by kind of cell."""
     last = next((row for row in reversed(metrics) if f"mixture/{next(iter(named))}/0/{operations[0]}" in row), None)
     if last is None:
         return
@@ -136,6 +138,12 @@ def ranks(path: Path, task: ScoreTask) -> None:
             ax.set(title=f"{value:.2f} ({low:.2f} to {high:.2f})", xlabel=name.replace("_", " "))
             ax.set_ylim(50, 95)
         page.axes[0].set_ylabel("CIFAR-10, % right after 200 epochs")
+
+
+def edge_names(num_nodes: int) -> dict[str, list[str]]:
+    """The names of the edges of both kinds of cell that are searched, in the order of alpha's rows."""
+    names = [" to ".join(map(node_name, edge)) for edge in edges(num_nodes)]
+    return dict.fromkeys(KINDS, names)
 
 
 def growth(path: Path, found: Sequence[tuple[int, Genotype]]) -> None:

@@ -59,7 +59,7 @@ class Genotype:
     normal: Cell
     reduction: Cell
 
-    def cell(self, kind: Kind) -> Cell:
+    def cell(self, kind: str) -> Cell:
         return self.normal if kind == "normal" else self.reduction
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Genotype:
         """The genotype as one line of JSON, which `from_text` takes."""
         return as_text(self)
 
-    def count(self, operation: str, kind: Kind = "normal") -> int:
+    def count(self, operation: str, kind: str = "normal") -> int:
         """The number of edges of a cell that have an operation."""
         return sum(edge.operation == operation for node in self.cell(kind) for edge in node)
 

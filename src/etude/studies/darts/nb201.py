@@ -1,8 +1,8 @@
-r"""The space of NAS-Bench-201 (Dong and Yang 2020, section 2): one cell of four nodes, five operations on its six edges.
+"""The space of NAS-Bench-201 (Dong and Yang 2020, section 2): a cell of four nodes, five operations on its six edges.
 
-A node is the sum of its edges from all earlier nodes; the first is the cell's input, the last its output. A network is a
-stem, three stages of the same number of cells with residual blocks of stride 2 between them, and a classifier. As every
-edge is kept, ``none`` among its operations, a cell is read off a mixture edge by edge.
+A node is the sum of its edges from all earlier nodes; the first is the cell's input, the last its output. A network is
+a stem, three stages of the same number of cells with residual blocks of stride 2 between them, and a classifier. As
+every edge is kept, ``none`` among its operations, a cell is read off a mixture edge by edge.
 
 Shape suffixes: B images, C channels, H W pixels, E edges, O operations.
 """
@@ -123,7 +123,10 @@ class MixedCell(nn.Module):
     def forward(self, x: Tensor, weights_EO: Tensor, skip: float = 0.0) -> Tensor:
         def mixed(edge: int, source: Tensor) -> Tensor:
             # The first operation is none, whose part of the sum is zero.
-            parts = [w * op(source) for w, op in zip(weights_EO[edge][1:], list(self.edges[edge])[1:], strict=True)]
+            parts = [
+                w * op(source)
+                for w, op in zip(weights_EO[edge][1:], list(self.edges[edge].children())[1:], strict=True)
+            ]
             return sum(parts[1:], parts[0]) + skip * source
 
         return run_cell(x, mixed)

@@ -57,7 +57,6 @@ class ScoreTask(CellTask):
 
     def __init__(self, config: DartsConfig, runtime: Runtime) -> None:
         super().__init__(config, runtime)
-        self.table = nasbench201.load(config.table_file)
         draw = runtime.generator("cells", 0)
         chosen = torch.randperm(nasbench201.CELLS, generator=draw)[: config.loop.max_steps].tolist()
         cells = all_cells()
@@ -69,6 +68,11 @@ class ScoreTask(CellTask):
         self.modules = {"scores": nn.ParameterDict({"of_cells": self.scores_NS})}
         self.optimizers = {}
         self.model = self._network(self.cells[0])
+
+    @cached_property
+    def table(self) -> nasbench201.Table:
+        """What all cells reach."""
+        return nasbench201.load(self.config.table_file)
 
     def _network(self, cell: BenchCell) -> BenchNetwork:
         model = self.config.model

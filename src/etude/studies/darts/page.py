@@ -52,7 +52,7 @@ def search_at(site: Site, name: str | None, place: int) -> tuple[np.ndarray, np.
         The cells that the mixture has come to and the weights of all edges as pictures, a line of what was measured,
         and the number of evaluations.
     """
-    from etude.studies.darts.figures import cells, mixtures
+    from etude.studies.darts.figures import cells, edge_names, mixtures
     from etude.studies.darts.genotype import Genotype
 
     path = site.folders(TITLE).get(name or "")
@@ -62,7 +62,7 @@ def search_at(site: Site, name: str | None, place: int) -> tuple[np.ndarray, np.
     row = rows[min(max(place, 1), len(rows)) - 1]
     genotype = Genotype(*(_cell(row, kind) for kind in ("normal", "reduction")))
     graph = drawn(lambda to: cells(to, genotype, f"step {row['step']:,}"))
-    heat = drawn(lambda to: mixtures(to, [row], len(genotype.normal)))
+    heat = drawn(lambda to: mixtures(to, [row], edge_names(len(genotype.normal))))
     measured = (
         ("accuracy of the mixture", "val/accuracy", ".1f", " %"), ("skips", "val/skips", ".0f", ""),
         ("entropy", "val/entropy", ".2f", " nats"), ("largest eigenvalue", "val/eigenvalue", ".2f", ""),
