@@ -142,7 +142,7 @@ LAYOUT_FAULTS = {
     "bare": ({}, ["has no sub-folders: make one sub-folder a class"]),
     "flat": ({"1.png": picture(1)}, ["holds images but no sub-folders: make one sub-folder a class", "FOLDER/cat"]),
     "one": ({"cat/1.png": picture(1)}, ["has only one class, 'cat'"]),
-    "words": (birds() | {"new\nt/notes.txt": b"x"}, ["holds no image (png, jpg", "put images into it, or remove it"]),
+    "words": (birds() | {"new\nt/notes.txt": b"x"}, ["holds no image (PNG, JPEG", "put images into it, or remove it"]),
     "deep": (birds() | {"owl/more/1.png": picture(1)}, ["owl/more holds images below a class folder: move them up"]),
     "no train": (birds(top="test/") | birds(top="val/"), ["has 'test' but no 'train' with class folders in it"]),
     "two vals": (
@@ -532,7 +532,7 @@ def test_a_dead_link_and_a_pipe_are_broken_images(tmp_path: Path) -> None:
     path = put(tmp_path / "x", birds(1))
     (path / "owl" / "dead.png").symlink_to(tmp_path / "none")
     os.mkfifo(path / "owl" / "pipe.png")
-    refused(lambda: read(path, size=8), "owl/dead.png does not exist; owl/pipe.png is not a file")
+    refused(lambda: read(path, size=8), "owl/dead.png is a broken link; owl/pipe.png is not a file")
 
 
 def test_a_huge_picture_is_not_decoded(tmp_path: Path) -> None:

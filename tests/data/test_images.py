@@ -16,7 +16,7 @@ from PIL import Image
 
 from etude.core.errors import UserError
 from etude.data.images import EXTENSIONS, ImageError, in_threads, read_image, to_square
-from etude.data.tree import class_folders, list_images
+from etude.data.tree import list_images
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 SIDES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -148,6 +148,19 @@ def test_sixteen_bit_greys_are_not_stretched(tmp_path: Path) -> None:
     assert (read_image(path, "L") == 117).all()
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_white(tmp_path: Path) -> None:
+    path = save(tmp_path / "wide.png", np.array([[1000, 1001]], np.uint16), transparency=1000)
+    np.testing.assert_array_equal(read_image(path, "L"), [[255, 4]])
+    np.testing.assert_array_equal(read_image(path, "RGB")[0, :, 2], [255, 4])
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_white(tmp_path: Path) -> None:
+    row, clear = struct.pack(">6H", 1000, 2000, 3000, 1000, 2000, 9000), struct.pack(">3H", 1000, 2000, 3000)
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    (tmp_path / "wide.png").write_bytes(png(2, 1, chunk(b"tRNS", clear), pixels, depth=16, colour=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "wide.png", "RGB"), [[[255] * 3, [3, 7, 35]]])
+
+
 def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
     rows = b"\0" + struct.pack(">3H", 65535, 32768, 0) + struct.pack(">3H", 257, 0, 65535)
     path = tmp_path / "wide.png"
@@ -260,7 +273,7 @@ def _pictures() -> dict[str, bytes]:
     made: dict[str, bytes] = {}
     for extension in EXTENSIONS:
         to = io.BytesIO()
-        kind = {"jpg": "jpeg", "tif": "tiff", "pgm": "ppm"}.get(extension, extension)
+        kind = Image.registered_extensions()[f".{extension}"]
         (image.convert("L") if extension == "pgm" else image).save(to, kind)
         made[extension] = to.getvalue()
     return made
@@ -300,7 +313,7 @@ def test_a_png_with_altered_pixels_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_image_is_refused(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "words.png"
     path.write_bytes(body)
-    refused(path, "is not an image of a known format", "png, jpg")
+    refused(path, "is not an image of a known format", "PNG, JPEG")
 
 
 @pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "PDF", "TGA"])
@@ -330,7 +343,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_link_to_nothing_and_a_link_to_itself(tmp_path: Path) -> None:
     (tmp_path / "dead.png").symlink_to(tmp_path / "none")
-    refused(tmp_path / "dead.png", "does not exist")
+    refused(tmp_path / "dead.png", "is a broken link")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     refused(tmp_path / "loop.png")
 
@@ -479,30 +492,13 @@ def test_images_of_a_folder_by_name(tmp_path: Path) -> None:
     assert [path.name for path in list_images(tmp_path)] == ["10.tiff", "a.jpeg", "b.PNG"]
 
 
-def test_classes_of_a_folder_by_name(tmp_path: Path) -> None:
-    for name in ("dog/1.png", "cat/2.png", "cat/1.jpg", ".git/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "readme.txt").touch()
-    found = class_folders(str(tmp_path))
-    assert list(found) == ["cat", "dog"]
-    assert [path.name for path in found["cat"]] == ["1.jpg", "2.png"]
-
-
 def test_faults_of_folders_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    (tmp_path / "classes" / "full").mkdir(parents=True)
-    (tmp_path / "classes" / "full" / "1.png").touch()
-    (tmp_path / "classes" / "bare").mkdir()
     cases = [
         (list_images, "none", "none does not exist: check the path"),
         (list_images, "file", "file is a file: give the folder that holds the images"),
-        (list_images, "empty", "empty holds no image (png, jpg"),
-        (class_folders, "none", "none does not exist: check the path"),
-        (class_folders, "file", "file is a file: give the folder that holds the images"),
-        (class_folders, "empty", "empty has no sub-folders: make one sub-folder a class"),
-        (class_folders, "classes", "bare holds no image (png, jpg"),
+        (list_images, "empty", "empty holds no image (PNG, JPEG"),
     ]
     for ask, name, fault in cases:
         with pytest.raises(UserError) as caught:

@@ -48,7 +48,9 @@ def main(args: list[str]) -> None:
     if as_json:
         show([facts], as_json=True)
     else:
-        show([{"fact": name.replace("_", " "), "value": _words(name, value)} for name, value in facts.items()])
+        lines = [line.partition(": ") for line in facts.pop("inventory").get("lines", ())]
+        told = [{"fact": name.replace("_", " "), "value": _words(name, value)} for name, value in facts.items()]
+        show(told + [{"fact": name, "value": value} for name, _, value in lines])
 
 
 def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "study": study.name,
         "preset": choice.preset,
+        "inventory": dict(task.inventory()),
         "device": str(runtime.device),
         "processes": runtime.world,
         "threads": torch.get_num_threads(),

@@ -86,6 +86,10 @@ class Task(ABC):
         """The data sets in use, with the digest of each."""
         return {}
 
+    def inventory(self) -> Mapping[str, Any]:
+        """What was read of a user's own folder, and what was not; its ``lines`` are for people."""
+        return {}
+
     def extra_state(self) -> dict[str, Any]:
         """State beside modules and optimisers that an exact resume needs: tensors and plain values."""
         return {}

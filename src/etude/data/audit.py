@@ -18,7 +18,7 @@ from scipy.fft import dctn  # pyright: ignore[reportMissingTypeStubs, reportUnkn
 from etude.core.errors import UserError
 from etude.data import NAMES
 from etude.data.images import read_image
-from etude.data.tree import inventory, opened
+from etude.data.tree import inventory, opened, partners
 
 THUMBNAIL = 16
 """Pixels a side of the grey thumbnails by which pictures are nearly equal."""
@@ -113,17 +113,8 @@ def _equal(
     items: Sequence[Item], here: Sequence[int], there: Sequence[int], marks: np.ndarray, place: str, among: str,
     classes: np.ndarray | None = None,
 ) -> Finding:  # fmt: skip
-    holders: dict[int, list[int]] = defaultdict(list)
-    for row in there:
-        holders[int(marks[row])].append(row)
-
-    def partner(row: int) -> int | None:
-        for other in holders.get(int(marks[row]), ()):
-            if other != row and (classes is None or classes[other] != classes[row]):
-                return other
-        return None
-
-    return _finding("equal", items, here, [(row, partner(row)) for row in here], place, among)
+    found = partners(marks.tolist(), here, there, None if classes is None else classes.tolist())
+    return _finding("equal", items, here, list(found), place, among)
 
 
 class _Near:

@@ -13,9 +13,9 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError, answerable, attempted, in_place
 from etude.core.files import write_atomic
-from etude.data.images import fitted, read_image
+from etude.data.images import fitted
 from etude.data.picture_config import PictureConfig
-from etude.data.prediction import PictureOptions, picture_files
+from etude.data.prediction import PictureOptions, picture_files, read_input
 
 _BATCH = 64
 
@@ -99,7 +99,7 @@ def pixels(paths: Sequence[Path], config: PictureConfig, max_pixels: int) -> lis
     """Some pictures at the size of training, uint8 ``[H, W, 3]``, each with its path."""
 
     def one(path: Path) -> tuple[Path, np.ndarray]:
-        return path, fitted(read_image(path, "RGB", max_pixels, min_side=config.size), config.size, config.fit)
+        return path, fitted(read_input(path, "RGB", max_pixels, config.size), config.size, config.fit)
 
     return attempted(paths, one)
 

@@ -21,7 +21,7 @@ import tarfile
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,10 +38,11 @@ from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
+from etude.data.prediction import read_input
 from etude.data.render.driver import Split
 from etude.data.render.driver import splits as cut_splits
 from etude.data.sprites import sprites
-from etude.data.tree import Tree, find, opened
+from etude.data.tree import Inventory, Picture, Tree, find, opened, taken
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CROP = 0.8
@@ -93,11 +94,13 @@ class SceneSet:
         splits: the scenes of each split.
         about: what it is, for the line beside every number.
         checksums: digests of what was read.
+        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
     """
 
     splits: Mapping[Split, Scenes]
     about: str
     checksums: Mapping[str, str]
+    inventory: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def scenes(name: str, size: int, most: int = 0) -> SceneSet:
@@ -115,7 +118,8 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
     if not most:
         _refuse_half_rendered(path)
     with opened(path) as tree:
-        pairs = _listed(tree)[: most or None]
+        found, masks = _listed(tree)
+        pairs = [(one.name, one.at, mask) for one, mask in zip(found.pictures, masks, strict=True)][: most or None]
         if len(pairs) < 10:
             raise ImageError(path, f"holds {len(pairs)} scenes, too few for three splits", "give 10 at least")
         stamps = [f"{image} {tree.stamp(image)} {tree.stamp(mask)}" for _, image, mask in pairs]
@@ -132,7 +136,9 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
 
         both = torch.from_numpy(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
     splits, named = _cut(both, [name for name, _, _ in pairs]), printable(path.name)
-    return SceneSet(splits, _about(f"scenes of {named}", splits), {f"{named} (files)": key})
+    rows = {split: range(*ends) for split, ends in cut_splits(len(pairs)).items()}
+    inventory = found.record(rows, splits["train"].images_NHWC)
+    return SceneSet(splits, _about(f"scenes of {named}", splits), {f"{named} (files)": key}, inventory)
 
 
 def released(size: int, most: int = 0) -> SceneSet:
@@ -184,8 +190,8 @@ def _about(what: str, splits: Mapping[Split, Scenes]) -> str:
 # --- which files ---
 
 
-def _listed(tree: Tree) -> list[tuple[str, str, str]]:
-    """Name, picture and mask of each scene, in order of their numbers."""
+def _listed(tree: Tree) -> tuple[Inventory, list[str]]:
+    """The scenes' pictures in order of their numbers, each with its mask."""
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
     for at in tree.anywhere():
@@ -206,7 +212,8 @@ def _listed(tree: Tree) -> list[tuple[str, str, str]]:
             fault = f"has {len(names)} scenes {fault} ({shortened(names)})"
             raise ImageError(tree.path, fault, "add what is missing, or take them out")
     order = sorted(images, key=lambda name: (name[-6:], name))
-    return [(name, images[name], masks[name]) for name in order]
+    inventory = taken(tree, [Picture(name, images[name]) for name in order], also=masks.values())
+    return inventory, [masks[name] for name in order]
 
 
 def _refuse_half_rendered(path: Path) -> None:
@@ -365,7 +372,7 @@ def read_picture(path: Path, size: int, max_pixels: int) -> np.ndarray:
     Raises:
         UserError: broken, too large, or of one colour; a small one is enlarged.
     """
-    return fitted_picture(read_image(path, "RGB", max_pixels, min_side=least_side(size)), path, size)
+    return fitted_picture(read_input(path, "RGB", max_pixels, least_side(size)), path, size)
 
 
 def least_side(size: int) -> int:

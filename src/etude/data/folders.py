@@ -3,10 +3,10 @@
 The layouts that are read, each also below one folder around everything::
 
     FOLDER/cat/1.jpg            FOLDER/train/cat/1.jpg
-    FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or valid, validation)
+    FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or another name of `etude.data.tree.SPLITS`)
                                 FOLDER/test/cat/3.jpg
 
-Hidden files, other files beside the images, and images beside the class folders are passed over.
+Hidden files, other files beside the images, and images beside the class folders are passed over; the inventory says so.
 
 Shapes: N images, H height, W width.
 """
@@ -14,6 +14,7 @@ Shapes: N images, H height, W width.
 import contextlib
 import hashlib
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from etude.data.cache import decoded, digest
 from etude.data.fetch import cache_place
 from etude.data.images import Fit, ImageError, fitted, in_threads, printable, read_image
 from etude.data.labelled import LabelledImages, stratified
-from etude.data.tree import Picture, Tree, inventory, joined, opened
+from etude.data.tree import Inventory, Picture, Tree, inventory, joined, opened
 
 INDIAN_BIRDS = (
     "Asian-Green-Bee-Eater", "Brown-Headed-Barbet", "Cattle-Egret", "Common-Kingfisher", "Common-Myna",
@@ -61,6 +62,7 @@ class FolderImages:
         images: all of them, by class, then by name; names are paths below the folder of the classes or splits.
         part_N: ``train``, ``val`` or ``test`` for each image, as its folder says; empty where the layout has no splits.
         skipped: names of images that could not be read.
+        found: the inventory of what was read; its pictures are in the order of the images.
         digest: sha256 of names, classes and pixels, whatever holds the files.
         path: the folder or zip file.
     """
@@ -68,13 +70,14 @@ class FolderImages:
     images: LabelledImages
     part_N: tuple[str, ...]
     skipped: tuple[str, ...]
+    found: Inventory
     digest: str
     path: Path
 
 
 def class_key(name: str) -> str:
-    """A class name for comparing: without case, spaces, hyphens and underscores."""
-    return re.sub(r"[\s_-]", "", name).casefold()
+    """A class name for comparing: without case, spaces, hyphens and underscores, in one Unicode form."""
+    return re.sub(r"[\s_-]", "", unicodedata.normalize("NFC", name)).casefold()
 
 
 # --- pixels ---
@@ -100,7 +103,8 @@ def read(
     if not 1 <= size <= _LARGEST_SIDE:
         raise UserError(f"an image size of {size} is not possible: give 1 to {_LARGEST_SIDE} pixels")
     with opened(path) as place:
-        files = inventory(place, classes=True).pictures
+        found = inventory(place, classes=True)
+        files = found.pictures
         images_NHWC, faults = _pixels(place, files, size, fit, max_pixels)
     if faults:
         _answer_faults(path, files, faults, skip_corrupt)
@@ -113,7 +117,7 @@ def read(
     for name, label, image_HWC in zip(names, labels_N.tolist(), images.images_NHWC, strict=True):
         content.update(f"{len(name)}:{name}{classes[label]}".encode() + image_HWC.numpy().tobytes())
     parts, skipped = tuple(files[row].part for row in kept), tuple(files[row].name for row in faults)
-    return FolderImages(images, parts, skipped, content.hexdigest(), path)
+    return FolderImages(images, parts, skipped, found.without(faults), content.hexdigest(), path)
 
 
 def _pixels(
@@ -252,6 +256,8 @@ def _from_file(path: Path, folder_images: FolderImages, pool: Tensor, names: tup
         has = printable(", ".join(sorted(listed))) or "none"
         raise ImageError(path, f"has the splits {has}, where {', '.join(names)} are drawn", _FIX)
     row = {folder_images.images.names[row]: row for row in pool.tolist()}
+    # As it may have been written elsewhere.
+    listed = {name: [unicodedata.normalize("NFC", member) for member in members] for name, members in listed.items()}
     known: dict[str, str] = {}
     for split_name in names:
         for member in listed[split_name]:

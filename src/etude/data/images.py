@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from rich.console import Console
 from rich.progress import track
 
 from etude.core.errors import UserError
 
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "tif", "tiff", "webp", "ppm", "pgm")
 # Pillow knows more; some of those start other programs. JPEG opens MPO too, which is no name to open by.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-_WORDS = ", ".join(EXTENSIONS)
+_ENDINGS = {
+    "PNG": "png apng", "JPEG": "jpg jpeg jpe jfif mpo", "BMP": "bmp", "GIF": "gif", "TIFF": "tif tiff",
+    "WEBP": "webp", "PPM": "ppm pgm pbm pnm",
+}  # fmt: skip
+_ENDINGS |= {"JPEG2000": "jp2 j2k jpf jpx jpc j2c"} if features.check("jpg_2000") else {}
+_ENDINGS |= {"AVIF": "avif avifs"} if features.check("avif") else {}
+FORMATS = tuple(_ENDINGS)
+EXTENSIONS = tuple(" ".join(_ENDINGS.values()).split())
+KINDS = ", ".join(FORMATS)
+"""The formats that are read, for an error."""
+DARK = 16
+"""The value that no pixel of a nearly black picture exceeds: 12 bits in a file of 16 have at most this."""
 _LONGEST_SIDE = 65_535
 _LONG_AND_THIN = "crop it to a shape nearer to a square"
 
@@ -56,7 +65,7 @@ def read_image(
     is applied; of several frames or pages the first is read.
 
     Args:
-        source: a PNG, JPEG, BMP, GIF, TIFF, WebP or PPM file, or a name and such a file's bytes.
+        source: a file of one of the `FORMATS`, whatever its ending, or a name and such a file's bytes.
         mode: ``L`` for grey, ``RGB`` for colour.
         max_pixels: a larger image is refused before it is decoded.
         min_side: for a caller that shrinks the image to this many pixels. A large JPEG may then come at a half, a
@@ -98,7 +107,7 @@ def read_image(
             raise ImageError(path, "may not be read", "change its permissions") from error
         except UnidentifiedImageError as error:
             fix = "check that it is an image, and convert it to PNG"
-            raise ImageError(path, f"is not an image of a known format ({_WORDS})", fix) from error
+            raise ImageError(path, f"is not an image of a known format ({KINDS})", fix) from error
         except Image.DecompressionBombError as error:
             raise ImageError(path, "has too many pixels", "make it smaller") from error
         # Pillow's decoders answer broken bytes with nearly every kind of exception.
@@ -188,6 +197,8 @@ def _check_file(path: Path) -> None:
         if path.is_dir():
             raise ImageError(path, "is a folder", "give an image file in it")
         if not path.exists():
+            if path.is_symlink():
+                raise ImageError(path, "is a broken link", "restore what it points to, or remove it")
             raise ImageError(path, "does not exist", "check the path")
         if not path.is_file():
             raise ImageError(path, "is not a file", "give an image file")
@@ -203,8 +214,13 @@ def _eight_bits(image: Image.Image, mode: Mode, path: Path) -> np.ndarray:
         if image.mode == "F" or values_HW.min() < 0 or values_HW.max() > 65_535:
             raise ImageError(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
         grey_HW = ((values_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        # Of a PNG one value may be transparent.
+        grey_HW[values_HW == image.info.get("transparency", -1)] = 255
         return grey_HW if mode == "L" else np.repeat(grey_HW[:, :, None], 3, axis=2)
     if image.has_transparency_data:
+        # Of 16 bits a channel Pillow has kept 8, but not of the transparent colour.
+        if isinstance(clear := image.info.get("transparency"), tuple) and max(clear) > 255:
+            image.info["transparency"] = tuple(value >> 8 for value in clear)
         # Premultiplied modes convert to their plain twin only.
         plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
         over = image.convert(plain).convert("RGBA")

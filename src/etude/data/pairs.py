@@ -12,7 +12,7 @@ What can be read:
 - 50 pairs of each (``maps_subset_256x512.zip`` and so on), from the published val or test pictures: a number made with
   them is to say "50-pair subset";
 - a folder or zip file of side-by-side pictures, A on the left, flat or in train, val and test sub-folders;
-- two such folders whose files have the same names, with or without sub-folders;
+- two such folders whose files have the same names, with or without sub-folders, or one with trainA, trainB and so on;
 - a folder or zip file of colour photos, of which A is the grey version;
 - made-up towns (`etude.data.tiles`).
 
@@ -27,7 +27,7 @@ import logging
 import math
 import tarfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, damage, fetch
 from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
 from etude.data.tiles import tiles
-from etude.data.tree import NO_PICTURE, Picture, Tree, find, inventory, is_hidden, is_picture, opened
+from etude.data.tree import NO_PICTURE, Inventory, Picture, Tree, find, inventory, is_hidden, is_picture, opened, taken
 
 Published = Literal["maps", "facades", "edges2shoes"]
 NAMES: tuple[Published, ...] = ("maps", "facades", "edges2shoes")
@@ -115,12 +115,14 @@ class PairSet:
         checksums: digests of the files, or of the pixels of a folder.
         side: pixels a side of one picture before it was resized; of the first training pair, where they differ, and
             the root of the area where it is not square.
+        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
     """
 
     splits: Mapping[Split, Pairs]
     about: str
     checksums: Mapping[str, str]
     side: float
+    inventory: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def archive(name: Published, train_size: int, size: int) -> PairSet:
@@ -168,6 +170,8 @@ def folder(
 ) -> PairSet:
     """A user's own pairs: one folder or zip file of side-by-side pictures, or two of pictures with the same names.
 
+    The two may also lie in one as trainA and trainB, testA and testB, or A and B.
+
     Splits that have a sub-folder are taken as they are; the others are drawn from the training pictures.
 
     Args:
@@ -187,20 +191,33 @@ def folder(
         trees = [held.enter_context(opened(path))]
         if name_b:
             trees.append(held.enter_context(opened(find(name_b, "give another with --data.folder-b"))))
-        sides: list[Side] = [(tree, inventory(tree, classes=False).pictures) for tree in trees]
-        if name_b:
-            sides = _matched(sides)
+        found = [inventory(tree, classes=False) for tree in trees]
+        halved = {file.side for file in found[0].pictures} != {""}
+        if halved and name_b:
+            fix = "give it alone, without --data.folder-b"
+            raise ImageError(path, "holds both halves of its pairs in folders of their own", fix)
+        if halved:
+            found = [found[0].of_side("a"), found[0].of_side("b")]
+            trees *= 2
+        two = len(found) == 2
+        if two:
+            found = _matched(trees, found)
+        sides: list[Side] = [(tree, some.pictures) for tree, some in zip(trees, found, strict=True)]
         parts = [file.part for file in sides[0][1]]
         rows = _drawn_splits(parts, {"val": val_share, "test": test_share}, seed, path)
-        splits, (height, width) = _read(sides, rows, train_size, size, _beside if name_b else halves)
-        if not name_b and width != 2 * height:
+        splits, (height, width) = _read(sides, rows, train_size, size, _beside if two else halves)
+        if not two and width != 2 * height:
             _log.warning(
                 "the halves of %s are %d x %d pixels and are squeezed into squares; are these two pictures side by "
                 "side? Two folders go with --data.folder-b, single photos with --data.source grey",
                 printable(splits["train"].names[0]), width // 2, height,
             )  # fmt: skip
-    side = math.sqrt(height * width / (1 if name_b else 2))
-    return _pixels_known(printable(path.name), splits, side)
+    side = math.sqrt(height * width / (1 if two else 2))
+    whole = found[0]
+    if two:
+        marks = tuple(f"{a} {b}" for a, b in zip(found[0].marks, found[1].marks, strict=True))
+        whole = replace(whole, marks=marks, left_out={**found[1].left_out, **whole.left_out})
+    return _pixels_known(printable(path.name), splits, side, whole, rows)
 
 
 def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
@@ -210,12 +227,13 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
     """
     path = find(name)
     with opened(path) as tree:
-        files = [Picture(at, at) for at in tree.anywhere()]
+        found = taken(tree, [Picture(at, at) for at in tree.anywhere()])
+        files = found.pictures
         if not files:
             raise ImageError(path, NO_PICTURE, "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
         splits, first = _read([(tree, files)], rows, train_size, size, greyed)
-    return _pixels_known(f"grey photos of {printable(path.name)}", splits, float(min(first)))
+    return _pixels_known(f"grey photos of {printable(path.name)}", splits, float(min(first)), found, rows)
 
 
 def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:
@@ -308,36 +326,39 @@ def _set(what: str, splits: Mapping[Split, Pairs], checksums: Mapping[str, str],
     return PairSet(splits, f"{what}, {counts} pairs", checksums, side)
 
 
-def _pixels_known(what: str, splits: Mapping[Split, Pairs], side: float) -> PairSet:
-    """A set that is known by the digest of its names and pixels."""
+def _pixels_known(
+    what: str, splits: Mapping[Split, Pairs], side: float, found: Inventory, rows: Mapping[Split, Sequence[int]]
+) -> PairSet:
+    """A set that is known by the digest of its names and pixels, with its inventory."""
     whole = hashlib.sha256()
     for split in SPLITS:
         for name, pair in zip(splits[split].names, splits[split].pairs_N2HWC, strict=True):
             whole.update(f"{split} {len(name)}:{name}".encode() + pair.numpy().tobytes())
-    return _set(what, splits, {f"{what} (pixels)": whole.hexdigest()}, side)
+    made = _set(what, splits, {f"{what} (pixels)": whole.hexdigest()}, side)
+    return replace(made, inventory=found.record(rows, splits["train"].pairs_N2HWC))
 
 
 # --- which pictures, of which split ---
 
 
-def _matched(sides: Sequence[Side]) -> list[Side]:
+def _matched(trees: Sequence[Tree], found: Sequence[Inventory]) -> list[Inventory]:
     """The pictures of both folders in one order, by name without the ending."""
-    tables: list[dict[tuple[str, str], Picture]] = [{}, {}]
-    for table, (tree, files) in zip(tables, sides, strict=True):
-        for file in files:
-            twin = table.setdefault((file.part, PurePosixPath(file.name).stem), file)
-            if twin is not file:
-                fault = f"has both {printable(twin.name)} and {printable(file.name)}"
+    tables: list[dict[tuple[str, str], int]] = [{}, {}]
+    for table, tree, one in zip(tables, trees, found, strict=True):
+        for row, file in enumerate(one.pictures):
+            twin = table.setdefault((file.part, PurePosixPath(file.name).stem), row)
+            if twin != row:
+                fault = f"has both {printable(one.pictures[twin].name)} and {printable(file.name)}"
                 raise ImageError(tree.path, fault, "keep one picture a name")
     alone: list[str] = []
-    for (tree, _), mine, other in zip(sides, tables, tables[::-1], strict=True):
-        names = sorted(mine[key].name for key in mine.keys() - other.keys())
+    for tree, one, mine, other in zip(trees, found, tables, tables[::-1], strict=True):
+        names = sorted(one.pictures[mine[key]].name for key in mine.keys() - other.keys())
         if names:
             alone.append(f"{len(names)} in {printable(tree.path)} alone ({shortened(names)})")
     if alone:
         fix = "give both the same names, or take those out"
         raise UserError(f"the two folders have pictures of other names: {'; '.join(alone)}: {fix}")
-    return [(tree, [table[key] for key in sorted(table)]) for table, (tree, _) in zip(tables, sides, strict=True)]
+    return [one.only([table[key] for key in sorted(table)]) for table, one in zip(tables, found, strict=True)]
 
 
 def _drawn_splits(parts: Sequence[str], shares: Mapping[str, float], seed: int, path: Path) -> dict[Split, list[int]]:

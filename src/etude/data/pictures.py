@@ -1,8 +1,9 @@
 """The labelled pictures that a configuration names, split into train, val and test."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,12 +28,14 @@ class Pictures:
         classes: their names, in the order of the labels.
         about: what stands beside every number, such as ``"birds6_224, 64 px"``.
         checksums: digests of what was read.
+        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
     """
 
     splits: Mapping[str, LabelledImages]
     classes: tuple[str, ...]
     about: str
     checksums: Mapping[str, str]
+    inventory: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def load(config: PictureConfig, num_classes: int, *, batch: int = 0, device: torch.device | str = "cpu") -> Pictures:
@@ -81,7 +84,10 @@ def _load(config: PictureConfig, num_classes: int) -> Pictures:
         keys = {folders.class_key(name) for name in read.images.classes}
         indian = keys == {folders.class_key(name) for name in folders.INDIAN_BIRDS}
         name = "indian-birds" if indian else path.absolute().stem
-        return Pictures(splits, read.images.classes, f"{name}, {config.size} px", {name: read.digest})
+        inventory = read.found.record(
+            {split: chosen.tolist() for split, chosen in rows.items()}, read.images.images_NHWC
+        )
+        return Pictures(splits, read.images.classes, f"{name}, {config.size} px", {name: read.digest}, inventory)
     jpeg = config.source == "cifar10-jpeg"
     read_split = cifar10.load_jpeg if jpeg else cifar10.load
     train, test = (averaged(read_split(split), cifar10.SIZE // config.size) for split in ("train", "test"))

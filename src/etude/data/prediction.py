@@ -1,6 +1,8 @@
 """Pictures in, files out: what predictions of pictures share."""
 
+import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,10 @@ from PIL import Image
 
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
+from etude.data.images import DARK, Mode, printable, read_image
 from etude.data.tree import list_images
+
+_log = logging.getLogger("etude")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,17 @@ def picture_files(given: Sequence[Path]) -> list[Path]:
     return [path for name in given for path in (list_images(name) if os.path.isdir(name) else [name])]
 
 
+def read_input(
+    source: Path | tuple[str, bytes], mode: Mode, max_pixels: int, min_side: int | None = None
+) -> np.ndarray:
+    """A picture as `read_image` reads it, with a warning where it is nearly black."""
+    image = read_image(source, mode, max_pixels, min_side)
+    if 0 < image.max() <= DARK:
+        name = printable(source[0] if isinstance(source, tuple) else source)
+        _log.warning("%s is nearly black (%d of 255 at most): scale 12 bits in a file of 16", name, image.max())
+    return image
+
+
 def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *, force: bool) -> list[list[Path]]:
     """The paths of what is made of each picture: its name without its ending, and each of ``endings``, in a folder.
 
@@ -56,7 +72,8 @@ def result_files(paths: Sequence[Path], folder: Path, endings: Sequence[str], *,
     """
     seen: dict[str, Path] = {}
     for path in paths:
-        other = seen.setdefault(path.stem, path)
+        # One file to some systems, whatever its Unicode form.
+        other = seen.setdefault(unicodedata.normalize("NFC", path.stem), path)
         if other == path and other is not path:
             raise UserError(f"{path} is named twice: name it once")
         if other is not path:

@@ -1,22 +1,43 @@
 """The pictures below a folder or in a zip file, listed: which are read, of which split and class, and what is left out.
 
 Picture folders, pairs, supports, scenes and the inputs of predictions are all found here. Paths in a tree are written
-with ``/``, and its top is the empty path. Hidden files and folders are passed over, and ``__MACOSX`` with them. Zip
-files are read in memory: nothing of them is ever written by the names they hold.
+with ``/`` and in one Unicode form (NFC), and its top is the empty path. Hidden files and folders are passed over, and
+what systems leave behind. Zip files are read in memory: nothing of them is ever written by the names they hold.
 """
 
 import contextlib
+import hashlib
+import logging
 import os
+import re
+import unicodedata
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from etude.core.errors import UserError, nearest
-from etude.data.images import EXTENSIONS, ImageError, printable
+from etude.data.images import DARK, EXTENSIONS, KINDS, ImageError, in_threads, printable, shortened
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""The splits that folders may be called after, whatever their case."""
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "validating": "val", "dev": "val",
+    "development": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+"""The words that the folders of splits are called by, see `split_of`; eval is test to Hugging Face's datasets too."""
+_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
+_UNREAD = {
+    "heic", "heif", "jxl", "svg", "psd", "tga", "pcx", "ico", "dib", "dds", "exr", "hdr", "pfm", "raw", "dng", "cr2",
+    "cr3", "nef", "arw", "orf", "rw2", "eps", "pdf", "qoi", "sgi", "xbm", "xpm", "dcm", "fits", "jp2", "j2k", "jpf",
+    "jpx", "jpc", "j2c", "avif", "avifs",
+}  # fmt: skip
+"""Endings of pictures; those of them that are not read are told apart from what is no picture."""
+_log = logging.getLogger("etude")
 _LARGEST_MEMBER = 1 << 29
 """Bytes of a zip file's image before it is unpacked: 64 million pixels of 8 bytes."""
 _UNSUSPECTED = 1 << 24
@@ -25,7 +46,7 @@ _LARGEST_RATIO = 200
 _DEEPEST = 64
 _CLASSES = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 _PAIRS = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
-NO_PICTURE = f"holds no image ({', '.join(EXTENSIONS)})"
+NO_PICTURE = f"holds no image ({KINDS})"
 
 
 def is_picture(name: str) -> bool:
@@ -35,7 +56,13 @@ def is_picture(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """True for a name that systems keep to themselves."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.casefold() in _LITTER
+
+
+def split_of(name: str) -> str:
+    """The split that a folder is called after, as ``Test_set``, ``train-2017`` or ``Validation images``; else empty."""
+    key = re.sub(r"[\W_]", "", name.casefold())
+    return SPLITS.get(re.sub(r"(set|data|images?|imgs?|pictures?|split|folder)*\d*$", "", key), "")
 
 
 def joined(*parts: str) -> str:
@@ -67,7 +94,10 @@ class Tree:
         self.path, self.mark = path, mark
         self.left_out: dict[str, str] = {}
         self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
-        for name, is_folder in entries:
+        self._spelled: dict[str, str] = {}
+        self._filled: set[str] = set()
+        for given, is_folder in entries:
+            name = self._one_form(given)
             parts = name.split("/")
             # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
             if len(parts) > _DEEPEST:
@@ -79,20 +109,45 @@ class Tree:
                 self.left_out["/".join(parts[: hidden + 1])] = "hidden"
                 continue
             if not is_folder and not is_picture(name):
-                self.left_out[name] = "no picture"
+                self.left_out[name] = self._why_not(name)
                 continue
-            at = ""
+            at, way = "", [""]
             for part in parts if is_folder else parts[:-1]:
                 self._folders[at][0].add(part)
                 at = joined(at, part)
+                way.append(at)
                 self._folders.setdefault(at, (set(), set()))
             if not is_folder:
                 self._folders[at][1].add(parts[-1])
+                self._filled.update(way)
+
+    def _one_form(self, given: str) -> str:
+        """A path in Unicode's composed form; two that differ in their form alone are refused."""
+        name = unicodedata.normalize("NFC", given)
+        if not given.isascii():
+            parts, spelled = name.split("/"), given.split("/")
+            for end in range(1, len(parts) + 1):
+                one = "/".join(spelled[:end])
+                other = self._spelled.setdefault("/".join(parts[:end]), one)
+                if other != one:
+                    fault = f"has {other!a} and {one!a}, which are one name in two Unicode forms"
+                    raise ImageError(self.path, fault, "rename one of them, or put them together")
+        return name
+
+    def _why_not(self, name: str) -> str:
+        if name.rpartition(".")[2].lower() in _UNREAD:
+            return "of a format that is not read"
+        here = self.path / self._spelled.get(name, name)
+        return "a broken link" if here.is_symlink() and not here.exists() else "no picture"
 
     def contents(self, at: str = "") -> tuple[list[str], list[str]]:
         """Names of the folders and of the pictures of a folder, sorted."""
         folders, pictures = self._folders[at]
         return sorted(folders), sorted(pictures)
+
+    def filled(self, at: str) -> bool:
+        """True where there is a picture below a folder, at any depth."""
+        return at in self._filled
 
     def anywhere(self) -> list[str]:
         """All pictures at any depth, by folder."""
@@ -102,13 +157,34 @@ class Tree:
         """A text that changes when an image does."""
         # What cannot be read is found out, and said, when it is read.
         with contextlib.suppress(OSError):
-            found = (self.path / at).stat()
-            return f"{found.st_size}:{found.st_mtime_ns}"
+            found = self.file(at).stat()
+            # Size and time of writing stay when another file is copied over this one with its times.
+            return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}:{found.st_ctime_ns}"
         return ""
 
     def image(self, at: str) -> Path | tuple[str, bytes]:
         """An image for `read_image`."""
-        return self.path / at
+        return self.file(at)
+
+    def file(self, at: str) -> Path:
+        """The place of an image on disk."""
+        return self.path / self._spelled.get(at, at)
+
+    def marks(self, places: Sequence[str]) -> list[str]:
+        """A text for each image that is another's where their files are equal."""
+        by_size: dict[str, list[int]] = defaultdict(list)
+        for row, at in enumerate(places):
+            by_size[self.stamp(at).partition(":")[0]].append(row)
+        marks, alike = list(places), [row for rows in by_size.values() if len(rows) > 1 for row in rows]
+
+        def one(number: int) -> None:
+            row = alike[number]
+            # A file that cannot be read equals none.
+            with contextlib.suppress(OSError), self.file(places[row]).open("rb") as file:
+                marks[row] = hashlib.file_digest(file, "blake2b").hexdigest()
+
+        in_threads(one, len(alike), "looking for equal files")
+        return marks
 
 
 def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
@@ -139,11 +215,14 @@ class Zip(Tree):
         self._list(path, "", ((name, member.is_dir()) for name, member in self._members.items()))
 
     def stamp(self, at: str) -> str:
-        member = self._members[at]
+        member = self._members[self._spelled.get(at, at)]
         return f"{member.file_size}:{member.CRC}"
 
+    def marks(self, places: Sequence[str]) -> list[str]:
+        return [self.stamp(at) for at in places]
+
     def image(self, at: str) -> Path | tuple[str, bytes]:
-        member = self._members[at]
+        member = self._members[self._spelled.get(at, at)]
         if member.file_size > _LARGEST_MEMBER:
             raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
         if member.file_size > max(_UNSUSPECTED, _LARGEST_RATIO * member.compress_size):
@@ -178,7 +257,7 @@ def find(name: str, fix: str = "give another with --data.folder", dataset: str =
                 return found
     fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
     if name and len(places) > 1:
-        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
+        fault = f"does not exist here, nor does {printable(os.path.expanduser(places[-1]))} (ETUDE_MIRROR)"
     raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
 
 
@@ -227,12 +306,14 @@ class Picture:
         at: its path in the tree.
         part: ``train``, ``val`` or ``test``; empty where the layout has no splits.
         class_name: empty where it has no classes.
+        side: ``a`` or ``b``, of pairs in folders such as trainA and trainB; else empty.
     """
 
     name: str
     at: str
     part: str = ""
     class_name: str = ""
+    side: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,11 +324,91 @@ class Inventory:
         pictures: by class, then by name.
         splits: the folders of splits, each with its split; empty where the layout has none.
         left_out: what is not read, and why.
+        marks: equal for pictures whose files are.
     """
 
     pictures: tuple[Picture, ...]
-    splits: Mapping[str, str]
-    left_out: Mapping[str, str]
+    splits: Mapping[str, str] = field(default_factory=dict[str, str])
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    marks: tuple[str, ...] = ()
+
+    def only(self, rows: Sequence[int]) -> "Inventory":
+        """The same with some of the pictures."""
+        pictures, marks = tuple(self.pictures[row] for row in rows), tuple(self.marks[row] for row in rows)
+        return replace(self, pictures=pictures, marks=marks)
+
+    def without(self, rows: Mapping[int, str]) -> "Inventory":
+        """The same with some of the pictures left out, for a reason each."""
+        gone = {self.pictures[row].at: why for row, why in rows.items()}
+        kept = self.only([row for row in range(len(self.pictures)) if row not in rows])
+        return replace(kept, left_out={**self.left_out, **gone})
+
+    def of_side(self, side: str) -> "Inventory":
+        """The same with the pictures of one side."""
+        return self.only([row for row, picture in enumerate(self.pictures) if picture.side == side])
+
+    def record(self, rows: Mapping[Any, Sequence[int]], images_N: Tensor) -> dict[str, Any]:
+        """What a run keeps of it, all of JSON; ``lines`` says it to people.
+
+        Args:
+            rows: the pictures of each split.
+            images_N: as they are seen, bytes ``[N, ...]``; some are looked at for whether they are nearly black.
+        """
+        kept = {split: len(some) for split, some in rows.items()}
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for name, why in sorted(self.left_out.items()):
+            reasons[why].append(name)
+        equal = {
+            f"{one} in {other}": self._equal(rows[one], rows[other])
+            for one, other in _ACROSS
+            if {one, other} <= {*rows}
+        }
+        everything = [row for some in rows.values() for row in some]
+        equal["in two classes"] = self._equal(everything, everything, across_classes=True)
+        equal = {where: found for where, found in equal.items() if found["count"]}
+        some = images_N[:: 1 + len(images_N) // 100]
+        dark = sum(int(image.max()) <= DARK for image in some)
+        parts = {picture.part for picture in self.pictures} | {"train"}
+        drawn = {split: " (drawn from train)" if self.splits and split not in parts else "" for split in kept}
+        lines = ["pictures: " + ", ".join(f"{count:,} {split}{drawn[split]}" for split, count in kept.items())]
+        if named := [
+            f"'{printable(folder)}' is {split}" for folder, split in self.splits.items() if folder.casefold() != split
+        ]:
+            lines.append("splits: " + ", ".join(named))
+        if reasons:
+            told = [f"{len(names):,} {why} ({shortened(names, 3)})" for why, names in reasons.items()]
+            lines.append("left out: " + "; ".join(told))
+        if equal:
+            told = [f"{found['count']:,} {where} ({found['such_as']})" for where, found in equal.items()]
+            lines.append("equal files: " + "; ".join(told))
+        if dark > len(some) / 2:
+            lines.append(f"nearly black: {dark} of {len(some)} looked at; 12 bits in files of 16 want to be scaled")
+        left_out = {why: {"count": len(names), "such_as": names[:5]} for why, names in reasons.items()}
+        return {
+            "kept": kept, "splits": dict(self.splits), "left_out": left_out, "equal": equal, "nearly_black": dark,
+            "lines": lines,
+        }  # fmt: skip
+
+    def _equal(self, here: Sequence[int], there: Sequence[int], *, across_classes: bool = False) -> dict[str, Any]:
+        classes = [picture.class_name for picture in self.pictures] if across_classes else None
+        found = [(row, other) for row, other in partners(self.marks, here, there, classes) if other is not None]
+        named = [printable(self.pictures[row].name) for row in (found[0] if found else ())]
+        return {"count": len(found), "such_as": " = ".join(named)}
+
+
+_ACROSS = (("test", "train"), ("test", "val"), ("val", "train"))
+
+
+def partners(
+    marks: Sequence[Any], here: Sequence[int], there: Sequence[int], classes: Sequence[Any] | None = None
+) -> Iterator[tuple[int, int | None]]:
+    """Each row of one place with the first other row of another place that has its mark, and another class if given."""
+    holders: dict[Any, list[int]] = defaultdict(list)
+    for row in there:
+        holders[marks[row]].append(row)
+    for row in here:
+        others = (other for other in holders.get(marks[row], ()) if other != row)
+        yield row, next((other for other in others if classes is None or classes[other] != classes[row]), None)
 
 
 def inventory(tree: Tree, *, classes: bool) -> Inventory:
@@ -255,73 +416,110 @@ def inventory(tree: Tree, *, classes: bool) -> Inventory:
 
     Args:
         tree: the place that is read.
-        classes: whether pictures lie in one folder a class.
+        classes: whether pictures lie in one folder a class; else they are pairs, of which each half may have folders of
+            its own, ``trainA`` and ``trainB``.
 
     Raises:
         ImageError: a layout that is not read, in one line with what to do.
     """
-    top, splits = _layout(tree, classes)
+    top, parts = _layout(tree, classes)
     here = tree.path / top
     folders, loose = tree.contents(top)
     if classes and not folders:
         what = "holds images but no sub-folders" if loose else "has no sub-folders"
         raise ImageError(here, what, _CLASSES)
     pictures: list[Picture] = []
-    for folder, part in (splits or {"": ""}).items():
+    for folder, (part, side) in (parts or {"": ("", "")}).items():
         for class_name in tree.contents(joined(top, folder))[0] if classes else [""]:
             name = joined(folder, class_name)
             below, images = tree.contents(joined(top, name))
             for deeper in below if classes else ():
-                if tree.contents(joined(top, name, deeper))[1]:
+                if tree.filled(joined(top, name, deeper)):
                     fix = "move them up into the class folder, or elsewhere"
                     raise ImageError(here / name / deeper, "holds images below a class folder", fix)
             if classes and not images:
                 raise ImageError(here / name, NO_PICTURE, "put images into it, or remove it")
-            pictures += [Picture(joined(name, i), joined(top, name, i), part, class_name) for i in images]
+            pictures += [Picture(joined(name, i), joined(top, name, i), part, class_name, side) for i in images]
     if not pictures:
-        raise ImageError(here, NO_PICTURE, _PAIRS)
+        filled = [folder for folder in folders if tree.filled(joined(top, folder))]
+        what = f"holds images in {shortened(filled)} alone, no names of splits" if filled else NO_PICTURE
+        raise ImageError(here, what, _PAIRS)
+    splits = {folder: part for folder, (part, _) in parts.items()}
+    if classes:
+        _check_classes(here, splits, pictures)
+    pictures.sort(key=lambda picture: (picture.class_name, picture.name))
+    return taken(tree, pictures, splits)
+
+
+def taken(
+    tree: Tree, pictures: Sequence[Picture], splits: Mapping[str, str] | None = None, also: Iterable[str] = ()
+) -> Inventory:
+    """The inventory of a tree of which some pictures are read, and other files ``also``.
+
+    Raises:
+        ImageError: a picture's name is no text.
+    """
     for picture in pictures:
         if any("\ud800" <= letter <= "\udfff" for letter in picture.at):
             raise ImageError(tree.path / picture.at, "has a name that is no Unicode text", "rename it")
-    if classes:
-        _check_classes(here, splits, pictures)
-    if classes or splits:
-        tree.left_out |= {joined(top, image): "beside the folders that are read" for image in loose}
-    pictures.sort(key=lambda picture: (picture.class_name, picture.name))
-    return Inventory(tuple(pictures), splits, tree.left_out)
+    rest = sorted({*tree.anywhere()} - {picture.at for picture in pictures} - {*also})
+    left_out = tree.left_out | dict.fromkeys(rest, "beside what is read")
+    return Inventory(tuple(pictures), splits or {}, left_out, tuple(tree.marks([picture.at for picture in pictures])))
 
 
-def _layout(tree: Tree, classes: bool) -> tuple[str, dict[str, str]]:
-    """The folder that holds the classes, pictures or splits, and the folders of splits, each with its split."""
+def _part_of(folder: str, classes: bool) -> tuple[str, str]:
+    """The split and the side that a folder is called after, each empty where it is not."""
+    if split := split_of(folder):
+        return split, ""
+    stem, side = folder[:-1].rstrip("_- ."), folder[-1:].casefold()
+    if not classes and side in ("a", "b") and (not stem or split_of(stem)):
+        return split_of(stem), side
+    return "", ""
+
+
+def _layout(tree: Tree, classes: bool) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The folder that holds the classes, pictures or splits, and the folders of splits, each with split and side."""
 
     def holds(folder: str) -> bool:
         below, images = tree.contents(folder)
-        return bool(below and not images) if classes else bool(images)
+        return any(tree.filled(joined(folder, each)) for each in below) if classes else bool(images)
 
     top = ""
     while True:
         folders, images = tree.contents(top)
-        named = {folder: SPLITS[folder.casefold()] for folder in folders if folder.casefold() in SPLITS}
+        named = {folder: part for folder in folders if any(part := _part_of(folder, classes))}
         held = {folder: part for folder, part in named.items() if holds(joined(top, folder))}
+        # Where the other half is elsewhere, trainA is a train, and A a name like another.
+        if len({side for _, side in held.values()} - {""}) == 1:
+            held = {folder: (part, "") for folder, (part, _) in held.items() if part}
+        splits = {split for split, _ in held.values()}
         # One folder around everything. With pictures in it, one called val is a name like another.
         alone = len(folders) == 1 and not images
-        if not alone or ("train" in held.values() if not classes else held or not holds(joined(top, folders[0]))):
+        if not alone or ("train" in splits if not classes else held or not holds(joined(top, folders[0]))):
             break
         top = joined(top, folders[0])
     here = tree.path / top
-    if held and "train" not in held.values():
+    if held and not splits & {"train", ""}:
         what, fix = "pictures", "put the training pictures into 'train'"
         if classes:
             what, fix = "class folders", "put the class folders of the training images into 'train'"
-        raise ImageError(here, f"has '{min(held)}' but no 'train' with {what} in it", fix)
-    taken: dict[str, str] = {}
+        raise ImageError(here, f"has '{printable(min(held))}' but no 'train' with {what} in it", fix)
+    seen: dict[tuple[str, str], str] = {}
     for folder, part in (named if classes and held else held).items():
-        twin = taken.setdefault(part, folder)
+        twin = seen.setdefault(part, folder)
         if twin != folder:
-            raise ImageError(here, f"has both '{twin}' and '{folder}'", "keep one of them")
+            raise ImageError(here, f"has both '{printable(twin)}' and '{printable(folder)}'", "keep one of them")
         if folder not in held:
             fix = "put its images into one folder a class, or move it elsewhere"
-            raise ImageError(here / folder, "has no class folders as 'train' does", fix)
+            raise ImageError(here / folder, f"has no class folders as '{min(held)}' does", fix)
+    others = [folder for folder in folders if folder not in held and tree.filled(joined(top, folder))]
+    if held and (others or len({bool(side) for _, side in held.values()}) > 1):
+        both = f"{shortened([*held])} beside {shortened(others)}" if others else shortened([*held])
+        fix = "call the folders of splits train, val and test, and move what is none elsewhere"
+        raise ImageError(here, f"has {both}: which are splits cannot be told", fix)
+    if classes and not held and len(folders) > 1 and all(folder in named for folder in folders):
+        what = f"has images in {shortened(folders)} without a folder a class"
+        raise ImageError(here, what, "give each of them one sub-folder a class")
     return top, held
 
 
@@ -339,30 +537,27 @@ def _check_classes(path: Path, splits: Mapping[str, str], pictures: Sequence[Pic
             raise ImageError(path / folder, fault, "give every split the same class folders")
 
 
-# --- plain folders ---
+# --- the inputs of predictions ---
 
 
 def list_images(folder: Path | str) -> list[Path]:
-    """The image files of a folder, by name; sub-folders are passed over.
+    """The image files of a folder, by name; sub-folders are passed over, with a warning.
 
     Raises:
         UserError: no such folder, or no image in it.
     """
-    folder = Path(folder)
-    _, images = Tree(folder, depth=1).contents()
+    tree = Tree(Path(folder), depth=1)
+    below, images = tree.contents()
+    tree.left_out |= dict.fromkeys(below, "a sub-folder")
     if not images:
-        raise ImageError(folder, NO_PICTURE, "put images into it, or choose another folder")
-    return [folder / image for image in images]
+        raise ImageError(tree.path, NO_PICTURE, "put images into it, or choose another folder")
+    say_left_out(tree.path, tree.left_out)
+    return [tree.file(image) for image in images]
 
 
-def class_folders(folder: Path | str) -> dict[str, list[Path]]:
-    """The images of a folder with one sub-folder a class: class name to files, both by name.
-
-    Raises:
-        UserError: no such folder, no sub-folders, or a sub-folder without an image.
-    """
-    classes, _ = Tree(Path(folder), depth=1).contents()
-    if not classes:
-        layout = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.png, FOLDER/dog/1.png"
-        raise ImageError(Path(folder), "has no sub-folders", layout)
-    return {name: list_images(Path(folder) / name) for name in classes}
+def say_left_out(path: Path, left_out: Mapping[str, str]) -> None:
+    """Warn of what a prediction does not read, but for hidden files and what is plainly no picture."""
+    told = [name for name, why in left_out.items() if why not in ("hidden", "no picture")]
+    if told:
+        reasons = ", ".join(sorted({left_out[name] for name in told}))
+        _log.warning("%s: left out %d (%s): %s", printable(path), len(told), reasons, shortened(sorted(told)))

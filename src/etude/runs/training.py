@@ -69,6 +69,8 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             return run.summary
         _refuse_edited(run, config)
         task = study.task(config, runtime)
+        for line in task.inventory().get("lines", ()):
+            say(line)
         loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, run.record.config, {}))
         resumed_at = loop.resume()
         if runtime.is_main:
@@ -182,6 +184,7 @@ def _summary(run: RunFolder, task: Task, loop: "Loop", step: int) -> dict[str, A
             {"metric": task.monitor[0], "best": state.best, "direction": task.monitor[1]} if task.monitor else None
         ),
         "results": [result.to_dict() for result in task.results(extra)],
+        "inventory": dict(task.inventory()),
         "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in task.modules.items()},
         "train_seconds": round(state.seconds, 1),
         "peak_memory_mb": peak_memory_mb(),

@@ -127,6 +127,9 @@ class SceneTask(Task):
     def data_checksums(self) -> dict[str, str]:
         return dict(self.scenes.checksums)
 
+    def inventory(self) -> Mapping[str, Any]:
+        return self.scenes.inventory
+
 
 def first(scenes: Scenes, most: int) -> Scenes:
     """The first ``most`` scenes; 0: all."""

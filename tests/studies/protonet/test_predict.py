@@ -391,13 +391,13 @@ def spoil_missing(pictures: Pictures) -> str:
 def spoil_flat(pictures: Pictures) -> str:
     shutil.rmtree(pictures.support)
     shutil.copytree(pictures.queries, pictures.support)
-    return "support has no sub-folders"
+    return "support holds images but no sub-folders"
 
 
 def spoil_file(pictures: Pictures) -> str:
     shutil.rmtree(pictures.support)
     pictures.support.touch()
-    return "support is a file"
+    return "support is neither a folder nor a zip file"
 
 
 def spoil_bare_class(pictures: Pictures) -> str:
@@ -409,7 +409,7 @@ def spoil_bare_class(pictures: Pictures) -> str:
 def spoil_one_class(pictures: Pictures) -> str:
     for name in CLASSES[1:]:
         shutil.rmtree(pictures.support / name)
-    return "has one class only: add a second sub-folder"
+    return "has only one class"
 
 
 def spoil_corrupt(pictures: Pictures) -> str:

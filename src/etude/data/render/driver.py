@@ -29,7 +29,7 @@ from PIL import Image
 from etude import __version__
 from etude.core.errors import Interrupted, UserError, extra
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
-from etude.data.images import EXTENSIONS, in_threads, printable, read_image
+from etude.data.images import KINDS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
 from etude.data.tree import Tree
 
@@ -337,7 +337,7 @@ def _textures(folder: Path) -> tuple[tuple[str, ...], str]:
         raise UserError(f"--textures {printable(folder)} is a file: give the folder of pictures")
     found = sorted(Tree(folder).anywhere())
     if not found:
-        raise UserError(f"{printable(folder)} holds no picture ({', '.join(EXTENSIONS)}): give a folder of textures")
+        raise UserError(f"{printable(folder)} holds no picture ({KINDS}): give a folder of textures")
     digests = [""] * len(found)
 
     def read(row: int) -> None:

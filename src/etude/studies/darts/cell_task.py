@@ -4,7 +4,9 @@ Shape suffixes: N pictures, C channels, H W pixels, R classes.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +95,9 @@ class CellTask(Task):
 
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pictures.checksums)
+
+    def inventory(self) -> Mapping[str, Any]:
+        return self.pictures.inventory
 
     @abstractmethod
     def cell(self) -> str:

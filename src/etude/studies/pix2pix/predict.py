@@ -23,8 +23,8 @@ from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError, answerable, attempted
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
-from etude.data.images import ImageError, printable, read_image
-from etude.data.prediction import MakingOptions, picture_files, result_files, save_png
+from etude.data.images import ImageError, printable
+from etude.data.prediction import MakingOptions, picture_files, read_input, result_files, save_png
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import Generator
 from etude.studies.pix2pix.study import Pix2PixConfig
@@ -83,7 +83,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     answers: list[Prediction | Refused] = []
 
     def read(path: Path) -> np.ndarray:
-        image = read_image(path, "RGB", options.max_pixels)
+        image = read_input(path, "RGB", options.max_pixels)
         height, width = image.shape[:2]
         if options.fit == "tile" and height * width * scale**2 > options.max_pixels:
             fault = f"is {width} x {height} pixels, and {scale:g} times that a side is more than {options.max_pixels:,}"

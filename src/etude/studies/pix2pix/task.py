@@ -313,5 +313,8 @@ class Pix2PixTask(Task):
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pairs.checksums)
 
+    def inventory(self) -> Mapping[str, Any]:
+        return self.pairs.inventory
+
 
 make_task = Pix2PixTask

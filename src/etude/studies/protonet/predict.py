@@ -5,6 +5,7 @@ Shape suffixes as in episodes.py.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,9 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError, answerable, attempted, in_place, refuse_newer
 from etude.core.files import write_atomic
-from etude.data.images import read_image, to_square
-from etude.data.prediction import picture_files
-from etude.data.tree import class_folders
+from etude.data.images import ImageError, shortened, to_square
+from etude.data.prediction import picture_files, read_input
+from etude.data.tree import inventory, opened, say_left_out
 from etude.studies.protonet.model import Distance, prototypes
 from etude.studies.protonet.study import ProtonetConfig
 from etude.studies.protonet.task import build_distance, build_encoder, embed
@@ -36,7 +37,7 @@ class Options:
     queries: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Pictures to classify, or folders of pictures."""
     support: Path | None = None
-    """A folder with one sub-folder a class, a few pictures in each."""
+    """A folder or zip file with one sub-folder a class, a few pictures in each."""
     prototypes: Path | None = None
     """Prototypes that an earlier call saved, in place of a support folder."""
     save_prototypes: Path | None = None
@@ -95,9 +96,9 @@ class Embedder:
         # Prototypes mean nothing to other weights.
         self.fingerprint = _fingerprint(tensors)
 
-    def read(self, path: Path, options: Options) -> np.ndarray:
-        """A picture file as the network saw characters, see `prepare`."""
-        return prepare(read_image(path, "L", options.max_pixels), self.config.data.size, options.polarity)
+    def read(self, source: Path | tuple[str, bytes], options: Options) -> np.ndarray:
+        """A picture as the network saw characters, see `prepare`."""
+        return prepare(read_input(source, "L", options.max_pixels), self.config.data.size, options.polarity)
 
     def embed(self, prepared: Sequence[np.ndarray]) -> Tensor:
         """Embed pictures that are prepared already: ``[N, D]``."""
@@ -145,13 +146,15 @@ def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
 
 def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototypes:
     """The prototypes of a support folder: the mean embedding of each class (equation 1)."""
-    classes = class_folders(folder)
-    if len(classes) < 2:
-        raise UserError(f"{folder} has one class only: add a second sub-folder, one a class")
-    paths = [path for group in classes.values() for path in group]
-    shots = [len(group) for group in classes.values()]
-    parts = embedder.embed([embedder.read(path, options) for path in paths]).split(shots)
-    return Prototypes(tuple(classes), torch.cat([prototypes(part[None]) for part in parts]), tuple(shots))
+    with opened(folder) as tree:
+        found = inventory(tree, classes=True)
+        if found.splits:
+            raise ImageError(folder, f"has the splits {shortened([*found.splits])}", "give the folder of one of them")
+        say_left_out(folder, found.left_out)
+        prepared = [embedder.read(tree.image(picture.at), options) for picture in found.pictures]
+    shots = Counter(picture.class_name for picture in found.pictures)
+    parts = embedder.embed(prepared).split([*shots.values()])
+    return Prototypes(tuple(shots), torch.cat([prototypes(part[None]) for part in parts]), tuple(shots.values()))
 
 
 def save_prototypes(path: Path, support: Prototypes, embedder: Embedder) -> None:

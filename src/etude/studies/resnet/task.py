@@ -177,5 +177,8 @@ class ResNetTask(Task):
     def data_checksums(self) -> dict[str, str]:
         return dict(self.pictures.checksums)
 
+    def inventory(self) -> Mapping[str, Any]:
+        return self.pictures.inventory
+
 
 make_task = ResNetTask
