@@ -257,7 +257,7 @@ def find(name: str, fix: str = "give another with --data.folder", dataset: str =
                 return found
     fault = "does not exist here, and ETUDE_MIRROR is not set to a folder to look in"
     if name and len(places) > 1:
-        fault = f"does not exist here, nor does {printable(os.path.expanduser(places[-1]))} (ETUDE_MIRROR)"
+        fault = f"does not exist here, nor does {printable(places[-1])} (ETUDE_MIRROR)"
     raise UserError(f"{printable(name) or 'an empty path'} {fault}: {fix}")
 
 
