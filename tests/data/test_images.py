@@ -154,6 +154,24 @@ def test_a_transparent_grey_of_sixteen_bits_is_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path, "RGB")[0, :, 2], [255, 4])
 
 
+def test_white_is_zero_in_sixteen_bits(tmp_path: Path) -> None:
+    grey = np.array([[0, 65_535, 257 * 9]], np.uint16)
+    path = save(tmp_path / "white.tif", grey, tiffinfo={262: 0})
+    with Image.open(path) as image:
+        assert image.tag_v2[262] == 0  # pyright: ignore[reportAttributeAccessIssue]
+    np.testing.assert_array_equal(read_image(path, "L"), [[255, 0, 246]])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "black.tif", grey), "L"), [[0, 255, 9]])
+
+
+def test_a_tiff_of_twelve_bits_is_scaled_by_its_range(tmp_path: Path) -> None:
+    """Two pixels, 0 and 4,095, in three bytes."""
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    body = b"II*\0" + struct.pack("<I", 12) + b"\0\x0f\xff\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "twelve.tif").write_bytes(body)
+    np.testing.assert_array_equal(read_image(tmp_path / "twelve.tif", "L"), [[0, 255]])
+
+
 def test_a_transparent_colour_of_sixteen_bits_is_white(tmp_path: Path) -> None:
     row, clear = struct.pack(">6H", 1000, 2000, 3000, 1000, 2000, 9000), struct.pack(">3H", 1000, 2000, 3000)
     pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))

@@ -77,7 +77,40 @@ def test_a_link_to_a_folder_around_it_has_an_end(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
         (tmp_path / name / "up").symlink_to(tmp_path)
+        (tmp_path / name / "top").symlink_to("/")
     assert len(listed(tmp_path, classes=True).pictures) == 2
+
+
+def test_links_between_folders_have_an_end(tmp_path: Path) -> None:
+    fill(tmp_path, "owl", "wren")
+    for number in range(3):
+        (tmp_path / "owl" / f"to{number}").symlink_to(tmp_path / "wren")
+        (tmp_path / "wren" / f"to{number}").symlink_to(tmp_path / "owl")
+    refused(tmp_path, "owl/to0 holds images below a class folder")
+
+
+def test_pipes_are_not_opened(tmp_path: Path) -> None:
+    fill(tmp_path, "owl", "wren")
+    for name in ("owl/a.png", "owl/b.png"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"2 of 8 images cannot be read \(owl/a\.png is not a file"):
+        folders.read(tmp_path, size=8)
+
+
+def test_names_in_utf_8_that_do_not_say_so(tmp_path: Path) -> None:
+    """As macOS packs them: without the flag of UTF-8, and decomposed."""
+    fill(tmp_path / "x", unicodedata.normalize("NFD", "café"), "thé")
+    body = bytearray(packed(tmp_path / "x").read_bytes())
+    for header, flags in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        at = body.find(header)
+        while at >= 0:
+            body[at + flags] &= ~8
+            at = body.find(header, at + 4)
+    (tmp_path / "x.zip").write_bytes(body)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert not any("é" in unicodedata.normalize("NFC", name) for name in archive.namelist())
+    with opened(tmp_path / "x.zip") as tree:
+        assert tree.contents()[0] == ["café", "thé"]
 
 
 def test_a_broken_link_is_told_of_when_it_is_read(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def scenes(name: str, size: int, most: int = 0) -> SceneSet:
             in_threads(one, len(pairs), "decoding scenes")
 
         both = torch.from_numpy(decoded("clevrtex", key, _VERSION, (len(pairs), size, size, 4), build))
-    splits, named = _cut(both, [name for name, _, _ in pairs]), printable(path.name)
+    splits, named = _cut(both, [name for name, _, _ in pairs]), printable(path.absolute().name)
     rows = {split: range(*ends) for split, ends in cut_splits(len(pairs)).items()}
     inventory = found.record(rows, splits["train"].images_NHWC)
     return SceneSet(splits, _about(f"scenes of {named}", splits), {f"{named} (files)": key}, inventory)

@@ -5,10 +5,10 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -30,6 +30,7 @@ KINDS = ", ".join(FORMATS)
 """The formats that are read, for an error."""
 DARK = 16
 """The value that no pixel of a nearly black picture exceeds: 12 bits in a file of 16 have at most this."""
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _LONGEST_SIDE = 65_535
 _LONG_AND_THIN = "crop it to a shape nearer to a square"
 
@@ -100,7 +101,7 @@ def read_image(
                 # Damaged metadata do not make the pixels unreadable.
                 with contextlib.suppress(Exception):
                     image = ImageOps.exif_transpose(opened)
-                return _eight_bits(image, mode, path)
+                return _eight_bits(image, mode, path, getattr(opened, "tag_v2", {}))
         except UserError:
             raise
         except PermissionError as error:
@@ -206,13 +207,18 @@ def _check_file(path: Path) -> None:
         raise ImageError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
 
 
-def _eight_bits(image: Image.Image, mode: Mode, path: Path) -> np.ndarray:
-    """uint8 ``[H, W]`` or ``[H, W, 3]``."""
+def _eight_bits(image: Image.Image, mode: Mode, path: Path, tags: Mapping[int, Any]) -> np.ndarray:
+    """uint8 ``[H, W]`` or ``[H, W, 3]``, given a TIFF's tags."""
     # A pixel may be one number of more than 8 bits.
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values_HW = np.asarray(image)
         if image.mode == "F" or values_HW.min() < 0 or values_HW.max() > 65_535:
             raise ImageError(path, "has 32-bit pixels without a known range", "save it with 8 or 16 bits a channel")
+        # Pillow widens and turns a TIFF's pixels at other depths, and not at these.
+        if tags.get(_BITS) == (12,):
+            values_HW = values_HW * 16 + values_HW // 256
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values_HW = 65_535 - values_HW
         grey_HW = ((values_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
         # Of a PNG one value may be transparent.
         grey_HW[values_HW == image.info.get("transparency", -1)] = 255

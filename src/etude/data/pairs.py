@@ -217,7 +217,7 @@ def folder(
     if two:
         marks = tuple(f"{a} {b}" for a, b in zip(found[0].marks, found[1].marks, strict=True))
         whole = replace(whole, marks=marks, left_out={**found[1].left_out, **whole.left_out})
-    return _pixels_known(printable(path.name), splits, side, whole, rows)
+    return _pixels_known(printable(path.absolute().name), splits, side, whole, rows)
 
 
 def grey(name: str, train_size: int, size: int, *, val_share: float, test_share: float, seed: int) -> PairSet:
@@ -233,7 +233,7 @@ def grey(name: str, train_size: int, size: int, *, val_share: float, test_share:
             raise ImageError(path, NO_PICTURE, "put colour photos into it")
         rows = _drawn_splits([""] * len(files), {"val": val_share, "test": test_share}, seed, path)
         splits, first = _read([(tree, files)], rows, train_size, size, greyed)
-    return _pixels_known(f"grey photos of {printable(path.name)}", splits, float(min(first)), found, rows)
+    return _pixels_known(f"grey photos of {printable(path.absolute().name)}", splits, float(min(first)), found, rows)
 
 
 def generated(train_size: int, size: int, counts: Mapping[Split, int]) -> PairSet:

@@ -44,6 +44,7 @@ _UNSUSPECTED = 1 << 24
 _LARGEST_RATIO = 200
 """Times its packed size that a larger image may have: deflate shrinks photographs by a little, zeros by a thousand."""
 _DEEPEST = 64
+_TOGETHER = 64
 _CLASSES = "make one sub-folder a class and put its images there, as in FOLDER/cat/1.jpg, FOLDER/dog/1.jpg"
 _PAIRS = "put side-by-side A|B pictures there, or into train, val and test sub-folders"
 NO_PICTURE = f"holds no image ({KINDS})"
@@ -85,9 +86,9 @@ class Tree:
         ImageError: a folder cannot be listed.
     """
 
-    def __init__(self, path: Path, depth: int = _DEEPEST) -> None:
+    def __init__(self, path: Path, depth: int = _DEEPEST + 1) -> None:
         # Sizes and times alone may be those of another folder, unpacked by the same program.
-        self._list(path, ascii(str(path.resolve())), _walked(path, "", depth))
+        self._list(path, ascii(str(path.resolve())), _walked(path, "", depth, frozenset()))
 
     def _list(self, path: Path, mark: str, entries: Iterable[tuple[str, bool]]) -> None:
         """Sort paths, each with whether it is a folder, by their folders."""
@@ -175,20 +176,23 @@ class Tree:
         by_size: dict[str, list[int]] = defaultdict(list)
         for row, at in enumerate(places):
             by_size[self.stamp(at).partition(":")[0]].append(row)
-        marks, alike = list(places), [row for rows in by_size.values() if len(rows) > 1 for row in rows]
+        # A pipe or a device has no size, and opening it may never end.
+        alike = [row for size, rows in by_size.items() if size.strip("0") and len(rows) > 1 for row in rows]
+        marks = list(places)
 
-        def one(number: int) -> None:
-            row = alike[number]
-            # A file that cannot be read equals none.
-            with contextlib.suppress(OSError), self.file(places[row]).open("rb") as file:
-                marks[row] = hashlib.file_digest(file, "blake2b").hexdigest()
+        def some(number: int) -> None:
+            for row in alike[_TOGETHER * number : _TOGETHER * (number + 1)]:
+                # What cannot be read equals nothing.
+                with contextlib.suppress(OSError), self.file(places[row]).open("rb") as file:
+                    marks[row] = hashlib.file_digest(file, "blake2b").hexdigest()
 
-        in_threads(one, len(alike), "looking for equal files")
+        in_threads(some, -(-len(alike) // _TOGETHER), "looking for equal files")
         return marks
 
 
-def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
+def _walked(here: Path, at: str, depth: int, around: frozenset[Path]) -> Iterator[tuple[str, bool]]:
     try:
+        around |= {here.resolve()}
         entries = [(entry.name, entry.is_dir()) for entry in here.iterdir()]
     except FileNotFoundError as error:
         raise ImageError(here, "does not exist", "check the path") from error
@@ -199,10 +203,19 @@ def _walked(here: Path, at: str, depth: int) -> Iterator[tuple[str, bool]]:
         raise ImageError(Path(error.filename or here), f"cannot be read ({error.strerror})", fix) from error
     for name, is_folder in entries:
         yield joined(at, name), is_folder
-        # A link to a folder around it has no end.
-        endless = is_folder and here.resolve().is_relative_to((here / name).resolve())
-        if is_folder and not endless and depth > 1 and not is_hidden(name):
-            yield from _walked(here / name, joined(at, name), depth - 1)
+        if is_folder and depth > 1 and not is_hidden(name):
+            inside = (here / name).resolve()
+            # A link to a folder around it, or around one that was passed on the way, has no end.
+            if not any(place.is_relative_to(inside) for place in around):
+                yield from _walked(here / name, joined(at, name), depth - 1, around)
+
+
+def _name_in(member: zipfile.ZipInfo) -> str:
+    """A member's name; some programs write UTF-8 and do not say so, which is then read as an old code page."""
+    if not member.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return member.filename.encode("cp437").decode("utf-8")
+    return member.filename
 
 
 class Zip(Tree):
@@ -210,7 +223,7 @@ class Zip(Tree):
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        members = {joined(*member.filename.replace("\\", "/").split("/")): member for member in archive.infolist()}
+        members = {joined(*_name_in(member).replace("\\", "/").split("/")): member for member in archive.infolist()}
         self._members = {name: member for name, member in members.items() if name}
         self._list(path, "", ((name, member.is_dir()) for name, member in self._members.items()))
 
@@ -354,7 +367,7 @@ class Inventory:
             rows: the pictures of each split.
             images_N: as they are seen, bytes ``[N, ...]``; some are looked at for whether they are nearly black.
         """
-        kept = {split: len(some) for split, some in rows.items()}
+        kept = {split: len(rows[split]) for split in ("train", "val", "test") if split in rows}
         reasons: dict[str, list[str]] = defaultdict(list)
         for name, why in sorted(self.left_out.items()):
             reasons[why].append(name)
@@ -550,7 +563,8 @@ def list_images(folder: Path | str) -> list[Path]:
     below, images = tree.contents()
     tree.left_out |= dict.fromkeys(below, "a sub-folder")
     if not images:
-        raise ImageError(tree.path, NO_PICTURE, "put images into it, or choose another folder")
+        fix = f"name its sub-folders ({shortened(below)})" if below else "put images into it, or choose another folder"
+        raise ImageError(tree.path, f"{NO_PICTURE}{' itself' if below else ''}", fix)
     say_left_out(tree.path, tree.left_out)
     return [tree.file(image) for image in images]
 

@@ -402,6 +402,17 @@ def test_a_file_whose_name_has_spaces(weights: Path, tmp_path: Path) -> None:
     assert json.loads(out.read_text())[0]["Problem"] == answer.problem == "what is 3 + 4 of a.json"
 
 
+def test_what_is_there_is_no_problem(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("3 and 4")
+    for given in (tmp_path / "mine.csv", tmp_path):
+        with pytest.raises(UserError, match=r"is no \.json or \.txt file"):
+            predict(weights, None, Options(problems=(str(given),)))
+    (tmp_path / "MINE.TXT").write_text("3 and 4\n", encoding="utf-8-sig")
+    (answer,) = predict(weights, None, Options(problems=(str(tmp_path / "MINE.TXT"),)))
+    assert isinstance(answer, Prediction)
+    assert answer.problem == "3 and 4"
+
+
 def test_a_long_text_of_few_words_at_first(weights: Path, tmp_path: Path) -> None:
     lines = tmp_path / "mine.txt"
     lines.write_text("what is 20 % of 50 ?\n" + "x" * 100_000 + " 3" * 2000)

@@ -112,14 +112,17 @@ def objects_in(given: str) -> list[tuple[Any, str]]:
 
     The objects of a .json file may still lack what `problem_of` needs.
     """
-    path = Path(given)
+    path, is_there = Path(given), os.path.exists(given)
+    ending = path.suffix.lower()
     # A name with spaces may also be a problem, and a problem too long to be a name.
-    if path.suffix not in (".json", ".txt") or (" " in given and not os.path.isfile(path)):
+    if not is_there and (ending not in (".json", ".txt") or " " in given):
         return [({"Problem": given}, "")]
-    if path.suffix == ".json":
+    if ending not in (".json", ".txt"):
+        raise UserError(f"{path} is no .json or .txt file: name one, or write the problem in more words")
+    if ending == ".json":
         return objects_of(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a text ({' '.join(str(error).split())})") from error
     return [({"Problem": line}, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
