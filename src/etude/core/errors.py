@@ -71,9 +71,14 @@ def answerable(made: list[A | Refused]) -> list[A | Refused]:
     return made
 
 
+def harmless(text: str) -> str:
+    """A text without the signs that would move a terminal's cursor: a name or word of a stranger's may hold some."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in text)
+
+
 def one_line(text: object) -> str:
-    """A text on one line, without the signs that would move a terminal's cursor: a word from a file may hold some."""
-    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(text).split()))
+    """A text on one line, see `harmless`."""
+    return harmless(" ".join(str(text).split()))
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no fault

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from etude.core.errors import Refused, one_line
+from etude.core.errors import Refused, harmless, one_line
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json: bool = False) -> None:
@@ -44,7 +44,7 @@ def show_answers(predict: Any, answers: Sequence[Any], *, as_json: bool = False)
     if as_json:
         show([dataclasses.asdict(row) for row in answers], as_json=True)
     elif hasattr(predict, "tell"):
-        print(predict.tell(answered))
+        print(harmless(predict.tell(answered)))
     else:
         show([dataclasses.asdict(row) for row in answered])
     for row in answers:
@@ -61,4 +61,4 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_text(v) for v in value)
     # Square brackets would be read as markup.
-    return str(value).replace("[", "\\[")
+    return (str(value) if str(value).isprintable() else one_line(value)).replace("[", "\\[")
