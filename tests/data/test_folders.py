@@ -178,7 +178,7 @@ def test_what_is_no_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(pack(tmp_path / "x.zip", birds()).read_bytes()[:-30])
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, fault in {
-        "none": "does not exist: give a folder or a zip file with --data.folder",
+        "none": "does not exist: give a folder or a zip file",
         "words.txt": "is neither a folder nor a zip file",
         "broken.zip": "is no whole zip file: copy or pack it again",
         "loop": "",

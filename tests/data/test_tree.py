@@ -284,6 +284,9 @@ def test_two_unicode_forms_of_one_name_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "x", *(unicodedata.normalize(form, "café") for form in ("NFC", "NFD")))
     for path in both(tmp_path / "x"):
         refused(path, r"'caf\xe9'", r"'cafe\u0301'", "two Unicode forms")
+    # The sign of kelvin has a letter for its form.
+    fill(tmp_path / "y", "K", "\u212a")
+    refused(tmp_path / "y", "'K'", r"'\u212a'")
 
 
 def test_equal_pictures_across_splits_and_classes(tmp_path: Path) -> None:

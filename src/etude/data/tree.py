@@ -98,7 +98,7 @@ class Tree:
         self._spelled: dict[str, str] = {}
         self._filled: set[str] = set()
         for given, is_folder in entries:
-            name = self._one_form(given)
+            name = unicodedata.normalize("NFC", given)
             parts = name.split("/")
             # Every folder on the way is kept by its whole name: one name of 64 kB would fill a gigabyte.
             if len(parts) > _DEEPEST:
@@ -109,6 +109,7 @@ class Tree:
             if hidden is not None:
                 self.left_out["/".join(parts[: hidden + 1])] = "hidden"
                 continue
+            self._spell(parts, given.split("/"))
             if not is_folder and not is_picture(name):
                 self.left_out[name] = self._why_not(name)
                 continue
@@ -122,23 +123,19 @@ class Tree:
                 self._folders[at][1].add(parts[-1])
                 self._filled.update(way)
 
-    def _one_form(self, given: str) -> str:
-        """A path in Unicode's composed form; two that differ in their form alone are refused."""
-        name = unicodedata.normalize("NFC", given)
-        if not given.isascii():
-            parts, spelled = name.split("/"), given.split("/")
-            for end in range(1, len(parts) + 1):
-                one = "/".join(spelled[:end])
-                other = self._spelled.setdefault("/".join(parts[:end]), one)
-                if other != one:
-                    fault = f"has {other!a} and {one!a}, which are one name in two Unicode forms"
-                    raise ImageError(self.path, fault, "rename one of them, or put them together")
-        return name
+    def _spell(self, parts: Sequence[str], given: Sequence[str]) -> None:
+        """Keep how a path is written; refuse two that differ in their Unicode form alone."""
+        for end in range(1, len(parts) + 1):
+            one = "/".join(given[:end])
+            other = self._spelled.setdefault("/".join(parts[:end]), one)
+            if other != one:
+                fault = f"has {other!a} and {one!a}, which are one name in two Unicode forms"
+                raise ImageError(self.path, fault, "rename one of them, or put them together")
 
     def _why_not(self, name: str) -> str:
         if name.rpartition(".")[2].lower() in _UNREAD:
             return "of a format that is not read"
-        here = self.path / self._spelled.get(name, name)
+        here = self.file(name)
         return "a broken link" if here.is_symlink() and not here.exists() else "no picture"
 
     def contents(self, at: str = "") -> tuple[list[str], list[str]]:
@@ -169,7 +166,7 @@ class Tree:
 
     def file(self, at: str) -> Path:
         """The place of an image on disk."""
-        return self.path / self._spelled.get(at, at)
+        return self.path / self._spelled[at]
 
     def marks(self, places: Sequence[str]) -> list[str]:
         """A text for each image that is another's where their files are equal."""
@@ -228,14 +225,14 @@ class Zip(Tree):
         self._list(path, "", ((name, member.is_dir()) for name, member in self._members.items()))
 
     def stamp(self, at: str) -> str:
-        member = self._members[self._spelled.get(at, at)]
+        member = self._members[self._spelled[at]]
         return f"{member.file_size}:{member.CRC}"
 
     def marks(self, places: Sequence[str]) -> list[str]:
         return [self.stamp(at) for at in places]
 
     def image(self, at: str) -> Path | tuple[str, bytes]:
-        member = self._members[self._spelled.get(at, at)]
+        member = self._members[self._spelled[at]]
         if member.file_size > _LARGEST_MEMBER:
             raise ImageError(Path(at), f"has {member.file_size:,} bytes", "make it smaller")
         if member.file_size > max(_UNSUSPECTED, _LARGEST_RATIO * member.compress_size):
@@ -281,7 +278,7 @@ def opened(path: Path) -> Iterator[Tree]:
     Raises:
         ImageError: it is neither, or cannot be read.
     """
-    fix = "give a folder or a zip file with --data.folder"
+    fix = "give a folder or a zip file"
     try:
         is_folder, is_there = path.is_dir(), path.exists()
         is_zip = is_there and not is_folder and zipfile.is_zipfile(path)
