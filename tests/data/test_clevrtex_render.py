@@ -321,6 +321,13 @@ def textured(folder: Path) -> Path:
     return folder
 
 
+def test_textures_are_called_as_they_are_written(tmp_path: Path) -> None:
+    name = "cafe\u0301.png"
+    (textured(tmp_path / "x") / "a.png").rename(tmp_path / "x" / name)
+    run(tmp_path / "out", 1, textures=tmp_path / "x")
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["textures"] == [name, "deep/b.jpg"]
+
+
 def test_textures_are_known_by_what_they_show(tmp_path: Path) -> None:
     folder = textured(tmp_path / "textures")
     run(tmp_path / "out", 1, textures=folder)

@@ -31,7 +31,7 @@ from etude.core.errors import Interrupted, UserError, extra
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import KINDS, in_threads, printable, read_image
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
-from etude.data.tree import Tree
+from etude.data.tree import Tree, say_left_out
 
 FORMAT = 1
 """Raised by any change that makes other scenes of the same settings."""
@@ -335,7 +335,10 @@ def _textures(folder: Path) -> tuple[tuple[str, ...], str]:
         raise UserError(f"no textures folder {printable(folder)}: check the path")
     if not folder.is_dir():
         raise UserError(f"--textures {printable(folder)} is a file: give the folder of pictures")
-    found = sorted(Tree(folder).anywhere())
+    tree = Tree(folder)
+    # As they are written, for Blender.
+    found = sorted(tree.file(at).relative_to(folder).as_posix() for at in tree.anywhere())
+    say_left_out(folder, tree.left_out)
     if not found:
         raise UserError(f"{printable(folder)} holds no picture ({KINDS}): give a folder of textures")
     digests = [""] * len(found)
