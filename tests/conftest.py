@@ -1,5 +1,6 @@
 """Fixtures for all tests. Shapes and types are checked here and only here, by jaxtyping and beartype."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -100,6 +101,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 def _one_thread():
     """The networks are small: two threads that wait for each other on a busy machine take many times as long."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures_fail():
+    """A picture that cannot be drawn is a fault, where a run would go on without it."""
+    from etude.draw import figures
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(figures, "each_alone", lambda say: contextlib.nullcontext())
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,7 +122,9 @@ def read_back(words: Sequence[str]) -> tuple[str, str, Any]:
 
 def test_the_words_of_a_run_are_its_settings() -> None:
     """The grid's own come first, the job's after them, the seed last."""
-    made = grid("best", model__norm="gn", optim__momentum=0.5, augment__flip=False, cam_classes=("disc", "cross"))
+    with pytest.raises(UserError, match=r"varies model\.norm"):
+        grid("best", model__norm="gn").items([7])
+    made = grid("best", optim__momentum=0.5, augment__flip=False, cam_classes=("disc", "cross"))
     (item,) = made.items([7])
     name, runs, config = read_back(item.flags())
     assert (name, runs) == (item.name, "runs")

@@ -131,7 +131,10 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "says"),
-    [("lr: 0.001", "lr: 0.05", "optim.lr is 0.05 and was 0.001"), ("seed: 0", "seed: 7", "seed is 7 and was 0")],
+    [
+        ("lr: 0.001", "lr: 0.05", "optim.lr is 0.001 there and 0.05 here"),
+        ("seed: 0", "seed: 7", "seed is 0 there and 7 here"),
+    ],
 )
 def test_settings_edited_in_mid_run_are_refused(
     finished: Path, tmp_path: Path, old: str, new: str, says: str, capsys: pytest.CaptureFixture[str]

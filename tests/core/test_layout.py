@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "serve.kit": ("core", "registry", "data", "draw"),
     "scenes": ("core", "nn", "data", "metrics", "draw", "serve.kit"),
     "studies": ("core", "registry", "scenes", "nn", "data", "metrics", "draw", "serve.kit"),
-    "runs": ("core", "registry", "metrics"),
+    "runs": ("core", "registry", "metrics", "draw"),
     "report": ("core", "registry", "metrics", "draw", "runs"),
     "cluster": ("core", "registry", "runs"),
     "serve": ("core", "registry", "draw", "report", "serve.kit"),

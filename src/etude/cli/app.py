@@ -6,11 +6,16 @@ gets the words themselves, and may have a ``HELP`` for the question for them.
 
 import importlib
 import logging
+import os
+import re
 import sys
 import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from etude import __version__
+from etude import __version__, registry
 from etude.core.errors import Interrupted, UserError, nearest, one_line
 from etude.runs.flags import parse
 
@@ -36,6 +41,9 @@ VERBS = {
 }
 
 
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{1,11}", re.IGNORECASE)
+
+
 def usage() -> str:
     rows = "\n".join(f"  {verb:8} {about}" for verb, about in VERBS.items())
     title = f"etude {__version__}: classic deep-learning systems, from scratch"
@@ -57,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         verb, *rest = args
         if verb not in VERBS:
             raise UserError(f"no verb '{verb}'{nearest(verb, VERBS)}")
+        if verb in ("eval", "predict"):
+            _refuse_missing(rest)
         module: Any = importlib.import_module(f"etude.cli.{verb}")
         if hasattr(module, "Options"):
             return module.main(parse(module.Options, rest, prog=f"etude {verb}", description=module.__doc__)) or 0
@@ -79,6 +89,23 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except SystemExit as stop:
         return int(stop.code or 0)
+
+
+def _refuse_missing(words: Sequence[str]) -> None:
+    """Refuse inputs none of which is there, before anything heavy is imported.
+
+    A word is taken for a path by its ending or a slash, if it has no blank and does not follow a flag.
+    """
+    given = [word for before, word in pairwise(["", *words]) if not before.startswith("--") or before == "--support"]
+    paths = [
+        word for word in given
+        if not word.startswith("-") and len(word.split()) == 1 and word not in registry.NAMES
+        and ("/" in word or _ENDING.fullmatch(Path(word).suffix))
+    ]  # fmt: skip
+    inputs = [word for word in paths if word != words[0]]
+    for tried in ([word for word in paths if word == words[0]], inputs):
+        if tried and not any(os.path.exists(word) for word in tried):
+            raise UserError(f"{tried[0]} does not exist: check the path")
 
 
 def _one_line_warning(message: object, category: type[Warning], *rest: object) -> None:

@@ -46,6 +46,7 @@ def main(options: Options) -> int:
     study.preset(preset)
     grid = Grid(study, options.experiment, preset, settings(study, preset, options.set), options.runs)
     items = grid.items(options.seeds)
+    grid.refuse_others(items)
     # Ray tells of nodes that died on standard output, where the answer goes.
     with contextlib.redirect_stdout(sys.stderr), contextlib.closing(options.engine(say)) as engine:
         outcomes = run_grid(items, engine, say)

@@ -1,6 +1,7 @@
 """Bounds of settings, which stand beside their types: ``lr: Positive = 0.1``."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, cast, get_type_hints
@@ -41,6 +42,8 @@ def check_bounds(config: Any, prefix: str = "") -> None:
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{prefix}{name}.")
+        for part in cast(Any, value) if isinstance(value, tuple) else (value,):
+            require(not isinstance(part, float) or math.isfinite(part), prefix + name, "a finite number", part)
         for bound in getattr(hint, "__metadata__", ()):
             if isinstance(bound, Bound):
                 require(bound.holds(value), prefix + name, bound.wanted, value)

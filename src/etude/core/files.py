@@ -4,10 +4,11 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """A JSON value as text, indented, ending in a newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """A JSON value as text, indented, ending in a newline; a number that is not finite is null."""
+    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with None for every number that is not finite, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
 def read_json(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -154,6 +155,9 @@ class Loop:
         self.runtime.load_state(resume["runtime"])
         self.window.load_state(resume["window"], self.runtime.device)
         self.state = state = LoopState(**resume["loop"])
+        if self.config.max_steps > header.config.get("loop", {}).get("max_steps", self.config.max_steps):
+            # A run that is made longer gets its patience anew.
+            state.stopped_early, state.stale = False, 0
         if state.best_step not in (None, step) and not self.checkpoints.usable(state.best_step):
             # A later best one, which is broken now, had taken its place.
             state.best = state.best_step = None
@@ -205,6 +209,8 @@ class Loop:
                     rows |= {name if "/" in name else f"val/{name}": value for name, value in validation.items()}
                     improved = self._judge(validation)
                     state.stopped_early |= self.task.ended
+                    if bar.disable and self.runtime.is_main:
+                        print(self._progress(rows), file=sys.stderr, flush=True)
                 if rows and self.runtime.is_main:
                     self.run.append_metrics({"step": state.step, "seconds": round(state.seconds, 3)} | rows)
                     for sink in sinks:
@@ -221,6 +227,17 @@ class Loop:
             if stopping:
                 # It came while the last step was saved.
                 raise KeyboardInterrupt
+
+    def _progress(self, rows: Mapping[str, float]) -> str:
+        """One line for a log where no bar is drawn: the step, the loss, the metric that chooses, the time left."""
+        state, total = self.state, self.config.max_steps
+        name = self.task.monitor[0] if self.task.monitor else "loss"
+        numbers = "".join(
+            f", {said} {rows[key]:.4g}" for said, key in (("loss", "train/loss"), (f"validation {name}", f"val/{name}"))
+            if key in rows
+        )  # fmt: skip
+        minutes = state.seconds / state.step * (total - state.step) / 60
+        return f"{self.run.path.name}: step {state.step:,} of {total:,}{numbers}, {minutes:.0f} min left"
 
     def _any(self, here: bool) -> bool:
         """True where it holds in any process, so that all of them take the same turn."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
+from etude.core.config import Scale, StudyConfig, as_flags, flat, from_dict, read_yaml, substance, to_yaml
 from etude.core.errors import UserError, refuse_newer
-from etude.core.files import locked, one_line_faults, read_json, sweep, write_atomic, write_json
+from etude.core.files import finite, locked, one_line_faults, read_json, sweep, write_atomic, write_json
 
 if TYPE_CHECKING:
     from etude.core.checkpoint import Checkpoints
@@ -38,6 +39,18 @@ class RunRecord:
         return shlex.join(["etude", "run", self.study, self.preset, *as_flags(self.overrides)])
 
 
+def apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings in which two configurations of one study differ, in words: those that say what a run learns, its
+    seed among them, and that both have."""
+    # As JSON has them.
+    old, new = (flat(json.loads(json.dumps(values))) for values in (before, now))
+    said = {name: value for name, value in new.items() if name == "seed" or name in substance(new)}
+    return [
+        f"{name} is {old[name]} there and {value} here" for name, value in said.items()
+        if name in old and old[name] != value
+    ]  # fmt: skip
+
+
 class RunFolder:
     """One run on disk. Open it with `create` or `open`."""
 
@@ -54,10 +67,12 @@ class RunFolder:
             )
         body = {"format": FORMAT, "study": record.study, "preset": record.preset, "scale": record.scale}
         body |= {"overrides": record.overrides, "config": record.config}
-        taken = f"{path} holds a run already: `etude resume {path}`, or choose another --name"
-        with locked(path / ".lock", taken):
+        taken = f"{path} holds a run already"
+        with locked(path / ".lock", f"{taken}: choose another --name"):
             if (path / "config.yaml").exists():
-                raise UserError(taken)
+                differ = apart(cls(path).record.config, record.config)
+                other = f" with other settings ({'; '.join(differ)})" if differ else f": `etude resume {path}`"
+                raise UserError(f"{taken}{other}{':' if differ else ', or'} choose another --name")
             write_atomic(path / "config.yaml", to_yaml(body))
         return cls(path)
 
@@ -108,11 +123,11 @@ class RunFolder:
         """Add one line to ``metrics.jsonl``."""
         path = self.path / "metrics.jsonl"
         with one_line_faults(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``. One that cannot be read is passed over; a warning names it, unless it is the
-        last, which a crash cuts short."""
+        """The lines of ``metrics.jsonl``, null as NaN. One that cannot be read is passed over; a warning names it,
+        unless it is the last, which a crash cuts short."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
@@ -120,15 +135,16 @@ class RunFolder:
         for number, line in enumerate(lines, 1):
             try:
                 # Fails where the step is no number, too.
-                yield (row := json.loads(line)) | {"step": row["step"] + 0}
-            except (ValueError, LookupError, TypeError, RecursionError):
+                row = {name: math.nan if value is None else value for name, value in json.loads(line).items()}
+                yield row | {"step": row["step"] + 0}
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 if number < len(lines):
                     _log.warning("line %d of %s cannot be read: left out", number, path)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines of steps after ``step``: a resumed run writes them again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
-        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(finite(row)) + "\n" for row in kept))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         write_json(self.path / "summary.json", summary)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ def _read_summary(path: Path, stamp: tuple[int, int, int]) -> dict[str, Any]:
     body = read_json(path)
     try:
         # From text, as only there a dataclass is read strictly.
-        known = _SUMMARY.validate_json(json.dumps(body), strict=True)
+        # A value that is not finite is null there.
+        text = re.sub(r'"value": null\b', '"value": NaN', json.dumps(body))
+        known = _SUMMARY.validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         raise UserError(f"{path} is no summary of a run ({first_fault(error)})") from error
     return body | {"results": [row.to_dict() for row in known.results]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.draw.metrics import rows_of
 
@@ -33,11 +35,41 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+LARGEST = 30.0
+"""Inches of a picture's longer side; a larger one is drawn at this size."""
+_alone: ContextVar[Callable[[str], None] | None] = ContextVar("_alone", default=None)
+
+
+@contextmanager
+def each_alone(say: Callable[[str], None]) -> Iterator[None]:
+    """Within it a picture that cannot be drawn is named by ``say``, and takes no other with it."""
+    token = _alone.set(say)
+    try:
+        with _survived("the pictures that follow"):
+            yield
+    finally:
+        _alone.reset(token)
+
+
+@contextmanager
+def _survived(what: object) -> Iterator[None]:
+    """Within `each_alone`, a fault is one line; else it is raised."""
+    try:
+        yield
+    except Exception as error:
+        say = _alone.get()
+        # A disk that is full is nobody's picture.
+        if say is None or isinstance(error, UserError | OSError):
+            raise
+        say(f"etude: {what} cannot be drawn ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+
+
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of ``width`` x ``height`` inches that is saved to ``path`` when the block ends."""
-    with mpl.rc_context(_STYLE):
-        drawn = Figure(figsize=(width, height), layout="constrained")
+    """A figure of ``width`` x ``height`` inches, `LARGEST` at most, that is saved to ``path`` when the block ends."""
+    scale = min(1.0, LARGEST / max(width, height))
+    with _survived(path), mpl.rc_context(_STYLE):
+        drawn = Figure(figsize=(scale * width, scale * height), layout="constrained")
         FigureCanvasAgg(drawn)
         yield drawn
         drawn.savefig(path)

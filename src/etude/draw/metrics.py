@@ -31,6 +31,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         numbers = {name: _number(value) for name, value in row.items() if type(value) in (int, float)}
         infinite |= {name for name, value in numbers.items() if not math.isfinite(value)}
+        infinite |= {name for name, value in row.items() if value is None}
         rows.append({name: value for name, value in numbers.items() if math.isfinite(value)} | {"step": row["step"]})
     notes: list[str] = []
     if bad == [len(lines)]:

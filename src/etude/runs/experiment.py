@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.core.config import as_flags, differences, run_name
+from etude.core.config import as_flags, differences, run_name, to_dict
 from etude.core.errors import UserError
-from etude.core.run_folder import RunFolder
+from etude.core.run_folder import RunFolder, apart
 from etude.core.study import Job, Study
 from etude.runs.flags import parse
 from etude.runs.grid import Item, Outcome
-from etude.runs.training import say
+from etude.runs.training import choose, say
 
 
 def settings(
@@ -53,6 +53,9 @@ class Grid:
     def items(self, seeds: Sequence[int]) -> list[Item]:
         """The runs, each with the folder it has or will have."""
         items: list[Item] = []
+        for job in self.study.experiment(self.experiment).jobs(self.preset):
+            if not callable(job.overrides):
+                self._refuse_varied(job, job.overrides)
         jobs = {job.name: job for job in self.study.experiment(self.experiment).jobs(self.preset)}
         for seed in seeds:
             for job in jobs.values():
@@ -63,13 +66,38 @@ class Grid:
                     items.append(Item(path.name, path, words, tuple(folder.name for folder in after)))
         return items
 
+    def refuse_others(self, items: Sequence[Item]) -> None:
+        """Refuse folders of runs with other settings than the grid asks for; a run whose settings depend on others is
+        looked at once these have ended."""
+        ended = {item.name for item in items if item.done}
+        for item in items:
+            if not (item.path / "config.yaml").exists() or not ended.issuperset(item.after):
+                continue
+            words = list(item.flags())
+            config = choose([words[1], words[2], *words[7:]], "etude run").config
+            if differ := apart(RunFolder.open(item.path).record.config, to_dict(config)):
+                raise UserError(
+                    f"{item.path} holds a run with other settings ({'; '.join(differ)}): give another --runs, or move it"
+                )
+
     def _words(self, job: Job, seed: int, path: Path, after: Sequence[Path]) -> Callable[[], list[str]]:
         def words() -> list[str]:
             own = job.settings([RunFolder.open(run) for run in after if (run / "summary.json").exists()])
+            self._refuse_varied(job, own)
             where = ["--name", path.name, "--runs", str(path.parents[1])]
             return ["run", self.study.name, self.preset, *where, *as_flags({**self.settings, **own, "seed": seed})]
 
         return words
+
+    def _refuse_varied(self, job: Job, own: Mapping[str, Any]) -> None:
+        """Refuse a setting of every run that the experiment sets itself; lengths and the like may be some jobs' own."""
+        given = sorted(name for name in self.settings.keys() & own.keys() if not name.startswith("loop."))
+        if given:
+            name = given[0]
+            raise UserError(
+                f"--set {name}={self.settings[name]}: the experiment '{self.experiment}' varies {name} "
+                f"({job.name} has {own[name]}): leave it out"
+            )
 
     def draw(self, outcomes: Sequence[Outcome]) -> None:
         """The experiment's own picture, of one seed of every run that has ended, beside the run folders."""

@@ -1,7 +1,6 @@
 """Tables on standard output, for eyes or as JSON."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from etude.core.errors import Refused, harmless, one_line
+from etude.core.files import as_json as json_text
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json: bool = False) -> None:
@@ -18,7 +18,7 @@ def show(rows: Sequence[Mapping[str, Any]], title: str | None = None, *, as_json
     As JSON: a list of objects, whole. As a table: values that are mappings are left out.
     """
     if as_json:
-        print(json.dumps(list(rows), indent=2, ensure_ascii=False))
+        print(json_text(list(rows)), end="")
         return
     if not rows:
         return

@@ -1,7 +1,6 @@
 """The way from a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude import registry
-from etude.core.config import Scale, StudyConfig, differences, flat, run_name, to_dict
+from etude.core.config import Scale, StudyConfig, differences, run_name, to_dict, to_yaml
 from etude.core.errors import Interrupted, UserError
-from etude.core.files import write_json
-from etude.core.run_folder import RunFolder
+from etude.core.files import write_atomic, write_json
+from etude.core.run_folder import FORMAT, RunFolder, apart
 from etude.core.study import Study, Task
 from etude.runs.environment import environment
 from etude.runs.flags import parse
@@ -83,15 +82,17 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
         step = loop.reload()
         summary = _summary(run, task, loop, step)
         if runtime.is_main:
+            # Pictures may fail, or take long: the results stand by then.
+            run.write_summary(summary)
             run.figures.mkdir(exist_ok=True)
             if study.has("figures"):
-                with runtime.alone():
+                from etude.draw.figures import each_alone
+
+                with runtime.alone(), each_alone(say):
                     study.module("figures").draw(task, run.figures, list(run.metrics()))
             else:
                 say(f"etude: {study.lacks('figures.py')}: no pictures are drawn")
             write_card(study, run, summary)
-            # Last: it says that the run has ended.
-            run.write_summary(summary)
         runtime.wait()
         return summary
 
@@ -111,16 +112,32 @@ def _refuse_edited(run: RunFolder, config: StudyConfig) -> None:
     except UserError:
         # Passed over with a warning when the run is resumed.
         return
-    # As JSON has them.
-    before, now = (flat(json.loads(json.dumps(values))) for values in (header.config, to_dict(config)))
     edited = [
-        f"{name} is {now[name]} and was {before[name]}"
-        for name in sorted(before.keys() & now.keys())
-        if now[name] != before[name] and not name.startswith("loop.") and not name.endswith("folder")
-    ]
+        line for line in apart(header.config, to_dict(config))
+        if not line.startswith("loop.") and not line.split(" ")[0].endswith("folder")
+    ]  # fmt: skip
     if edited:
         fix = f"put it back, or begin a run of its own with `etude run {run.record.study}`"
         raise UserError(f"{run.path / 'config.yaml'} was edited after step {step}: {'; '.join(edited)}: {fix}")
+
+
+def lengthen(run: RunFolder, steps: int) -> None:
+    """Record that a run, which may have ended, trains up to ``steps``.
+
+    Raises:
+        UserError: it has trained as many already, or is in use.
+    """
+    run.lock()
+    try:
+        record, trained = run.record, run.checkpoints().newest() or 0
+        if steps <= trained:
+            raise UserError(f"--loop.max-steps {steps}: {run.path} has trained {trained} steps: give more")
+        loop = record.config["loop"] | {"max_steps": steps}
+        changed = {"overrides": record.overrides | {"loop.max_steps": steps}, "config": record.config | {"loop": loop}}
+        write_atomic(run.path / "config.yaml", to_yaml({"format": FORMAT, **vars(record), **changed}))
+        (run.path / "summary.json").unlink(missing_ok=True)
+    finally:
+        run.unlock()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from etude.studies.resnet.cam import class_means, overlay, package_cam, sheet_cl
 from etude.studies.resnet.task import GATE_BINS, ResNetTask
 
 _EACH = 5
+_NAMED = 60
+"""Classes up to which a confusion matrix has names and numbers, and mean maps are drawn."""
 
 
 def draw(task: ResNetTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -45,19 +47,21 @@ def learning_curves(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 def confusion(path: Path, truth_N: Tensor, taken_N: Tensor, classes: Sequence[str]) -> None:
     """The confusion matrix of the test split, each row in per cent of its class."""
-    from sklearn.metrics import confusion_matrix
-
-    counts = confusion_matrix(truth_N.cpu(), taken_N.cpu(), labels=range(len(classes)))
+    count = len(classes)
+    counts = (truth_N * count + taken_N).bincount(minlength=count**2).view(count, count).cpu().numpy()
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 1.6 + 0.42 * len(classes)
+    named = count <= _NAMED
+    side = 1.6 + 0.42 * min(count, _NAMED)
     with figure(path, side + 0.8, side) as drawn:
         ax = drawn.subplots()
         shown = ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
         ax.grid(visible=False)
-        ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-        ax.set_yticks(range(len(classes)), classes)
-        ax.set(xlabel="taken for", ylabel="is", title="Test pictures, % of each class")
-        for (row, column), value in np.ndenumerate(share):
+        if named:
+            ax.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticks(range(len(classes)), classes)
+        numbers = "" if named else ", by number"
+        ax.set(xlabel=f"taken for{numbers}", ylabel=f"is{numbers}", title="Test pictures, % of each class")
+        for (row, column), value in np.ndenumerate(share) if named else ():
             if value >= 0.5:
                 colour = "white" if value > 50 else "black"
                 ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
@@ -126,12 +130,16 @@ def cam_sheet(path: Path, task: ResNetTask) -> None:
 def cam_means(path: Path, task: ResNetTask) -> None:
     """The mean map of each class over its recognised test pictures."""
     test, names = task.pictures.splits["test"], task.pictures.classes
-    means, counts = class_means(task.model, test.images_NHWC, test.labels_N, len(names))
-    with maps(path, len(names), 5, 1.6, 1.8) as (page, axes):
-        for ax, name, mean, count in zip(axes, names, means.cpu().numpy(), counts.tolist(), strict=True):
+    drawn = min(len(names), _NAMED)
+    test = test.take((test.labels_N < drawn).nonzero().flatten())
+    means, counts = class_means(task.model, test.images_NHWC, test.labels_N, drawn)
+    rows = list(zip(names[:drawn], means.cpu().numpy(), counts.tolist(), strict=True))
+    with maps(path, len(rows), 5, 1.6, 1.8) as (page, axes):
+        for ax, (name, mean, count) in zip(axes, rows, strict=True):
             ax.imshow(mean, cmap="jet", vmin=0, vmax=1)
             ax.set_title(f"{_short(name, 18)} ({count})", fontsize=7)
-        page.suptitle("Mean Grad-CAM of each class over its recognised test pictures", fontsize=9)
+        first = f" of the first {len(rows)} classes" if len(rows) < len(names) else ""
+        page.suptitle(f"Mean Grad-CAM of each class over its recognised test pictures{first}", fontsize=9)
 
 
 def _layer(name: str) -> str:
