@@ -105,6 +105,7 @@ def test_a_name_is_taken_once(finished: Path, capsys: pytest.CaptureFixture[str]
     before = (finished / "summary.json").read_bytes()
     line = fault(capsys, "run", "protonet", "smoke", "--name", "tiny", "--runs", str(finished.parents[1]))
     assert "holds a run already" in line
+    assert "loop.max_steps is 4 there" in line
     assert (finished / "summary.json").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from etude.core.run_folder import RunFolder, RunRecord
 from etude.runs.flags import take
 from etude.runs.launch import launch
 from etude.runs.memory import fit, limit
-from etude.runs.training import bearing_ends, choose, default_name, run_to_end, say, world_size
+from etude.runs.training import bearing_ends, choose, default_name, refuse_other, run_to_end, say, world_size
 
 HELP = """usage: etude run STUDY [PRESET] [--name NAME] [--runs FOLDER] [--flags]
 
@@ -48,6 +48,7 @@ def main(args: list[str]) -> None:
     path = Path(runs) / chosen.study.name / (name or default_name(chosen))
     record = RunRecord(chosen.study.name, chosen.preset, chosen.scale, chosen.overrides, to_dict(chosen.config))
     new = not path.exists()
+    refuse_other(path, chosen.config)
     run = _shared_folder(path, record) if world_size() > 1 else RunFolder.create(path, record)
     try:
         summary = run_to_end(chosen.study, run, chosen.config)

@@ -39,11 +39,12 @@ Fraction = Annotated[float, _FRACTION]
 def check_bounds(config: Any, prefix: str = "") -> None:
     """Refuse a value beyond the `Bound` that stands beside its type, in a configuration or its parts."""
     for name, hint in get_type_hints(cast(Any, type(config)), include_extras=True).items():
-        value = getattr(config, name)
+        value: Any = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{prefix}{name}.")
-        for part in cast(Any, value) if isinstance(value, tuple) else (value,):
-            require(not isinstance(part, float) or math.isfinite(part), prefix + name, "a finite number", part)
+        parts: Any = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(part) for part in parts if isinstance(part, float))
+        require(finite, prefix + name, "a finite number", value)
         for bound in getattr(hint, "__metadata__", ()):
             if isinstance(bound, Bound):
                 require(bound.holds(value), prefix + name, bound.wanted, value)

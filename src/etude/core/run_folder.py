@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.core.config import Scale, StudyConfig, as_flags, flat, from_dict, read_yaml, substance, to_yaml
+from etude.core.config import Scale, StudyConfig, as_flags, from_dict, read_yaml, to_yaml
 from etude.core.errors import UserError, refuse_newer
 from etude.core.files import finite, locked, one_line_faults, read_json, sweep, write_atomic, write_json
 
@@ -39,18 +39,6 @@ class RunRecord:
         return shlex.join(["etude", "run", self.study, self.preset, *as_flags(self.overrides)])
 
 
-def apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings in which two configurations of one study differ, in words: those that say what a run learns, its
-    seed among them, and that both have."""
-    # As JSON has them.
-    old, new = (flat(json.loads(json.dumps(values))) for values in (before, now))
-    said = {name: value for name, value in new.items() if name == "seed" or name in substance(new)}
-    return [
-        f"{name} is {old[name]} there and {value} here" for name, value in said.items()
-        if name in old and old[name] != value
-    ]  # fmt: skip
-
-
 class RunFolder:
     """One run on disk. Open it with `create` or `open`."""
 
@@ -67,12 +55,10 @@ class RunFolder:
             )
         body = {"format": FORMAT, "study": record.study, "preset": record.preset, "scale": record.scale}
         body |= {"overrides": record.overrides, "config": record.config}
-        taken = f"{path} holds a run already"
-        with locked(path / ".lock", f"{taken}: choose another --name"):
+        taken = f"{path} holds a run already: `etude resume {path}`, or choose another --name"
+        with locked(path / ".lock", taken):
             if (path / "config.yaml").exists():
-                differ = apart(cls(path).record.config, record.config)
-                other = f" with other settings ({'; '.join(differ)})" if differ else f": `etude resume {path}`"
-                raise UserError(f"{taken}{other}{':' if differ else ', or'} choose another --name")
+                raise UserError(taken)
             write_atomic(path / "config.yaml", to_yaml(body))
         return cls(path)
 

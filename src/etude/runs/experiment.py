@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etude.core.config import as_flags, differences, run_name, to_dict
+from etude.core.config import as_flags, differences, run_name
 from etude.core.errors import UserError
-from etude.core.run_folder import RunFolder, apart
+from etude.core.run_folder import RunFolder
 from etude.core.study import Job, Study
 from etude.runs.flags import parse
 from etude.runs.grid import Item, Outcome
-from etude.runs.training import choose, say
+from etude.runs.training import choose, refuse_other, say
 
 
 def settings(
@@ -74,11 +74,7 @@ class Grid:
             if not (item.path / "config.yaml").exists() or not ended.issuperset(item.after):
                 continue
             words = list(item.flags())
-            config = choose([words[1], words[2], *words[7:]], "etude run").config
-            if differ := apart(RunFolder.open(item.path).record.config, to_dict(config)):
-                raise UserError(
-                    f"{item.path} holds a run with other settings ({'; '.join(differ)}): give another --runs, or move it"
-                )
+            refuse_other(item.path, choose([words[1], words[2], *words[7:]], "etude run").config)
 
     def _words(self, job: Job, seed: int, path: Path, after: Sequence[Path]) -> Callable[[], list[str]]:
         def words() -> list[str]:

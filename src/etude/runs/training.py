@@ -1,19 +1,20 @@
 """The way from a configuration to a finished run folder; `run`, `resume`, `demo` and `study` go through here."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude import registry
-from etude.core.config import Scale, StudyConfig, differences, run_name, to_dict, to_yaml
+from etude.core.config import Scale, StudyConfig, differences, flat, run_name, substance, to_dict, to_yaml
 from etude.core.errors import Interrupted, UserError
 from etude.core.files import write_atomic, write_json
-from etude.core.run_folder import FORMAT, RunFolder, apart
+from etude.core.run_folder import FORMAT, RunFolder
 from etude.core.study import Study, Task
 from etude.runs.environment import environment
 from etude.runs.flags import parse
@@ -95,6 +96,27 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             write_card(study, run, summary)
         runtime.wait()
         return summary
+
+
+def apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings in which two configurations of one study differ, in words: those that say what a run learns, its
+    seed among them, and that both have."""
+    # As JSON has them.
+    old, new = (flat(json.loads(json.dumps(values))) for values in (before, now))
+    said = {name: value for name, value in new.items() if name == "seed" or name in substance(new)}
+    return [
+        f"{name} is {old[name]} there and {value} here" for name, value in said.items()
+        if name in old and old[name] != value
+    ]  # fmt: skip
+
+
+def refuse_other(path: Path, config: StudyConfig) -> None:
+    """Refuse a folder that holds a run with other settings; one with the same is for `etude resume`."""
+    if (path / "config.yaml").exists():
+        differ = apart(RunFolder.open(path).record.config, to_dict(config))
+        if differ:
+            fault = f"{path} holds a run already with other settings ({'; '.join(differ)})"
+            raise UserError(f"{fault}: choose another --name or --runs, or move it")
 
 
 def _refuse_edited(run: RunFolder, config: StudyConfig) -> None:
