@@ -39,12 +39,16 @@ Fraction = Annotated[float, _FRACTION]
 def check_bounds(config: Any, prefix: str = "") -> None:
     """Refuse a value beyond the `Bound` that stands beside its type, in a configuration or its parts."""
     for name, hint in get_type_hints(cast(Any, type(config)), include_extras=True).items():
-        value: Any = getattr(config, name)
+        value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{prefix}{name}.")
-        parts: Any = value if isinstance(value, tuple) else (value,)
-        finite = all(math.isfinite(part) for part in parts if isinstance(part, float))
-        require(finite, prefix + name, "a finite number", value)
+        require(_finite(getattr(config, name)), prefix + name, "a finite number", getattr(config, name))
         for bound in getattr(hint, "__metadata__", ()):
             if isinstance(bound, Bound):
                 require(bound.holds(value), prefix + name, bound.wanted, value)
+
+
+def _finite(value: Any) -> bool:
+    return (
+        all(map(_finite, value)) if isinstance(value, tuple) else not isinstance(value, float) or math.isfinite(value)
+    )
