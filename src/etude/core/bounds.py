@@ -49,6 +49,6 @@ def check_bounds(config: Any, prefix: str = "") -> None:
 
 
 def _finite(value: Any) -> bool:
-    return (
-        all(map(_finite, value)) if isinstance(value, tuple) else not isinstance(value, float) or math.isfinite(value)
-    )
+    if isinstance(value, tuple):
+        return all(map(_finite, cast("tuple[Any, ...]", value)))
+    return not isinstance(value, float) or math.isfinite(value)
