@@ -230,14 +230,12 @@ class Loop:
 
     def _progress(self, rows: Mapping[str, float]) -> str:
         """One line for a log where no bar is drawn: the step, the loss, the metric that chooses, the time left."""
-        state, total = self.state, self.config.max_steps
-        name = self.task.monitor[0] if self.task.monitor else "loss"
-        numbers = "".join(
-            f", {said} {rows[key]:.4g}" for said, key in (("loss", "train/loss"), (f"validation {name}", f"val/{name}"))
-            if key in rows
-        )  # fmt: skip
-        minutes = state.seconds / state.step * (total - state.step) / 60
-        return f"{self.run.path.name}: step {state.step:,} of {total:,}{numbers}, {minutes:.0f} min left"
+        name, state = self.task.monitor[0] if self.task.monitor else "loss", self.state
+        shown = {"loss": rows.get("train/loss"), f"validation {name}": rows.get(f"val/{name}")}
+        numbers = "".join(f", {said} {value:.4g}" for said, value in shown.items() if value is not None)
+        minutes = state.seconds / state.step * (self.config.max_steps - state.step) / 60
+        step = f"step {state.step:,} of {self.config.max_steps:,}"
+        return f"{self.run.path.name}: {step}{numbers}, {minutes:.0f} min left"
 
     def _any(self, here: bool) -> bool:
         """True where it holds in any process, so that all of them take the same turn."""
