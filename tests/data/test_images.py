@@ -16,7 +16,7 @@ from PIL import Image
 
 from etude.core.errors import UserError
 from etude.data.images import EXTENSIONS, ImageError, in_threads, read_image, to_square
-from etude.data.tree import list_images
+from etude.data.inventory import list_images
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True)
 SIDES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)

@@ -16,9 +16,10 @@ from PIL import Image
 from etude.core.errors import UserError
 from etude.data import clevrtex, folders, pairs, pictures
 from etude.data.images import EXTENSIONS, read_image
+from etude.data.inventory import Inventory, Picture, inventory, split_of
 from etude.data.picture_config import PictureConfig
 from etude.data.prediction import picture_files, read_input
-from etude.data.tree import Inventory, Picture, inventory, opened, split_of
+from etude.data.tree import opened
 
 SHARES: dict[str, Any] = {"val_share": 0.2, "test_share": 0.2, "seed": 0}
 

@@ -18,7 +18,8 @@ from scipy.fft import dctn  # pyright: ignore[reportMissingTypeStubs, reportUnkn
 from etude.core.errors import UserError
 from etude.data import NAMES
 from etude.data.images import read_image
-from etude.data.tree import inventory, opened, partners
+from etude.data.inventory import inventory, partners
+from etude.data.tree import opened
 
 THUMBNAIL = 16
 """Pixels a side of the grey thumbnails by which pictures are nearly equal."""

@@ -38,11 +38,12 @@ from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_faults, cache_place, fetch, noted_digest
 from etude.data.images import FORMATS, ImageError, in_threads, printable, read_image, shortened
+from etude.data.inventory import Inventory, Picture, taken
 from etude.data.prediction import read_input
 from etude.data.render.driver import Split
 from etude.data.render.driver import splits as cut_splits
 from etude.data.sprites import sprites
-from etude.data.tree import Inventory, Picture, Tree, find, opened, taken
+from etude.data.tree import Tree, find, opened
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CROP = 0.8
@@ -94,7 +95,7 @@ class SceneSet:
         splits: the scenes of each split.
         about: what it is, for the line beside every number.
         checksums: digests of what was read.
-        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
+        inventory: what was found in a folder, see `etude.data.inventory.Inventory.record`; else empty.
     """
 
     splits: Mapping[Split, Scenes]

@@ -3,7 +3,7 @@
 The layouts that are read, each also below one folder around everything::
 
     FOLDER/cat/1.jpg            FOLDER/train/cat/1.jpg
-    FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or another name of `etude.data.tree.SPLITS`)
+    FOLDER/dog/1.jpg            FOLDER/val/cat/2.jpg        (or another name of `etude.data.inventory.SPLITS`)
                                 FOLDER/test/cat/3.jpg
 
 Hidden files, other files beside the images, and images beside the class folders are passed over; the inventory says so.
@@ -31,8 +31,9 @@ from etude.core.files import read_json, write_json
 from etude.data.cache import decoded, digest
 from etude.data.fetch import cache_place
 from etude.data.images import Fit, ImageError, fitted, in_threads, printable, read_image
+from etude.data.inventory import Inventory, Picture, inventory
 from etude.data.labelled import LabelledImages, stratified
-from etude.data.tree import Inventory, Picture, Tree, inventory, joined, opened
+from etude.data.tree import Tree, joined, opened
 
 INDIAN_BIRDS = (
     "Asian-Green-Bee-Eater", "Brown-Headed-Barbet", "Cattle-Egret", "Common-Kingfisher", "Common-Myna",

@@ -44,8 +44,9 @@ from etude.data.archives import Bounded, members
 from etude.data.cache import decoded, digest
 from etude.data.fetch import Source, cache_folder, damage, fetch
 from etude.data.images import ImageError, fitted, in_threads, printable, read_image, shortened
+from etude.data.inventory import Inventory, Picture, inventory, taken
 from etude.data.tiles import tiles
-from etude.data.tree import NO_PICTURE, Inventory, Picture, Tree, find, inventory, is_hidden, is_picture, opened, taken
+from etude.data.tree import NO_PICTURE, Tree, find, is_hidden, is_picture, opened
 
 Published = Literal["maps", "facades", "edges2shoes"]
 NAMES: tuple[Published, ...] = ("maps", "facades", "edges2shoes")
@@ -115,7 +116,7 @@ class PairSet:
         checksums: digests of the files, or of the pixels of a folder.
         side: pixels a side of one picture before it was resized; of the first training pair, where they differ, and
             the root of the area where it is not square.
-        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
+        inventory: what was found in a folder, see `etude.data.inventory.Inventory.record`; else empty.
     """
 
     splits: Mapping[Split, Pairs]

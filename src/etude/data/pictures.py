@@ -28,7 +28,7 @@ class Pictures:
         classes: their names, in the order of the labels.
         about: what stands beside every number, such as ``"birds6_224, 64 px"``.
         checksums: digests of what was read.
-        inventory: what was found in a folder, see `etude.data.tree.Inventory.record`; else empty.
+        inventory: what was found in a folder, see `etude.data.inventory.Inventory.record`; else empty.
     """
 
     splits: Mapping[str, LabelledImages]

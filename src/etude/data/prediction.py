@@ -15,7 +15,7 @@ from PIL import Image
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.data.images import DARK, Mode, printable, read_image
-from etude.data.tree import list_images
+from etude.data.inventory import list_images
 
 _log = logging.getLogger("etude")
 

@@ -30,8 +30,9 @@ from etude import __version__
 from etude.core.errors import Interrupted, UserError, extra
 from etude.core.files import locked, one_line_faults, read_json, sha256, sweep, write_atomic, write_json
 from etude.data.images import KINDS, in_threads, printable, read_image
+from etude.data.inventory import say_left_out
 from etude.data.render.scene import PUBLISHED, SHAPES, Shape
-from etude.data.tree import Tree, say_left_out
+from etude.data.tree import Tree
 
 FORMAT = 1
 """Raised by any change that makes other scenes of the same settings."""
