@@ -98,6 +98,8 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
         "seconds_per_step": steps_s / _STEPS,
         "batch_in_parts": memory.about_parts(task),
     }
+    if own := getattr(task, "own_parts", list)():
+        facts["own_parts"] = "; ".join(own)
     if training_only:
         return facts | {"memory_mb": held}
     memory.reset_peak()

@@ -9,14 +9,14 @@ runtimes, each held against PyTorch before it is left (extra `onnx`).
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from etude import __version__, registry
-from etude.core.config import from_dict
+from etude.core.config import from_dict, to_dict
 from etude.core.errors import UserError
 from etude.core.files import write_atomic
 from etude.core.summary import chosen_weights
@@ -113,8 +113,13 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
         raise UserError(f"{folder} is a file: name a folder, or a file that ends in .safetensors or .onnx")
     if folder.is_dir() and any(folder.iterdir()) and not options.force:
         raise UserError(f"{folder} is not empty: choose another --out, or --force to write over it")
+    from etude.core.checkpoint import WeightsHeader
+
     # Before the first file is written.
-    companions = hub.companions(given.study, weights)
+    code = hub.own_files(to_dict(given.config))
+    companions = {**hub.companions(given.study, weights), **{name: Path(path) for name, path in code.items()}}
+    inside = hub.portable(hub.renamed(to_dict(given.config), {path: name for name, path in code.items()}))
+    given = replace(given, header=WeightsHeader(given.study.name, inside, given.header.extra)) if code else given
     graphs = _graphs(given) if options.onnx else []
     _write_weights(folder / hub.WEIGHTS, given)
     for place, origin in companions.items():
@@ -127,7 +132,7 @@ def _write_folder(folder: Path, given: hub.Exported, weights: Path, name: str, o
         written.append({"file": file.name, "about": graph.about, **_write_graph(file, graph, given)})
     precision = "float32" if options.fp32 else "float16, and computed with in float32"
     hub.write_hub_card(folder, name, given, precision, written)
-    say(f"{folder}: {hub.WEIGHTS}, {hub.CONFIG}, {hub.CARD}")
+    say(f"{folder}: {', '.join([hub.WEIGHTS, hub.CONFIG, hub.CARD, *code])}")
 
 
 # --- ONNX ---

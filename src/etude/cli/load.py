@@ -62,8 +62,13 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
     loop = dataclasses.replace(given.config.loop, **_HERE)
     config: StudyConfig = from_dict(study.config, to_dict(given.config) | {"loop": to_dict(loop)})
     config = override(config, getattr(study.module("export"), "ALONE", {}))
+    code = {
+        str(folder / name): str(path / name) for name in hub.own_files(given.header.config) if (folder / name).is_file()
+    }
+    # The run's own copies are there once it is.
+    record_config = hub.renamed(to_dict(config), code)
     preset = study.preset(given.preset)
-    record = RunRecord(study.name, given.preset, preset.scale, differences(preset.build(), config), to_dict(config))
+    record = RunRecord(study.name, given.preset, preset.scale, differences(preset.build(), config), record_config)
     with one_line_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".load.", suffix=".tmp", dir=path.parent))
@@ -76,7 +81,7 @@ def write_run(given: hub.Exported, folder: Path, path: Path) -> Path:
             card = folder / hub.CARD
             if card.is_file() and card.stat().st_size <= _MOST_CARD:
                 write_atomic(temporary / "model_card.md", card.read_bytes())
-            for name in hub.companions(study, folder / hub.WEIGHTS):
+            for name in [*hub.companions(study, folder / hub.WEIGHTS), *hub.own_files(given.header.config)]:
                 if (folder / name).is_file():
                     write_atomic(temporary / name, (folder / name).read_bytes())
             run.write_summary(_summary(given, record, config))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from etude.nn import norms
 from etude.nn.norms import Pool, accumulator, maps, pool_count
 from etude.nn.plugin import resolve
-from etude.nn.user_part import tried_module
+from etude.nn.user_part import beside, tried_module
 
 Form = Literal["fast", "plain"]
 
@@ -272,3 +272,18 @@ def make_norm(name: str, num_channels: int, form: Form = "fast", **options: Any)
         return kind(num_channels, **options)
     zeros = torch.zeros(2, num_channels, 4, 4)
     return tried_module(f"norm {name}", lambda: kind(num_channels, **options), [zeros], [*zeros.shape])[0]
+
+
+def norm_beside(name: str, num_channels: int = 16) -> str:
+    """What a user's own norm computes beside the built-in ones, see `etude.nn.user_part.beside`: in training, on a
+    batch of random maps whose channels and pictures differ in mean and deviation."""
+    draw = torch.Generator().manual_seed(0)
+    x_NCHW = torch.randn(6, num_channels, 5, 5, generator=draw)
+    x_NCHW = x_NCHW * (0.5 + torch.rand(6, num_channels, 1, 1, generator=draw)) + torch.randn(
+        6, num_channels, 1, 1, generator=draw
+    )
+
+    def answer(kind: str) -> Tensor:
+        return make_norm(kind, num_channels).train()(x_NCHW)
+
+    return beside(f"norm {name}", lambda: answer(name), {kind: lambda kind=kind: answer(kind) for kind in NORMS})

@@ -1,6 +1,7 @@
 """A user's own part, tried out before it is trained."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,30 @@ def tried_module(
     part, answer = tried(what, given, call)
     tried(what, given, lambda: answer, wanted)
     return part.train(), answer
+
+
+def beside(what: str, own: Callable[[], Tensor], builtin: Mapping[str, Callable[[], Tensor]]) -> str:
+    """One line on what a user's part computes: the built-in part that is nearest on the same numbers, and how far.
+
+    Args:
+        what: the part's kind and name, such as ``"norm mine.py:RMS"``.
+        own: computes its answer.
+        builtin: computes those of the built-in parts, by name; one of another shape, or that fails, is left out.
+    """
+    answer, apart = own().detach(), dict[str, float]()
+    if not answer.isfinite().all():
+        return f"{what}: its answer to random numbers is not finite"
+    for name, compute in builtin.items():
+        with contextlib.suppress(RuntimeError, ValueError):
+            other = compute().detach()
+            if other.shape == answer.shape:
+                apart[name] = float((answer - other).abs().max() / other.abs().max().clamp(min=1e-12))
+    if not apart:
+        return f"{what}: no built-in one answers with the same shape"
+    name = min(apart, key=lambda key: apart[key])
+    if apart[name] < 1e-4:
+        return f"{what}: equal to the built-in {name} on random numbers"
+    return f"{what}: nearest the built-in {name}, and up to {apart[name]:.2g} of its largest value away"
 
 
 def _form(answer: Any) -> Any:

@@ -87,6 +87,33 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain(dict(config))
 
 
+def own_files(config: Mapping[str, Any]) -> dict[str, str]:
+    """The paths of the Python files that a configuration names, by the names that they get in an exported folder.
+
+    Raises:
+        UserError: two of them would get one name.
+    """
+    found: dict[str, str] = {}
+    for value in flat(config).values():
+        if isinstance(value, str) and ".py:" in value:
+            path = value.rpartition(":")[0]
+            if (other := found.setdefault(Path(path).name, path)) != path:
+                raise UserError(f"{path} and {other} would get one name in the folder: rename one of them")
+    return found
+
+
+def renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A configuration whose Python files have other places, by their own."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: moved(part) for name, part in value.items()}
+        file, colon, part = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        return f"{names[file]}{colon}{part}" if file in names else value
+
+    return moved(dict(config))
+
+
 def nearest_preset(study: Study, config: StudyConfig) -> str:
     """The preset from which a configuration differs in the fewest settings."""
     return min(study.presets, key=lambda name: len(differences(study.presets[name].build(), config)))
@@ -219,7 +246,8 @@ def read_folder(path: Path, *, trust_code: bool = False) -> Exported:
             f"{path} names code of its own ({code}), which is run when its network is built: "
             f"`etude load {path} --trust-code`, if you know that file"
         )
-    config = from_dict(study.config, header.config, origin=str(path / CONFIG))
+    beside = {name: str(path / name) for name in own_files(header.config) if (path / name).is_file()}
+    config = from_dict(study.config, renamed(header.config, beside), origin=str(path / CONFIG))
     return Exported(study, header, config, preset, tensors, step=step)
 
 

@@ -19,7 +19,7 @@ from etude.core.study import Result, Task
 from etude.data import omniglot
 from etude.data.omniglot import CharacterPool
 from etude.nn.plugin import resolve
-from etude.nn.user_part import tried, tried_module
+from etude.nn.user_part import beside, tried, tried_module
 from etude.studies.protonet.episodes import Accuracy, draw_episode, nearest_distances, score_pool
 from etude.studies.protonet.model import DISTANCES, Conv4, Distance, episode_loss
 from etude.studies.protonet.study import ModelConfig, ProtonetConfig
@@ -194,6 +194,15 @@ class ProtonetTask(Task):
         """The distances of known and unknown queries in a thousand episodes of five ways."""
         draw = self.runtime.generator(f"{split}/unknown", shot)
         return nearest_distances(z_CPD, self.distance, draw, way=5, shot=shot, num_episodes=1000)
+
+    def own_parts(self) -> list[str]:
+        """What a user's own distance computes beside the built-in ones."""
+        name, draw = self.config.model.distance, torch.Generator().manual_seed(0)
+        if name in DISTANCES:
+            return []
+        query_QD, proto_ND = torch.randn(7, 16, generator=draw), torch.randn(5, 16, generator=draw)
+        others = {kind: lambda made=made: made(query_QD, proto_ND) for kind, made in DISTANCES.items()}
+        return [beside(f"distance {name}", lambda: self.distance(query_QD, proto_ND), others)]
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, shot = self.config.evaluation, self.config.episodes.shot

@@ -19,7 +19,7 @@ from etude.data.epochs import Epochs
 from etude.data.labelled import LabelledImages
 from etude.metrics.proportion import half_width
 from etude.nn.augment import crop_and_flip
-from etude.nn.fast_norms import make_norm
+from etude.nn.fast_norms import make_norm, norm_beside
 from etude.studies.resnet.cam import sheet_classes
 from etude.studies.resnet.model import ResNet, gates
 from etude.studies.resnet.study import ModelConfig, ResNetConfig
@@ -154,6 +154,11 @@ class ResNetTask(Task):
         layers = f"l{self.model.num_layers}"
         cells = {"norms": norm, "norms-tuned": norm, "batch-size": f"{norm}_{config.batch.size}", "depth": layers}
         return (cells | {"best": "best"}).get(config.table, f"{layers}-{norm}")
+
+    def own_parts(self) -> list[str]:
+        """What a user's own norm computes beside the built-in ones."""
+        name = self.config.model.norm
+        return [norm_beside(name)] if ".py:" in name else []
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config, found, optim = self.config, self.pictures, self.config.optim
