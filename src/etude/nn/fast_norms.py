@@ -277,11 +277,10 @@ def make_norm(name: str, num_channels: int, form: Form = "fast", **options: Any)
 def norm_beside(name: str, num_channels: int = 16) -> str:
     """What a user's own norm computes beside the built-in ones, see `etude.nn.user_part.beside`: in training, on a
     batch of random maps whose channels and pictures differ in mean and deviation."""
-    draw = torch.Generator().manual_seed(0)
-    x_NCHW = torch.randn(6, num_channels, 5, 5, generator=draw)
-    x_NCHW = x_NCHW * (0.5 + torch.rand(6, num_channels, 1, 1, generator=draw)) + torch.randn(
-        6, num_channels, 1, 1, generator=draw
-    )
+    draw, each = torch.Generator().manual_seed(0), (6, num_channels, 1, 1)
+    spread, middle = 1 + 2 * torch.rand(each, generator=draw), torch.randn(each, generator=draw)
+    of_channel = 3 * torch.randn(1, num_channels, 1, 1, generator=draw)
+    x_NCHW = spread * torch.randn(6, num_channels, 5, 5, generator=draw) + middle + of_channel
 
     def answer(kind: str) -> Tensor:
         return make_norm(kind, num_channels).train()(x_NCHW)
