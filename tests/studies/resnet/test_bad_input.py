@@ -180,12 +180,23 @@ def test_pictures_of_every_kind_are_trained_on(birds: Path, etude: Any) -> None:
     """Grey, CMYK, turned by the camera, animated, see-through, of one pixel."""
     for name, make in ODD.items():
         make(birds / "crow" / name)
+    (birds / "crow" / "phone.heic").touch()
+    shutil.copy(birds / "crow" / "00.png", birds / "egret" / "again.png")
     answer = etude(*run(*FOLDER, "--name", "odd"))
     assert answer.status == 0, answer.err
     assert "Traceback" not in answer.err
     summary = json.loads(Path("runs/resnet/odd/summary.json").read_text())
     assert summary["extra"] == {"classes": ["crow", "egret"], "pictures": "birds, 16 px"}
     assert summary["overrides"]["data.folder"] == "birds"
+    # What was read is told, and kept.
+    found = summary["inventory"]
+    assert sum(found["kept"].values()) == 13 + len(ODD)
+    assert found["left_out"] == {"of a format that is not read": {"count": 1, "such_as": ["crow/phone.heic"]}}
+    assert found["equal"]["in two classes"]["count"] == 2
+    assert found["lines"]
+    assert answer.err.splitlines()[: len(found["lines"])] == found["lines"]
+    checked = etude("check", *run(*FOLDER, "--training-only")[1:])
+    assert re.search(r"left out +1 of a format that is not read \(crow/phone\.heic\)", checked.out)
 
 
 @pytest.mark.parametrize(
