@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from etude.core.errors import Refused, UserError, answerable, attempted, in_place
+from etude.core.errors import Refused, UserError
+from etude.data.prediction import answerable, attempted, in_place
 from etude.runs.table import show_answers
 
 

@@ -1,13 +1,8 @@
 """The faults that a user can mend, and the stop that a user asked for."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
-
-T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class UserError(ValueError):
@@ -43,32 +38,6 @@ class Refused:
 
     input: str
     error: str
-
-
-def attempted(inputs: Sequence[T], work: Callable[[T], A], name: Callable[[T], str] = str) -> list[A | Refused]:
-    """What ``work`` makes of each input, or its refusal, which calls the input by ``name``."""
-    made: list[A | Refused] = []
-    for given in inputs:
-        try:
-            made.append(work(given))
-        except UserError as error:
-            made.append(Refused(name(given), str(error)))
-    return made
-
-
-def in_place(made: Sequence[A | Refused], answers: Iterable[B]) -> list[B | Refused]:
-    """The answers to those inputs that were not refused, with the refusals between them in the inputs' order."""
-    rest = iter(answers)
-    return [row if isinstance(row, Refused) else next(rest) for row in made]
-
-
-def answerable(made: list[A | Refused]) -> list[A | Refused]:
-    """The same; `UserError` where every input was refused."""
-    refused = [row.error for row in made if isinstance(row, Refused)]
-    if refused and len(refused) == len(made):
-        others = f" (and {len(refused) - 1} more that cannot be answered)" if len(refused) > 1 else ""
-        raise UserError(f"{refused[0]}{others}")
-    return made
 
 
 def harmless(text: str) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import Refused, UserError, answerable, attempted, in_place
+from etude.core.errors import Refused, UserError
 from etude.core.files import write_atomic
 from etude.data.images import fitted
 from etude.data.picture_config import PictureConfig
-from etude.data.prediction import PictureOptions, picture_files, read_input
+from etude.data.prediction import PictureOptions, answerable, attempted, in_place, picture_files, read_input
 
 _BATCH = 64
 

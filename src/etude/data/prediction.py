@@ -1,23 +1,26 @@
-"""Pictures in, files out: what predictions of pictures share."""
+"""Inputs in, files out: what predictions share."""
 
 import logging
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import tyro
 from PIL import Image
 
-from etude.core.errors import UserError
+from etude.core.errors import Refused, UserError
 from etude.core.files import write_atomic
 from etude.data.images import DARK, Mode, printable, read_image
 from etude.data.inventory import list_images
 
 _log = logging.getLogger("etude")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,32 @@ class MakingOptions(PictureOptions):
 
     force: bool = False
     """Write over results that are there."""
+
+
+def attempted(inputs: Sequence[T], work: Callable[[T], A], name: Callable[[T], str] = str) -> list[A | Refused]:
+    """What ``work`` makes of each input, or its refusal, which calls the input by ``name``."""
+    made: list[A | Refused] = []
+    for given in inputs:
+        try:
+            made.append(work(given))
+        except UserError as error:
+            made.append(Refused(name(given), str(error)))
+    return made
+
+
+def in_place(made: Sequence[A | Refused], answers: Iterable[B]) -> list[B | Refused]:
+    """The answers to those inputs that were not refused, with the refusals between them in the inputs' order."""
+    rest = iter(answers)
+    return [row if isinstance(row, Refused) else next(rest) for row in made]
+
+
+def answerable(made: list[A | Refused]) -> list[A | Refused]:
+    """The same; `UserError` where every input was refused."""
+    refused = [row.error for row in made if isinstance(row, Refused)]
+    if refused and len(refused) == len(made):
+        others = f" (and {len(refused) - 1} more that cannot be answered)" if len(refused) > 1 else ""
+        raise UserError(f"{refused[0]}{others}")
+    return made
 
 
 def picture_files(given: Sequence[Path]) -> list[Path]:

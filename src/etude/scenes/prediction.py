@@ -17,12 +17,21 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import StudyConfig, from_dict
-from etude.core.errors import Refused, UserError, answerable, attempted, in_place
+from etude.core.errors import Refused, UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.clevrtex import read_picture
 from etude.data.images import printable
-from etude.data.prediction import MakingOptions, picture_files, refuse_existing, result_files, save_png
+from etude.data.prediction import (
+    MakingOptions,
+    answerable,
+    attempted,
+    in_place,
+    picture_files,
+    refuse_existing,
+    result_files,
+    save_png,
+)
 from etude.draw.figures import coloured, grid, save_figure, sheet
 from etude.metrics.segmentation import squared_error
 from etude.nn.pixels import prepare, to_bytes

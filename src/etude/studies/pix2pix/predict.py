@@ -20,11 +20,19 @@ from torch import Tensor
 from etude.core import randomness
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import Refused, UserError, answerable, attempted
+from etude.core.errors import Refused, UserError
 from etude.core.loop import progress_bar
 from etude.core.runtime import resolve_device
 from etude.data.images import ImageError, printable
-from etude.data.prediction import MakingOptions, picture_files, read_input, result_files, save_png
+from etude.data.prediction import (
+    MakingOptions,
+    answerable,
+    attempted,
+    picture_files,
+    read_input,
+    result_files,
+    save_png,
+)
 from etude.nn.pixels import prepare, to_bytes
 from etude.studies.pix2pix.model import Generator
 from etude.studies.pix2pix.study import Pix2PixConfig

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import Refused, UserError, answerable, attempted, in_place, refuse_newer
+from etude.core.errors import Refused, UserError, refuse_newer
 from etude.core.files import write_atomic
 from etude.data.images import ImageError, shortened, to_square
 from etude.data.inventory import inventory, say_left_out
-from etude.data.prediction import picture_files, read_input
+from etude.data.prediction import answerable, attempted, in_place, picture_files, read_input
 from etude.data.tree import opened
 from etude.studies.protonet.model import Distance, prototypes
 from etude.studies.protonet.study import ProtonetConfig

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
-from etude.core.errors import Refused, UserError, answerable, attempted, in_place
+from etude.core.errors import Refused, UserError
+from etude.data.prediction import answerable, attempted, in_place
 from etude.studies.text2math.batches import Batch, encode
 from etude.studies.text2math.beam import BeamTree
 from etude.studies.text2math.model import Text2Math, attention_over
