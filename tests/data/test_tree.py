@@ -16,7 +16,7 @@ from PIL import Image
 from etude.core.errors import UserError
 from etude.data import clevrtex, folders, pairs, pictures
 from etude.data.images import EXTENSIONS, read_image
-from etude.data.inventory import Inventory, Picture, inventory, split_of
+from etude.data.inventory import Inventory, Picture, inventory, partners, split_of
 from etude.data.picture_config import PictureConfig
 from etude.data.prediction import picture_files, read_input
 from etude.data.tree import opened
@@ -247,15 +247,17 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path, caplog: pytest.Lo
     for name in ("cat/a.heic", "cat/b.HEIC", "labels.csv", "loose.png"):
         (tmp_path / name).touch()
     (tmp_path / "bird").symlink_to(tmp_path / "gone")
+    (tmp_path / os.fsdecode(b"\xff.svg")).touch()
     found = listed(tmp_path, classes=True)
     record = found.record({"train": range(6)}, torch.full((6, 2, 2, 3), 99))
     assert {why: about["count"] for why, about in record["left_out"].items()} == {
-        "hidden": 6, "of a format that is not read": 2, "no picture": 1, "beside what is read": 1, "a broken link": 1,
+        "hidden": 6, "of a format that is not read": 3, "no picture": 1, "beside what is read": 1, "a broken link": 1,
     }  # fmt: skip
     said = "\n".join(record["lines"])
     assert record["kept"] == {"train": 6}
     assert "pictures: 6 train" in said
-    assert "2 of a format that is not read (cat/a.heic, cat/b.HEIC)" in said
+    assert "3 of a format that is not read (cat/a.heic, cat/b.HEIC, '\\udcff.svg')" in said
+    json.dumps(record, ensure_ascii=False).encode()
     assert "1 a broken link (bird)" in said
     assert "nearly black" not in said
     # A prediction says what may be missed.
@@ -304,6 +306,14 @@ def test_equal_pictures_across_splits_and_classes(tmp_path: Path) -> None:
         assert any("6 test in train (test/cat/0.png = train/cat/0.png)" in line for line in record["lines"])
         assert record["kept"] == {"train": 7, "val": 6, "test": 6}
         json.dumps(record)
+
+
+def test_many_equal_pictures_are_counted_soon() -> None:
+    count = 40_000
+    found = [other for _, other in partners(["x"] * count, range(count), range(count), [0] * count)]
+    assert found == [None] * count
+    found = [other for _, other in partners(["x"] * count, range(count), range(count))]
+    assert found == [1] + [0] * (count - 1)
 
 
 def test_equal_scenes_and_pairs(tmp_path: Path) -> None:

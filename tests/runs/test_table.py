@@ -31,6 +31,11 @@ def test_refusals_stand_between_the_answers(capsys: pytest.CaptureFixture[str]) 
     rows = json.loads(capsys.readouterr().out)
     assert [row.get("name", row.get("input")) for row in rows] == ["one", "x", "two"]
     assert show_answers(SimpleNamespace(), answers[:1]) == 0
+    capsys.readouterr()
+    # A name that is no text in UTF-8.
+    show_answers(SimpleNamespace(), [Answer("\udcff", 1.0)], as_json=True)
+    out = capsys.readouterr().out
+    assert json.loads(out.encode())[0]["name"] == "\udcff"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping
@@ -135,7 +136,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def as_json(value: Any) -> str:
     """A JSON value as text, indented, ending in a newline; a number that is not finite is null."""
-    return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # A file's name may hold half a sign, which UTF-8 does not.
+    return re.sub(r"[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
 def finite(value: Any) -> Any:

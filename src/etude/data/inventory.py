@@ -121,7 +121,9 @@ class Inventory:
             lines.append("equal files: " + "; ".join(told))
         if dark > len(some) / 2:
             lines.append(f"nearly black: {dark} of {len(some)} looked at; 12 bits in files of 16 want to be scaled")
-        left_out = {why: {"count": len(names), "such_as": names[:5]} for why, names in reasons.items()}
+        left_out = {
+            why: {"count": len(names), "such_as": [*map(printable, names[:5])]} for why, names in reasons.items()
+        }
         return {
             "kept": kept, "splits": dict(self.splits), "left_out": left_out, "equal": equal, "nearly_black": dark,
             "lines": lines,
@@ -141,12 +143,13 @@ def partners(
     marks: Sequence[Any], here: Sequence[int], there: Sequence[int], classes: Sequence[Any] | None = None
 ) -> Iterator[tuple[int, int | None]]:
     """Each row of one place with the first other row of another place that has its mark, and another class if given."""
-    holders: dict[Any, list[int]] = defaultdict(list)
+    kinds = range(len(marks)) if classes is None else classes
+    # The first row of each kind: of ten thousand equal ones none is compared with all others.
+    holders: dict[Any, dict[Any, int]] = defaultdict(dict)
     for row in there:
-        holders[marks[row]].append(row)
+        holders[marks[row]].setdefault(kinds[row], row)
     for row in here:
-        others = (other for other in holders.get(marks[row], ()) if other != row)
-        yield row, next((other for other in others if classes is None or classes[other] != classes[row]), None)
+        yield row, next((other for kind, other in holders.get(marks[row], {}).items() if kind != kinds[row]), None)
 
 
 def inventory(tree: Tree, *, classes: bool) -> Inventory:
