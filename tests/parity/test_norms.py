@@ -104,7 +104,9 @@ def test_single_precision_beside_single_precision(kind: str) -> None:
         close(grad, expected[name])
 
 
-@pytest.mark.parametrize("options", [{"momentum": 0.3}, {"momentum": 1.0, "eps": 1e-2}, {"momentum": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.3}, {"momentum": 1.0, "eps": 1e-2}, {"momentum": 0.0}, {"momentum": None}], ids=str
+)
 def test_running_statistics(options: dict[str, Any]) -> None:
     ours, theirs = BatchNorm(6, **options), nn.BatchNorm2d(6, **options).double()
     for number in range(5):

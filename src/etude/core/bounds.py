@@ -42,10 +42,10 @@ def check_bounds(config: Any, prefix: str = "") -> None:
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_bounds(value, f"{prefix}{name}.")
-        require(_finite(getattr(config, name)), prefix + name, "a finite number", getattr(config, name))
         for bound in getattr(hint, "__metadata__", ()):
             if isinstance(bound, Bound):
                 require(bound.holds(value), prefix + name, bound.wanted, value)
+        require(_finite(getattr(config, name)), prefix + name, "a finite number", getattr(config, name))
 
 
 def _finite(value: Any) -> bool:

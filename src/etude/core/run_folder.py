@@ -83,8 +83,10 @@ class RunFolder:
         return from_dict(RunRecord, body, origin=str(origin))
 
     def config(self, kind: type[StudyConfig]) -> StudyConfig:
-        """The run's configuration as its study's dataclass."""
-        return from_dict(kind, self.record.config, origin=str(self.path / "config.yaml"))
+        """The run's configuration as its study's dataclass, whose ``recorded`` reads that of an earlier version."""
+        return from_dict(
+            kind, getattr(kind, "recorded", dict)(self.record.config), origin=str(self.path / "config.yaml")
+        )
 
     def checkpoints(self, keep: int = 2) -> "Checkpoints":
         # With PyTorch, which the records of runs are read without.

@@ -220,7 +220,9 @@ def choose_groups(num_channels: int, wished: int) -> int:
 class _RunningNorm(Norm):
     """A norm whose statistics over the batch are tracked for evaluation."""
 
-    def __init__(self, num_channels: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self, num_channels: int, *, momentum: float | None = 0.1, eps: float = 1e-5, affine: bool = True
+    ) -> None:
         super().__init__(num_channels, eps=eps, affine=affine)
         self.momentum = momentum
         self.running_mean: Tensor
@@ -232,20 +234,24 @@ class _RunningNorm(Norm):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, momentum={self.momentum:g}"
+        momentum = "None" if self.momentum is None else f"{self.momentum:g}"
+        return f"{super().extra_repr()}, momentum={momentum}"
 
     @torch.no_grad()
     def track(self, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
         """Move the running statistics towards a batch's; the variance as the unbiased one of ``count`` values."""
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C.to(self.running_mean), self.momentum)
-        self.running_var.lerp_((variance_C * (count / (count - 1))).to(self.running_var), self.momentum)
+        # None: the mean of all batches so far.
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C.to(self.running_mean), share)
+        self.running_var.lerp_((variance_C * (count / (count - 1))).to(self.running_var), share)
 
 
 class BatchNorm(_RunningNorm):
     """Normalises over the batch in training, by running statistics in evaluation (Ioffe and Szegedy 2015).
 
-    Source: algorithm 1 in training, algorithm 2 in evaluation; ``momentum`` is the share of the newest batch.
+    Source: algorithm 1 in training, algorithm 2 in evaluation; ``momentum`` is the share of the newest batch,
+    None the same share for every batch so far.
     """
 
     pool = "batch"
@@ -268,7 +274,9 @@ class BatchInstanceNorm(_RunningNorm):
     ten times the learning rate, and no weight decay.
     """
 
-    def __init__(self, num_channels: int, *, momentum: float = 0.1, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self, num_channels: int, *, momentum: float | None = 0.1, eps: float = 1e-5, affine: bool = True
+    ) -> None:
         super().__init__(num_channels, momentum=momentum, eps=eps, affine=affine)
         self.gate = nn.Parameter(torch.ones(num_channels))
 

@@ -237,7 +237,7 @@ def test_checkpoints_of_the_other_phase_are_refused(verb: str, of: str, to: str,
         (path / "summary.json").unlink()
     before = contents(path / "checkpoints")
     mixed = "weights.safetensors does not fit the network 'model'"
-    refused(verb, path, says=(f"phase is {to} and was {of}" if verb == "resume" else mixed,))
+    refused(verb, path, says=(f"phase is {of} there and {to} here" if verb == "resume" else mixed,))
     assert contents(path / "checkpoints") == before
 
 
@@ -254,3 +254,12 @@ def test_both_phases_are_evaluated_again(searched: Path, retrained: Path, etude:
         assert len(rows) == count
         assert all(row["value"] == row["in_summary"] for row in rows)
     assert json.loads((searched / "figures" / "genotype.json").read_text()).keys() == SMALL.keys()
+
+
+def test_a_search_of_an_earlier_version_is_read(searched: Path, tmp_path: Path, etude: Any) -> None:
+    """It recorded a genotype, of which a search makes nothing."""
+    run = shutil.copytree(searched, tmp_path / "darts" / "earlier")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["config"]["genotype"] = "darts-v2"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert etude("eval", run).status == 0

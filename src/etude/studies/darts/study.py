@@ -1,7 +1,7 @@
 """Differentiable architecture search: presets and experiments."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -178,6 +178,11 @@ class DartsConfig(StudyConfig):
             # So that the run does not hang on a file that may change.
             cell = as_text(from_text(cell))
         object.__setattr__(self, "genotype", cell)
+
+    @staticmethod
+    def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+        """A recorded configuration: searches of earlier versions had a genotype, and made nothing of it."""
+        return dict(values) | ({"genotype": ""} if values.get("phase") == "search" else {})
 
     def _check_bench(self) -> None:
         model, options = self.model, self.search
