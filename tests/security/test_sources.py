@@ -68,6 +68,7 @@ READERS = {
     "data/audit.py": "tests/data/test_audit.py: lists of problems",
     "data/mathqa.py": "fuzz: mathqa zip, glove zip, glove npz",
     "data/mnist.py": "fuzz: mnist idx",
+    "data/nasbench201.py": "tests/studies/darts/test_nb201.py: broken tables",
     "data/omniglot.py": "fuzz: omniglot zip; test_pickles.py: mirrors",
     "data/pairs.py": "fuzz: pairs zip, pairs tar, pairs listing",
     "data/render/driver.py": "fuzz: scenes meta",
