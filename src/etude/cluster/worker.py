@@ -34,7 +34,9 @@ _AWAY = 300.0
 ELSEWHERE = -1
 """The exit status of a run that was killed or asked to stop by somebody else, or that the storage kept from beginning
 or ending: it goes on on another node."""
-PLACES = ("folder", "folder-b", "split-file", "bert", "weights", "inception", "start", "selected-run", "table-file")
+PLACES = (
+    "folder", "folder-b", "split-file", "bert", "weights", "inception", "start", "selected-run", "table-file", "init"
+)  # fmt: skip
 """Flags, without what stands before a dot, whose value may name a file or folder by a plain name."""
 
 

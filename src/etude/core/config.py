@@ -81,6 +81,9 @@ class StudyConfig:
     """Length, logging, evaluation, checkpoints, device."""
     seed: int = 0
     """Every draw of the run is keyed by it."""
+    init: str = ""
+    """Weights to begin with: a weights file, a run folder, an exported folder, or the study's name for those that come
+    with it. A last layer of other classes begins anew."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

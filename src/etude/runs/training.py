@@ -73,6 +73,12 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             say(line)
         loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, run.record.config, {}))
         resumed_at = loop.resume()
+        if config.init and not resumed_at:
+            from etude.runs.weights import begin_with
+
+            said = begin_with(task, study, config)
+            if runtime.is_main:
+                say(f"{run.path.name}: {said}")
         if runtime.is_main:
             about = {"data": task.data_checksums(), "processes": runtime.world, "device": str(runtime.device)}
             write_json(run.path / "environment.json", environment() | about)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from etude import registry
-from etude.core.config import StudyConfig, from_dict
+from etude.core.config import StudyConfig, flat, from_dict, to_dict
 from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.core.study import Study, Task
@@ -64,6 +64,47 @@ def find_weights(name: str) -> tuple[Study, Path, dict[str, Any] | None]:
         _, header = read_weights(path)
         return registry.load(header.study), path, None
     raise UserError(f"'{name}' is no run folder, weights file or study (studies: {', '.join(registry.NAMES)})")
+
+
+def begin_with(task: Task, study: Study, config: StudyConfig) -> str:
+    """Copy the weights that ``config.init`` names into a task's networks, and say in a line what was taken.
+
+    Tensors that have the same shape but for their first size, and so as many for another number of classes, stay as
+    they are, and so does a network that the file does not hold.
+
+    Raises:
+        UserError: no such weights, another study's, or networks of other settings, which are named.
+    """
+    from etude.core.checkpoint import read_weights
+
+    found, path, _ = find_weights(config.init)
+    if found.name != study.name:
+        raise UserError(f"--init {config.init} is of the study '{found.name}', not of '{study.name}'")
+    tensors, header = read_weights(path)
+    taken, anew, absent = 0, list[str](), list[str]()
+    for name, module in task.modules.items():
+        state = module.state_dict()
+        given = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        if not given:
+            absent.append(name)
+            continue
+        shapes = {key: (given[key].shape, state[key].shape) for key in state.keys() & given.keys()}
+        heads = {key for key, (was, now) in shapes.items() if was != now}
+        ends = all(0 < len(was) == len(now) <= 2 and was[1:] == now[1:] for was, now in (shapes[key] for key in heads))
+        fits = state.keys() == given.keys() and ends
+        if not fits or len(heads) > 2:
+            was, now = flat(header.config.get("model", {})), flat(to_dict(config).get("model", {}))
+            apart = [f"--model.{key} {was[key]}" for key in sorted(was.keys() & now.keys()) if was[key] != now[key]]
+            fix = f"give {' '.join(apart)}" if apart else "begin with weights of the same network"
+            raise UserError(f"--init {config.init} does not fit the network '{name}': {fix}")
+        module.load_state_dict(state | {key: value for key, value in given.items() if key not in heads})
+        taken += len(given) - len(heads)
+        anew += [f"{name}.{key} {list(given[key].shape)} -> {list(state[key].shape)}" for key in sorted(heads)]
+    if not taken:
+        raise UserError(f"--init {config.init} holds none of the networks {', '.join(task.modules)}")
+    more = f"; anew: {', '.join(anew)}" if anew else ""
+    without = f"; not in it: {', '.join(absent)}" if absent else ""
+    return f"begins with {taken} tensors of {path}{more}{without}"
 
 
 def refuse_bloated(study: Study, weights: Path) -> None:
