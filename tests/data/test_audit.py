@@ -68,20 +68,26 @@ def test_one_picture_in_two_classes_is_found():
     assert of(rows, "equal", "all", "itself").count == 2
 
 
-def test_a_folder_of_classes_and_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_of_classes_and_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
     for split, name, seed in (("train", "a", 0), ("train", "b", 1), ("test", "a", 0), ("test", "b", 2)):
         (tmp_path / split / name).mkdir(parents=True)
         Image.fromarray(drawn(seed)).save(tmp_path / split / name / "1.png")
+    (tmp_path / "test" / "b" / "broken.png").write_bytes(b"x")
     assert main(["data", "audit", str(tmp_path), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    rows = json.loads(said.out)
     (leak,) = (row for row in rows if (row["what"], row["items"], row["among"]) == ("equal", "test", "train"))
     assert (leak["count"], leak["of"], leak["share"]) == (1, 2, 50.0)
     assert (leak["example"].split(" = ")) == ["test/a/1.png", "train/a/1.png"]
+    assert "broken.png is not an image" in caplog.text
 
 
 def test_a_folder_of_problems(tmp_path: Path):
     for split, text in (("train", "add 1 and 2"), ("test", "add 30 and 4")):
         (tmp_path / f"{split}.json").write_text(json.dumps([{"Problem": text}]))
+    (tmp_path / "._test.json").write_bytes(b"what macOS leaves")
     assert of(audit(str(tmp_path)), "equal", "test", "train").share == 100.0
 
 

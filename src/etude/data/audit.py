@@ -6,6 +6,7 @@ wrong. Word problems are compared with their numbers masked, pictures by their p
 
 import hashlib
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +18,11 @@ from scipy.fft import dctn  # pyright: ignore[reportMissingTypeStubs, reportUnkn
 
 from etude.core.errors import UserError
 from etude.data import NAMES
-from etude.data.images import read_image
+from etude.data.images import ImageError, read_image
 from etude.data.inventory import inventory, partners
-from etude.data.tree import opened
+from etude.data.tree import is_hidden, opened
 
+_log = logging.getLogger("etude")
 THUMBNAIL = 16
 """Pixels a side of the grey thumbnails by which pictures are nearly equal."""
 NEAR_BITS = 6
@@ -218,7 +220,8 @@ def _items(name: str) -> Iterable[Item]:
         if name not in readers:
             raise UserError(f"'{name}' has no one form to audit: give its folder or zip file")
         return readers[name]()
-    files = {path.stem: path for path in sorted(Path(name).glob("*.json"))} if Path(name).is_dir() else {}
+    listed = sorted(Path(name).glob("*.json")) if Path(name).is_dir() else []
+    files = {path.stem: path for path in listed if not is_hidden(path.name)}
     return _problems(files) if files else _folder(Path(name))
 
 
@@ -233,7 +236,10 @@ def _folder(path: Path) -> Iterator[Item]:
                 raise
             listed = inventory(tree, classes=False).pictures
         for one in listed:
-            yield picture(one.name, one.part, one.class_name, read_image(tree.image(one.at), "RGB"))
+            try:
+                yield picture(one.name, one.part, one.class_name, read_image(tree.image(one.at), "RGB"))
+            except ImageError as error:
+                _log.warning("left out: %s", error)
 
 
 def _problems(files: dict[str, Path]) -> Iterator[Item]:
