@@ -145,7 +145,7 @@ class Around(PreTrainedModel, GenerationMixin):
     ) -> Seq2SeqLMOutput:
         decoder, memory = self.network.decoder, past_key_values.memory
         s_B1H, past_key_values.state = decoder.run(decoder_input_ids, past_key_values.state)
-        u_NKH, _ = decoder.attend(s_B1H.view(len(memory.mask_NT), WIDTH, -1), memory)
+        u_NKH, *_ = decoder.attend(s_B1H.view(len(memory.mask_NT), WIDTH, -1), memory)
         logits_NKV = decoder.project(u_NKH, memory)
         return Seq2SeqLMOutput(logits=logits_NKV.flatten(0, 1)[:, None], past_key_values=past_key_values)
 
@@ -195,7 +195,7 @@ def one_at_a_time(model: Text2Math, problem: Batch, max_tokens: int) -> list[tup
         for log_p, tokens, state in live:
             last_N1 = torch.tensor([[tokens[-1] if tokens else START]])
             s_N1H, after = model.decoder.run(last_N1, state)
-            u_N1H, _ = model.decoder.attend(s_N1H, memory)
+            u_N1H, *_ = model.decoder.attend(s_N1H, memory)
             log_p_V = model.decoder.project(u_N1H, memory).log_softmax(-1)[0, 0]
             best, ids = log_p_V.topk(min(WIDTH, len(log_p_V)))
             for more, token in zip(best.tolist(), ids.tolist(), strict=True):
@@ -321,7 +321,7 @@ class Tutorial(nn.Module):
         s_N1H, state = self.decoder.run(tokens_N1, state)
         # Without copying, the numbers' places are not read.
         memory = Memory(states_NTD, self.decoder.keys(states_NTD), mask_NT, None, mask_NT)
-        u_N1H, _ = self.decoder.attend(s_N1H, memory)
+        u_N1H, *_ = self.decoder.attend(s_N1H, memory)
         return self.decoder.project(u_N1H, memory)[:, 0], state
 
     def forward(self, batch: Batch, targets_NS: Tensor, coins_S: Tensor) -> Tensor:

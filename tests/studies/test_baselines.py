@@ -15,6 +15,7 @@ from etude.core.study import Study
 from etude.core.summary import read_summaries
 from etude.data import omniglot
 from etude.data.labelled import LabelledImages
+from etude.data.mathqa import masked
 from etude.data.pictures import Pictures
 from etude.metrics import gaussian
 from etude.scenes import baseline as scenes
@@ -61,7 +62,7 @@ def test_the_verb_writes_what_it_prints(etude: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_problem_takes_the_program_of_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text2math, "NEIGHBOURS", 2)
+    monkeypatch.setattr(text2math, "VOTERS", 2)
     train = [
         Problem("a train runs 60 km in 2 hours . what is its speed ?", "divide(n0,n1)|", 30.0),
         Problem("a train runs 60 km . how many meters is that ?", "multiply(n0,const_1000)|", 60_000.0),
@@ -72,7 +73,7 @@ def test_a_problem_takes_the_program_of_its_template(monkeypatch: pytest.MonkeyP
         # The words of the second, and as many numbers as the others.
         Problem("a train runs 60 km . how many meters is that 5 times ?"),
     ]
-    assert text2math.masked(asked[0].text) == text2math.masked(train[0].text)
+    assert masked(asked[0].text) == masked(train[0].text)
     assert text2math.nearest_programs(train, asked) == ["divide(n0,n1)", "divide(n0,n1)"]
     rows = {(row.name.split(" ")[0], row.metric, row.split): row.value
             for row in text2math.compared(train, asked[:1], "test", "here", silent)}  # fmt: skip
@@ -85,8 +86,8 @@ def test_a_problem_takes_the_program_of_its_template(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("real_mathqa")
 def test_the_nearest_training_problem_answers_real_ones() -> None:
     problems = text2math.load(text2math.DataConfig())
-    known = {text2math.masked(problem.text) for problem in problems["train"]}
-    assert sum(text2math.masked(problem.text) in known for problem in problems["test"]) == 1384
+    known = {masked(problem.text) for problem in problems["train"]}
+    assert sum(masked(problem.text) in known for problem in problems["test"]) == 1384
     rows = text2math.compared(problems["train"], problems["test"][:200], "test", "MathQA", silent)
     found = {row.metric: row.value for row in rows if row.split == "test" and row.name.startswith("nearest")}
     assert 75 < found["exact"] < found["execution"] < 92

@@ -16,7 +16,7 @@ def greedy(model: Text2Math, batch: Batch, max_tokens: int) -> Tensor:
     ended_N = torch.zeros(len(batch), dtype=torch.bool, device=batch.words_NT.device)
     for _ in range(max_tokens):
         s_N1H, state = model.decoder.run(tokens_N1, state)
-        u_N1H, _ = model.decoder.attend(s_N1H, memory)
+        u_N1H, *_ = model.decoder.attend(s_N1H, memory)
         tokens_N1 = model.decoder.project(u_N1H, memory).argmax(-1)
         written.append(tokens_N1[:, 0].masked_fill(ended_N, PAD))
         ended_N = ended_N | (tokens_N1[:, 0] == END)

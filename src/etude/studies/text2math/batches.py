@@ -1,9 +1,10 @@
 """Problems as tensors: read once, kept on the device, cut into batches of problems of like length.
 
 Shape suffixes: N problems, T words of the longest, S tokens of the longest program, P words of all problems of a split,
-D numbers of a state.
+D numbers of a state, R programs of neighbours, L tokens of the longest of them, F what is known of each.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from etude.core import randomness
 from etude.studies.text2math.problems import Problem
-from etude.studies.text2math.tokens import PAD, Tokens
+from etude.studies.text2math.retrieval import Index, Voted
+from etude.studies.text2math.tokens import END, PAD, Tokens, words_of
 
 _POOL = 32
 """Batches among which problems are sorted by length."""
@@ -34,6 +36,31 @@ class Reader(Protocol):
         ...
 
 
+NEIGHBOUR_FEATURES = 4
+"""F: a program's share of the vote, the cosine of its nearest problem, whether that has as many numbers, its count."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The programs that the nearest training problems vote for, those with the most votes first.
+
+    Attributes:
+        tokens_NRL: int64, their tokens with the end; PAD where there is none. The first has one at least.
+        about_NRF: float32, what is known of each; see `NEIGHBOUR_FEATURES`.
+        shared_NTR: float32, 1 where a word stands in the nearest problem that has the program, too.
+    """
+
+    tokens_NRL: Tensor
+    about_NRF: Tensor
+    shared_NTR: Tensor
+
+    def take(self, rows_N: Tensor, words: int) -> "Neighbours":
+        """Return those of some problems, on the device, the longest of which has so many words."""
+        tokens_NRL = self.tokens_NRL[rows_N]
+        longest = int((tokens_NRL != PAD).any(0).any(0).sum())
+        return Neighbours(tokens_NRL[..., :longest], self.about_NRF[rows_N], self.shared_NTR[rows_N, :words].float())
+
+
 @dataclass(frozen=True)
 class Batch:
     """Problems, and their programs where these are known, as padded tensors.
@@ -47,6 +74,7 @@ class Batch:
         features_PD: a frozen encoder's states of the words of a whole split, problem after problem, where they have
             been computed before.
         starts_N: int64, the row of each problem's first word in ``features_PD``.
+        neighbours: the programs that the decoder reads; None where it reads none.
     """
 
     words_NT: Tensor
@@ -55,6 +83,7 @@ class Batch:
     targets_NS: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
     features_PD: Tensor | None = None
     starts_N: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    neighbours: Neighbours | None = None
 
     def __len__(self) -> int:
         return len(self.words_NT)
@@ -95,6 +124,7 @@ class Batch:
         return Batch(
             self.words_NT[rows_N, :words], self.indices_NT[rows_N, :words], self.lengths_N[rows_N],
             self.targets_NS[rows_N, :tokens], self.features_PD, self.starts_N[rows_N],
+            None if self.neighbours is None else self.neighbours.take(rows_N, words),
         )  # fmt: skip
 
     def by_length(self, size: int) -> Iterator[tuple[Tensor, "Batch"]]:
@@ -115,6 +145,36 @@ def encode(problems: Sequence[Problem], reader: Reader, tokens: Tokens, device: 
         _padded([words for words, _ in read], PAD).to(device), _padded([indices for _, indices in read], -1).to(device),
         lengths_N, _padded(targets, PAD).to(device), starts_N=lengths_N.cumsum(0) - lengths_N,
     )  # fmt: skip
+
+
+MAX_READ = 32
+"""Tokens of a neighbour's program that are read."""
+
+
+def read_neighbours(
+    problems: Sequence[Problem], voted: Sequence[Sequence[Voted]], index: Index, tokens: Tokens, reads: int,
+    device: torch.device,
+) -> Neighbours:  # fmt: skip
+    """Return what a decoder reads of the programs that neighbours vote for, ``reads`` of each problem's at most."""
+    programs = {program: (tokens.encode(program) or [])[:MAX_READ] for program in set(index.programs)}
+    words_of_text: dict[int, set[str]] = {}
+    most = max((len(words_of(problem.text)[0]) for problem in problems), default=1)
+    tokens_NRL = torch.zeros(len(problems), reads, MAX_READ, dtype=torch.int64)
+    about_NRF = torch.zeros(len(problems), reads, NEIGHBOUR_FEATURES)
+    shared_NTR = torch.zeros(len(problems), max(1, most), reads, dtype=torch.bool)
+    for row, (problem, some) in enumerate(zip(problems, voted, strict=True)):
+        words = words_of(problem.text)[0]
+        for rank, one in enumerate(some[:reads]):
+            ids, near = programs[one.program], one.nearest
+            tokens_NRL[row, rank, : len(ids)] = torch.tensor(ids)
+            about_NRF[row, rank] = torch.tensor([one.share, near.cosine, float(near.same), math.log(one.count)])
+            if near.row not in words_of_text:
+                words_of_text[near.row] = set(words_of(index.problems[near.row].text)[0])
+            theirs = words_of_text[near.row]
+            shared_NTR[row, : len(words), rank] = torch.tensor([word in theirs for word in words], dtype=torch.bool)
+    # Something to look at, where no program is known.
+    tokens_NRL[:, 0, 0] = tokens_NRL[:, 0, 0].where(tokens_NRL[:, 0, 0] != PAD, torch.tensor(END))
+    return Neighbours(tokens_NRL.to(device), about_NRF.to(device), shared_NTR.to(device))
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -26,6 +26,8 @@ class Options:
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = False
     """Take the best program that has a value."""
+    rerank: bool = False
+    """Also judge the programs of the nearest known problems, where the network has a classifier for it."""
     strict: bool = False
     """Compute with the right formulas of geometry; the known answers were made with the data set's."""
     course: bool = False
@@ -53,7 +55,7 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
         UserError: the file is not of the form, or has no problem; its line is named. Nothing is written then.
     """
     if weights is None:
-        for name in ("beam", "grammar", "executes", "bert"):
+        for name in ("beam", "grammar", "executes", "rerank", "bert"):
             if getattr(options, name) != getattr(Options, name):
                 raise UserError(
                     f"--{name} says how a network writes, and none is named: `etude eval RUN FILE` uses one"
@@ -73,7 +75,7 @@ def evaluate(weights: Path | None, options: Options) -> list[Score]:
     else:
         search = Search(
             beam=options.beam, grammar=options.grammar, executes=options.executes, words=False, bert=options.bert,
-            strict=options.strict,
+            strict=options.strict, rerank=options.rerank,
         )  # fmt: skip
         for row, program in zip(rows, Solver(weights, search).programs(problems), strict=True):
             row["predicted"] = program

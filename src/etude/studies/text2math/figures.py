@@ -12,17 +12,20 @@ from etude.draw.figures import PALETTE, curves, figure
 from etude.draw.metrics import rows_of
 from etude.studies.text2math.model import attention_over
 from etude.studies.text2math.program import ProgramError, Step, parse
-from etude.studies.text2math.scores import Verdict
+from etude.studies.text2math.scores import Verdict, judge
 from etude.studies.text2math.task import Text2MathTask
 from etude.studies.text2math.tokens import END, words_of
+from etude.studies.text2math.vote import RetrievalTask
 
 _SHOWN = 4
 _CONFUSED = 20
 
 
-def draw(task: Text2MathTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw all pictures of a run into ``folder``."""
+def draw(task: Text2MathTask | RetrievalTask, folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw all pictures of a run into ``folder``; of a vote without a network, the curves alone."""
     learning_curves(folder / "curves.png", metrics)
+    if isinstance(task, RetrievalTask):
+        return
     programs, verdicts = task.verdicts("dev", task.config.beam)
     known = [parse(problem.program) for problem in task.problems["dev"]]
     written = [_steps(program) for program in programs]
@@ -31,6 +34,10 @@ def draw(task: Text2MathTask, folder: Path, metrics: Sequence[Mapping[str, Any]]
     confused(folder / "operators.png", known, written)
     if task.config.model.attention:
         attention(folder / "attention.png", task, programs, verdicts)
+    if task.config.rerank.neighbours:
+        choices, problems = task.chosen("dev", {}), task.problems["dev"]
+        right = [judge(one.program, problem).execution for one, problem in zip(choices, problems, strict=True)]
+        sureness(folder / "sureness.png", [one.probability for one in choices], right)
 
 
 def _steps(program: str) -> tuple[Step, ...]:
@@ -97,6 +104,23 @@ def confused(path: Path, known: Sequence[Sequence[Step]], written: Sequence[Sequ
         ax.set_yticks(range(len(rows)), [f"{right} → {mine}" for (right, mine), _ in rows], fontsize=7)
         ax.invert_yaxis()
         ax.set(xlabel="times", title="Operators written in another's place, same step (dev)")
+
+
+def sureness(path: Path, sure: Sequence[float], right: Sequence[bool]) -> None:
+    """Draw how often answers of dev are right by how sure they are said to be, and by how many are given."""
+    sure_N, right_N = np.array(sure), np.array(right, dtype=float)
+    order_N = np.argsort(-sure_N, kind="stable")
+    with figure(path, 8.0, 3.6) as drawn:
+        reliability, coverage = drawn.subplots(1, 2)
+        place_N = np.minimum(9, (10 * sure_N).astype(int))
+        kept = [place_N == place for place in range(10) if (place_N == place).any()]
+        reliability.plot([0, 100], [0, 100], color="#999", linestyle="--", linewidth=1)
+        shares = [(100 * sure_N[some].mean(), 100 * right_N[some].mean()) for some in kept]
+        reliability.plot(*zip(*shares, strict=True), marker="o", color=PALETTE[0])
+        reliability.set(xlabel="said to be right, %", ylabel="right, %", title="Dev, in tenths")
+        counts_N = np.arange(1, len(order_N) + 1)
+        coverage.plot(100 * counts_N / len(order_N), 100 * np.cumsum(right_N[order_N]) / counts_N, color=PALETTE[1])
+        coverage.set(xlabel="the surest answers, % of dev", ylabel="right among them, %", title="Coverage and accuracy")
 
 
 def attention(path: Path, task: Text2MathTask, programs: Sequence[str], verdicts: Sequence[Verdict]) -> None:

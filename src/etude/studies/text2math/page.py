@@ -46,7 +46,7 @@ CSS = """
 def _load(weights: Path, extra: Mapping[str, Any] | None) -> "Solver":
     from etude.studies.text2math.predict import Options, Solver
 
-    return Solver(weights, Options())
+    return Solver(weights, Options(), extra)
 
 
 def solve(site: Site, choice: str, text: str, beam: int) -> "tuple[Solver, Workings]":
@@ -69,6 +69,8 @@ def answer_html(workings: "Workings") -> str:
         )
     value = "no value" if answer.value is None else f"Answer: {answer.answer}"
     reading = f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
+    sure = "" if answer.probability is None else f" In {percent(answer.probability)} of such cases it is right."
+    near = note(f"The nearest known problem: {answer.nearest}") if answer.nearest else ""
     written = [step for step in answer.program.split("|") if step]
     # A program that fails at a step has its fault in place of the steps.
     whole = len(written) == len(answer.steps)
@@ -77,7 +79,8 @@ def answer_html(workings: "Workings") -> str:
     return (
         f'<p class="et-answer" role="status">{escape(value)}</p>'
         f'<p class="et-program">{escape(answer.program)}</p>{steps}'
-        + note(f"Mean probability of a token: {percent(exp(answer.score))}.{reading}")
+        + note(f"Mean probability of a token: {percent(exp(answer.score))}.{sure}{reading}")
+        + near
     )
 
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,15 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError
 from etude.data.prediction import answerable, attempted, in_place
-from etude.studies.text2math.batches import Batch, encode
-from etude.studies.text2math.beam import BeamTree
+from etude.studies.text2math.batches import Batch, encode, read_neighbours
+from etude.studies.text2math.beam import BeamTree, Hypothesis
 from etude.studies.text2math.model import Text2Math, attention_over
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, objects_of, problem_of, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
 from etude.studies.text2math.reading import in_figures, left_as_words
+from etude.studies.text2math.rerank import Candidates, Chooser, Features, Judged
+from etude.studies.text2math.retrieval import VOTERS
+from etude.studies.text2math.splits import index_of
 from etude.studies.text2math.study import MAX_BEAM, Text2MathConfig
 from etude.studies.text2math.task import build_model, choose, reader_of, write_programs
 from etude.studies.text2math.tokens import MAX_NUMBERS, read_vocabularies, words_of
@@ -42,6 +46,8 @@ class Options:
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = True
     """Answer with the best program that has a value."""
+    rerank: bool = True
+    """Also judge the programs of the nearest known problems, where the network has a classifier for it."""
     bert: str = ""
     """The BERT of a network that was made with one, where it lies elsewhere now: a folder, or a name of the hub."""
     strict: bool = False
@@ -68,10 +74,14 @@ class Prediction:
     note: str
     """The way its numbers were read."""
     value: float | None
+    probability: float | None = None
+    """How likely the answer is right, calibrated on dev; None without a classifier of candidates."""
+    nearest: str = ""
+    """The nearest known problem; empty where none was looked for."""
 
 
 def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) -> list[Prediction | Refused]:
-    """Return the answers to the problems, in their order; ``extra`` is not used.
+    """Return the answers to the problems, in their order; ``extra`` may hold the classifier of candidates.
 
     Raises:
         UserError: no problem, or none that can be read, in one line that names one; no file is written then.
@@ -81,7 +91,7 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
     found = [row for given in options.problems for row in objects_in(given)]
     if not found:
         raise UserError('no problem to solve: give one in quotation marks, such as "what is 20 % of 50 ?", or a file')
-    solver = Solver(weights, options)
+    solver = Solver(weights, options, extra)
     if len(found) > 1:
         found = [(row, f"problem {n}{f' ({where})' if where else ''}") for n, (row, where) in enumerate(found, 1)]
     answers = solver.solve(found)
@@ -102,7 +112,10 @@ def tell(answers: Sequence[Prediction]) -> str:
         lines += [f"  #{place}       {step}" for place, step in enumerate(answer.steps)]
         score = "none" if answer.score is None else f"{answer.score:.3f} (mean log-probability of a token)"
         lines += [f"answer     {answer.answer}", f"score      {score}"]
+        if answer.probability is not None:
+            lines += [f"sure       {100 * answer.probability:.0f} %"]
         lines += [f"next best  {other}" for other in answer.runners_up]
+        lines += [f"nearest    {answer.nearest}"] if answer.nearest else []
         lines += [f"note       {answer.note}"] if answer.note else []
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -157,9 +170,13 @@ class Solver:
         UserError: the file holds no network of this study, or the search cannot be.
     """
 
-    def __init__(self, weights: Path, options: Options) -> None:
+    def __init__(self, weights: Path, options: Options, extra: Mapping[str, Any] | None = None) -> None:
         tensors, header = read_weights(weights, study="text2math")
         self.config = from_dict(Text2MathConfig, header.config, origin=str(weights))
+        if self.config.system == "retrieval":
+            raise UserError(f"{weights} holds the weights of a vote and no network: `etude eval RUN` scores it")
+        chooser = (extra or header.extra).get("chooser")
+        self.chooser = None if chooser is None else Chooser.of(chooser)
         self._search_by(options)
         words, self.tokens = read_vocabularies(tensors, str(weights))
         if options.bert:
@@ -170,6 +187,11 @@ class Solver:
         self.model: Text2Math = build_model(self.config.model, words, self.tokens)
         load_weights({"model": self.model}, tensors, weights)
         self.model.eval()
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The known problems, whose programs are judged beside those of the beam."""
+        return Candidates(self.model, self.tokens, index_of(self.config.data), self.config.rerank.neighbours)
 
     def _search_by(self, options: Options) -> None:
         if not 1 <= options.beam <= MAX_BEAM:
@@ -233,7 +255,13 @@ class Solver:
         return [answer.program for answer in self._answers([(p.text, p.text, "") for p in problems])]
 
     def _encoded(self, texts: Sequence[str]) -> Batch:
-        return encode([Problem(text) for text in texts], self.reader, self.tokens, torch.device("cpu"))
+        problems, device = [Problem(text) for text in texts], torch.device("cpu")
+        encoded, reads = encode(problems, self.reader, self.tokens, device), self.config.model.reads
+        if not reads:
+            return encoded
+        index = self.candidates.index
+        voted = [index.vote(some) for some in index.nearest(problems, VOTERS)]
+        return replace(encoded, neighbours=read_neighbours(problems, voted, index, self.tokens, reads, device))
 
     def _readings(self, text: str, name: str) -> list[tuple[str, str, str]]:
         """Return a problem with each way to read its numbers, and a note; `UserError` where there is none."""
@@ -268,27 +296,43 @@ class Solver:
 
     def _answers(self, readings: Sequence[tuple[str, str, str]], tree: BeamTree | None = None) -> list[Prediction]:
         """Return the answer to each reading: a problem, the same with its numbers as they are read, and a note."""
-        encoded = self._encoded([read for _, read, _ in readings])
+        encoded, problems = self._encoded([read for _, read, _ in readings]), [Problem(read) for _, read, _ in readings]
         found = write_programs(self.model, encoded, self.tokens, self.beam, size=_BATCH, tree=tree)
-        answers: list[Prediction] = []
-        for (text, read, note), hypotheses in zip(readings, found, strict=True):
-            program = choose(hypotheses, Problem(read), self.tokens, self.beam.executes, self.operators)
-            scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
-            others = [
-                other for other in dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses) if other != program
-            ]
-            steps, value = self._steps(program, read)
-            runners_up = [
-                f"{other}  = {self.value_of(other, read)}  ({scores[other]:.3f})"
-                for other in others[: self.options.runners_up]
-            ]
-            answers.append(
-                Prediction(
-                    text, program, "none" if value is None else written(value), scores.get(program), steps,
-                    tuple(runners_up), note, real(value),
-                )
-            )  # fmt: skip
+        if self.chooser is None or not self.options.rerank:
+            answers = [self._written(*each) for each in zip(readings, found, strict=True)]
+        else:
+            judged = self.candidates.judged(problems, encoded, found, self.operators)
+            answers = [self._chosen(*each) for each in zip(readings, judged, strict=True)]
         return answers
+
+    def _written(self, reading: tuple[str, str, str], hypotheses: Sequence[Hypothesis]) -> Prediction:
+        """Return the answer that the beam gives."""
+        program = choose(hypotheses, Problem(reading[1]), self.tokens, self.beam.executes, self.operators)
+        scores = {self.tokens.decode(h.tokens): h.score for h in reversed(hypotheses)}
+        others = [text for text in dict.fromkeys(self.tokens.decode(h.tokens) for h in hypotheses) if text != program]
+        runners_up = [(other, f"{scores[other]:.3f}") for other in others[: self.options.runners_up]]
+        return self._prediction(reading, program, scores.get(program), runners_up)
+
+    def _chosen(self, reading: tuple[str, str, str], judged: Judged) -> Prediction:
+        """Return the answer that the classifier chooses among the programs of the beam and of neighbours."""
+        assert self.chooser is not None
+        choice = self.chooser.choose(judged)
+        programs = [judged.candidates[number].program + "|" for number in choice.order]
+        log_p = [judged.x_CF[number, Features.NAMES.index("log p of a token")] for number in choice.order]
+        runners_up = [(programs[n], f"{log_p[n]:.3f}") for n in range(1, len(programs))][: self.options.runners_up]
+        answer = self._prediction(reading, *((programs[0], float(log_p[0])) if programs else ("", None)), runners_up)
+        near = self.candidates.index.problems[judged.neighbours[0].row]
+        nearest = f"{near.text}  {near.program}  (cosine {judged.neighbours[0].cosine:.2f})"
+        return replace(answer, probability=choice.probability if programs else None, nearest=nearest)
+
+    def _prediction(
+        self, reading: tuple[str, str, str], program: str, score: float | None, others: Sequence[tuple[str, str]]
+    ) -> Prediction:
+        text, read, note = reading
+        steps, value = self._steps(program, read)
+        runners_up = tuple(f"{other}  = {self.value_of(other, read)}  ({about})" for other, about in others)
+        answer = "none" if value is None else written(value)
+        return Prediction(text, program, answer, score, steps, runners_up, note, real(value))
 
     def _steps(self, program: str, read: str) -> tuple[tuple[str, ...], Value | None]:
         try:

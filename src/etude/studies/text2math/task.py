@@ -4,7 +4,7 @@ Shape suffixes as in model.py.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from etude.core import randomness
 from etude.core.checkpoint import read_weights
 from etude.core.errors import UserError
-from etude.core.files import sha256
 from etude.core.run_folder import RunFolder
 from etude.core.runtime import Runtime
 from etude.core.study import Result, Task
@@ -22,57 +21,18 @@ from etude.data import mathqa
 from etude.nn.plugin import resolve
 from etude.nn.user_part import tried, tried_module
 from etude.studies.text2math import batches, scores
-from etude.studies.text2math.batches import Batch
+from etude.studies.text2math.batches import Batch, read_neighbours
 from etude.studies.text2math.beam import BeamTree, Hypothesis, beam_search
 from etude.studies.text2math.bert import BertEncoder, Pieces, features
-from etude.studies.text2math.course_split import course_split
 from etude.studies.text2math.model import Decoder, LSTMEncoder, Text2Math, loss
-from etude.studies.text2math.problems import Problem, Split, read_learnable, sample
+from etude.studies.text2math.problems import Problem, Split
 from etude.studies.text2math.program import OPERATORS, Operator, numbers_of, real
-from etude.studies.text2math.study import BeamConfig, DataConfig, ModelConfig, Text2MathConfig, share_name
+from etude.studies.text2math.rerank import Candidates, Choice, Chooser, Judged, fit, sureness
+from etude.studies.text2math.retrieval import VOTERS, Index
+from etude.studies.text2math.splits import SPLITS, checksums, known_and_new, load
+from etude.studies.text2math.study import BeamConfig, ModelConfig, Text2MathConfig, share_name
 from etude.studies.text2math.tokens import PAD, Tokens, Words, vocabularies
-
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-
-
-def load(config: DataConfig) -> dict[Split, list[Problem]]:
-    """Return the problems of the three splits; `UserError` where a split cannot be read or has none."""
-    folder = Path(config.folder)
-    found: dict[Split, list[Problem]] = sample() if config.source == "sample" else {
-        split: read_learnable(folder / f"{split}.json") if config.source == "folder" else course_split(split)
-        for split in SPLITS
-    }  # fmt: skip
-    for split, problems in found.items():
-        if not problems:
-            raise UserError(f"the {split} split has no problem: at least one is wanted")
-    return found
-
-
-def known_and_new(train: Sequence[Problem], problems: Sequence[Problem], split: str) -> dict[str, list[int]]:
-    """Return the rows of a split, and of its parts that training has seen and has not.
-
-    A program is seen where a training problem has it; a text where one has it but for its numbers. Three of four texts
-    of the course's test split are.
-    """
-    parts = {split: list(range(len(problems)))}
-    of = {"programs": lambda one: scores.canonical(one.program), "texts": lambda one: mathqa.masked(one.text)}
-    for what, key in of.items():
-        known = {key(problem) for problem in train}
-        for name, wanted in ((f"{split}, {what} seen in training", True), (f"{split}, {what} not seen", False)):
-            parts[name] = [row for row, problem in enumerate(problems) if (key(problem) in known) == wanted]
-    return parts
-
-
-def checksums(config: DataConfig) -> dict[str, str]:
-    """Return the digests of the files that `load` reads."""
-    if config.source == "folder":
-        return {f"{split}.json": sha256(Path(config.folder) / f"{split}.json") for split in SPLITS}
-    if config.source == "sample":
-        return {}
-    copies = mathqa.filtered_copies()
-    if copies is None:
-        return {mathqa.ARCHIVE.filename: mathqa.ARCHIVE.sha256}
-    return {f"{split}.json": mathqa.FILTERED[split].sha256 for split in copies}
+from etude.studies.text2math.vote import RetrievalTask
 
 
 def reader_of(config: ModelConfig, words: Words) -> batches.Reader:
@@ -163,6 +123,12 @@ class Text2MathTask(Task):
             split: batches.encode(problems, self.reader, self.tokens, runtime.device)
             for split, problems in self.problems.items()
         }
+        self.index = Index(self.problems["train"]) if config.model.reads or config.rerank.neighbours else None
+        self._judged: dict[Split, list[Judged]] = {}
+        if self.index is not None and config.model.reads:
+            self.encoded = {
+                split: replace(self.encoded[split], neighbours=self._neighbours(self.index, split)) for split in SPLITS
+            }
         randomness.seed_globals(config.seed, "init", 0)
         self.model = build_model(config.model, self.words, self.tokens)
         if isinstance(self.model.encoder, BertEncoder):
@@ -189,6 +155,12 @@ class Text2MathTask(Task):
         self.optimizers = {"adam": self.optimizer}
         self.monitor = ("execution", "max")
         self._order: dict[int, list[Tensor]] = {}
+
+    def _neighbours(self, index: Index, split: Split) -> batches.Neighbours:
+        """Return what the decoder reads for a split's problems, of which those of training are not their own."""
+        found = index.nearest(self.problems[split], VOTERS, leave_out=split == "train")
+        voted, reads = [index.vote(some) for some in found], self.config.model.reads
+        return read_neighbours(self.problems[split], voted, index, self.tokens, reads, self.runtime.device)
 
     @torch.no_grad()
     def _start_from(self, path: Path) -> None:
@@ -275,6 +247,30 @@ class Text2MathTask(Task):
         programs = [choose(some, p, self.tokens, beam.executes) for some, p in zip(found, problems, strict=True)]
         return programs, [scores.judge(program, p) for program, p in zip(programs, problems, strict=True)]
 
+    def judged(self, split: Split) -> list[Judged]:
+        """Return the candidates of a split's problems, those of the beam and of neighbours; they are found once."""
+        if split not in self._judged:
+            config, problems, encoded = self.config, self.problems[split], self.encoded[split]
+            assert self.index is not None
+            found = write_programs(self.model, encoded, self.tokens, config.beam, size=config.batch.evaluation)
+            candidates = Candidates(self.model, self.tokens, self.index, config.rerank.neighbours)
+            self._judged[split] = candidates.judged(problems, encoded, found)
+        return self._judged[split]
+
+    def finish(self) -> dict[str, Any]:
+        """Return the classifier of candidates, fitted on dev, where the configuration asks for one."""
+        if not self.config.rerank.neighbours:
+            return {}
+        chooser, _ = fit(self.judged("dev"), self.problems["dev"])
+        return {"chooser": asdict(chooser)}
+
+    def chosen(self, split: Split, extra: Mapping[str, Any]) -> list[Choice]:
+        """Return what is chosen for each problem of a split: of dev by classifiers that were fitted without it."""
+        if split == "dev":
+            return fit(self.judged("dev"), self.problems["dev"])[1]
+        chooser = Chooser.of(extra["chooser"])
+        return [chooser.choose(one) for one in self.judged(split)]
+
     def evaluate(self) -> dict[str, float]:
         _, verdicts = self.verdicts("dev", replace(self.config.beam, width=1))
         return scores.summary(verdicts) | {"loss": self.mean_loss("dev")}
@@ -300,12 +296,21 @@ class Text2MathTask(Task):
         tables = config.table.split("+")
         rows: list[Result] = []
         for split in SPLITS[1:]:
-            _, verdicts = self.verdicts(split, config.beam)
+            sure: list[float] = []
+            if config.rerank.neighbours:
+                choices, problems = self.chosen(split, extra), self.problems[split]
+                sure = [choice.probability for choice in choices]
+                verdicts = [scores.judge(one.program, p) for one, p in zip(choices, problems, strict=True)]
+            else:
+                _, verdicts = self.verdicts(split, config.beam)
             for table in tables:
                 if table != "beam":
                     for name, chosen in known_and_new(train, self.problems[split], split).items():
                         part = [verdicts[row] for row in chosen]
                         rows += self._rows(table, self.cell(table), name, part, config.beam)
+                    if sure:
+                        about = sureness(sure, [one.execution for one in verdicts], extra["chooser"]["threshold"])
+                        rows += self._row(table, self.cell(table), split, about, len(sure), config.beam)
             # The published table is of the fine-tuned BERT.
             network = "" if self.cell("beam") == "bert_tuned" else f"{self.cell('beam')}, "
             for name, beam in searches(config.beam).items() if "beam" in tables else ():
@@ -313,18 +318,26 @@ class Text2MathTask(Task):
         return rows
 
     def _rows(self, table: str, cell: str, split: str, part: list[scores.Verdict], beam: BeamConfig) -> list[Result]:
+        return self._row(table, cell, split, scores.summary(part), len(part), beam)
+
+    def _row(
+        self, table: str, cell: str, split: str, shares: Mapping[str, float], count: int, beam: BeamConfig
+    ) -> list[Result]:
         config = self.config
         epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
         data = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
+        judged = config.rerank.neighbours
         protocol = (
             f"{data}; {self.vectors}; beam {beam.width} ({beam.rule}{', grammar' if beam.grammar else ''}"
-            f"{', first that executes' if beam.executes else ''}), teacher forcing {config.teacher_forcing:g}, "
+            f"{', first that executes' if beam.executes and not judged else ''}), "
+            f"{f'reranked with {judged} neighbours (fitted on dev; dev itself out of fold), ' if judged else ''}"
+            f"teacher forcing {config.teacher_forcing:g}, "
             f"up to {epochs:.0f} epochs{' from trained weights' if config.start else ''}, "
             "chosen on dev (execution, beam 1)"
         )
         return [
-            Result(table, cell, metric, split, share, protocol, scores.interval(metric, share, len(part)), "%", data)
-            for metric, share in scores.summary(part).items()
+            Result(table, cell, metric, split, share, protocol, scores.interval(metric, share, count), "%", data)
+            for metric, share in shares.items()
         ]
 
     def cell(self, table: str) -> str:
@@ -333,10 +346,20 @@ class Text2MathTask(Task):
             return share_name(self.config.teacher_forcing)
         model = self.config.model
         lstm, bert = "lstm_attn" if model.attention else "lstm", "bert_tuned" if model.tuned else "bert_frozen"
-        return {"lstm": lstm, "bert": bert}.get(model.encoder, "own") + ("_copy" if model.copies else "")
+        return {"lstm": lstm, "bert": bert}.get(model.encoder, "own") + "".join(
+            f"_{name}"
+            for name, there in (
+                ("copy", model.copies),
+                ("reads", model.reads),
+                ("rerank", self.config.rerank.neighbours),
+            )
+            if there
+        )
 
     def data_checksums(self) -> dict[str, str]:
         return checksums(self.config.data)
 
 
-make_task = Text2MathTask
+def make_task(config: Text2MathConfig, runtime: Runtime) -> Task:
+    """Return the task of a configuration's system."""
+    return RetrievalTask(config, runtime) if config.system == "retrieval" else Text2MathTask(config, runtime)
