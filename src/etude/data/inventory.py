@@ -102,7 +102,7 @@ class Inventory:
             if {one, other} <= {*rows}
         }
         everything = [row for some in rows.values() for row in some]
-        equal["in two classes"] = self._equal(everything, everything, across_classes=True)
+        equal["in two classes"] = self.in_two_classes(everything)
         equal = {where: found for where, found in equal.items() if found["count"]}
         some = images_N[:: 1 + len(images_N) // 100]
         dark = sum(int(image.max()) <= DARK for image in some)
@@ -129,8 +129,11 @@ class Inventory:
             "lines": lines,
         }  # fmt: skip
 
-    def _equal(self, here: Sequence[int], there: Sequence[int], *, across_classes: bool = False) -> dict[str, Any]:
-        classes = [picture.class_name for picture in self.pictures] if across_classes else None
+    def in_two_classes(self, rows: Sequence[int]) -> dict[str, Any]:
+        """How many of some pictures are another's of another class, and such a pair."""
+        return self._equal(rows, rows, [picture.class_name for picture in self.pictures])
+
+    def _equal(self, here: Sequence[int], there: Sequence[int], classes: Sequence[str] | None = None) -> dict[str, Any]:
         found = [(row, other) for row, other in partners(self.marks, here, there, classes) if other is not None]
         named = [printable(self.pictures[row].name) for row in (found[0] if found else ())]
         return {"count": len(found), "such_as": " = ".join(named)}

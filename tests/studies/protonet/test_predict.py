@@ -12,7 +12,7 @@ import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -359,6 +359,33 @@ def test_weights_without_thresholds_say_so(untrained: Path, pictures: Pictures, 
 
 
 # --- faults, each in one line ---
+
+
+def test_a_support_is_read_as_any_folder_of_classes(
+    weights: Path, pictures: Pictures, etude: Etude, caplog: Any
+) -> None:
+    support, words = pictures.support, (weights, pictures.queries, "--support")
+    before = json.loads(etude("predict", *words, support, "--json").out)
+    (support / "__MACOSX" / CLASSES[0]).mkdir(parents=True)
+    (support / "__MACOSX" / CLASSES[0] / "._1.png").touch()
+    for path in [*support.glob("*/*.jpg")]:
+        path.rename(path.with_suffix(".jfif"))
+    packed = shutil.make_archive(str(support), "zip", support)
+    for place in (support, packed):
+        found = json.loads(etude("predict", *words, place, "--json").out)
+        assert found == before
+    assert not caplog.records
+    one, two = (next((support / name).glob("*.png")) for name in CLASSES[:2])
+    shutil.copy(one, two.with_name("copy.png"))
+    (support / CLASSES[0] / "phone.heic").touch()
+    assert etude("predict", *words, support).status == 0
+    assert "2 equal files in two classes" in caplog.text
+    assert "phone.heic" in caplog.text
+    (support / CLASSES[0] / "zz.png").symlink_to("/nowhere.png")
+    refused(etude("predict", *words, support), "zz.png is a broken link")
+    shutil.copytree(pictures.support, pictures.support.parent / "split" / "train", symlinks=True)
+    shutil.copytree(pictures.support, pictures.support.parent / "split" / "test", symlinks=True)
+    refused(etude("predict", *words, pictures.support.parent / "split"), "has the splits", "train")
 
 
 @pytest.fixture
