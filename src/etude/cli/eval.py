@@ -1,10 +1,10 @@
 """``etude eval RUN``: evaluate a finished run again on the test split, from its weights on disk.
 
-``etude eval RUN FILE`` scores the run's network on problems of yours, and ``etude eval STUDY FILE`` the predictions
-that the file holds, where a study knows such files (text2math does).
+``etude eval RUN FOLDER`` scores a network on data of yours that say what is right: folders of classes (resnet, darts,
+protonet), pairs of pictures (pix2pix), a file of problems (text2math). RUN is a run, a weights file, an exported folder
+or a study's name for the network that comes with it; of text2math, whose file may hold predictions, these are scored.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ import tyro
 from etude import registry
 from etude.core.errors import UserError
 from etude.runs.flags import parse, switch
-from etude.runs.table import show
+from etude.runs.table import show, show_answers
 from etude.runs.weights import find_weights, load_trained
 
 
@@ -26,11 +26,10 @@ class _Options:
     """Print a JSON list."""
 
 
-def main(args: list[str]) -> None:
+def main(args: list[str]) -> int:
     named = [word for word in args if not word.startswith("-")]
     if named and (named[0] in registry.NAMES or len(named) > 1):
-        _file(args)
-        return
+        return _own_data(args)
     options = parse(_Options, args, prog="etude eval", description=__doc__ or "")
     _, _, summary, task = load_trained(options.run)
     keys = ("experiment", "cell", "metric", "split")
@@ -50,19 +49,22 @@ def main(args: list[str]) -> None:
         for result in task.results(summary["extra"])
     ]
     show(rows, as_json=options.json)
+    return 0
 
 
-def _file(args: list[str]) -> None:
+def _own_data(args: list[str]) -> int:
     as_json = switch(args, "--json")
     name = args.pop(0)
     if name.startswith("-"):
         raise UserError(f"name the run or the study before {name}: `etude eval --help` tells more")
-    if name in registry.NAMES:
-        study, weights = registry.load(name), None
-    else:
-        study, weights, _ = find_weights(name)
+    # Predictions that a file of text2math holds are scored without a network.
+    named = registry.load(name) if name in registry.NAMES else None
+    bare = named is not None and named.has("evaluate") and hasattr(named.module("evaluate"), "WITHOUT_WEIGHTS")
+    study, weights, extra = (named, None, None) if named is not None and bare else find_weights(name)
     if not study.has("evaluate"):
-        raise UserError(f"the study '{study.name}' scores no files: `etude eval RUN` evaluates a run of it again")
+        raise UserError(
+            f"the study '{study.name}' scores no data of yours: `etude eval RUN` evaluates a run of it again"
+        )
     module = study.module("evaluate")
     options = parse(module.Options, args, prog=f"etude eval {name}", description=module.__doc__ or "")
-    show([dataclasses.asdict(row) for row in module.evaluate(weights, options)], as_json=as_json)
+    return show_answers(module, module.evaluate(weights, options, extra), as_json=as_json)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor, nn
 
 from etude.core.checkpoint import load_weights, read_weights
@@ -14,8 +15,10 @@ from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError
 from etude.core.files import write_atomic
 from etude.data.images import fitted
+from etude.data.inventory import Picture, inventory, say_left_out
 from etude.data.picture_config import PictureConfig
 from etude.data.prediction import PictureOptions, answerable, attempted, in_place, picture_files, read_input
+from etude.data.tree import opened
 
 _BATCH = 64
 
@@ -125,6 +128,40 @@ def read_network(
     load_weights({"model": model}, tensors, weights)
     model.eval().to(memory_format=torch.channels_last)
     return Network(model, config, class_names(header.extra or extra or {}, config.model.num_classes, weights))
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """The flags of scoring a network on pictures whose classes are known."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """A folder or zip file with one sub-folder a class."""
+    max_pixels: int = 64_000_000
+    """Larger pictures are refused."""
+
+
+def labelled(
+    folder: Path, read: Callable[[Path | tuple[str, bytes]], np.ndarray],
+    check: Callable[[Sequence[str]], None] = lambda names: None,
+) -> list[tuple[str, np.ndarray] | Refused]:  # fmt: skip
+    """The pictures of a folder or zip file of classes: each one's class and what ``read`` makes of it, or its refusal.
+
+    ``check`` may refuse the classes before anything is read.
+
+    Raises:
+        UserError: a folder of splits, or no picture that can be read.
+    """
+    with opened(folder) as tree:
+        found = inventory(tree, classes=True)
+        if found.splits:
+            raise UserError(f"{folder} has the splits {', '.join(found.splits)}: give the folder of one of them")
+        say_left_out(folder, found.left_out)
+        check(sorted({picture.class_name for picture in found.pictures}))
+
+        def one(picture: Picture) -> tuple[str, np.ndarray]:
+            return picture.class_name, read(tree.image(picture.at))
+
+        return answerable(attempted(found.pictures, one, lambda picture: picture.name))
 
 
 def class_names(about: Mapping[str, Any], count: int, weights: Path) -> list[str]:

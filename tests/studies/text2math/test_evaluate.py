@@ -100,8 +100,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert shown[0] == {"metric": "exact", "value": 25.0, "half_width": pytest.approx(44.94, abs=0.01), "problems": 4}
     assert main(["eval", "--json", "text2math", str(path)]) == 0
     assert json.loads(capsys.readouterr().out) == shown
-    assert main(["eval", "protonet", str(path)]) == 2
-    assert "scores no files" in capsys.readouterr().err
+    assert main(["eval", "dcgan", str(path)]) == 2
+    assert "scores no data" in capsys.readouterr().err
     assert main(["eval", "--course", "text2math", str(path)]) == 2
     assert "name the run or the study before --course" in capsys.readouterr().err
 

@@ -48,7 +48,11 @@ class Score:
     problems: int
 
 
-def evaluate(weights: Path | None, options: Options) -> list[Score]:
+WITHOUT_WEIGHTS = True
+"""The study's name means the predictions of the file, and not the network that comes with it."""
+
+
+def evaluate(weights: Path | None, options: Options, extra: object = None) -> list[Score]:
     """Return the scores of the programs that a network writes, or without its weights of a file's ``predicted``.
 
     Raises:
