@@ -1,4 +1,4 @@
-"""What predictions print: answers, and what was refused among them."""
+"""The printed answers of predictions, and the refusals among them."""
 
 import json
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ class Task(ABC):
         return {}
 
     def inventory(self) -> Mapping[str, Any]:
-        """What was read of a user's own folder, and what was not; its ``lines`` are for people."""
+        """The record of what was read of a user's own folder and what was not; its ``lines`` are for people."""
         return {}
 
     def extra_state(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Inventory:
         return self.only([row for row, picture in enumerate(self.pictures) if picture.side == side])
 
     def record(self, rows: Mapping[Any, Sequence[int]], images_N: Tensor) -> dict[str, Any]:
-        """What a run keeps of it, all of JSON; ``lines`` says it to people.
+        """The record that a run keeps, all of JSON; its ``lines`` are for people.
 
         Args:
             rows: the pictures of each split.
@@ -130,7 +130,7 @@ class Inventory:
         }  # fmt: skip
 
     def in_two_classes(self, rows: Sequence[int]) -> dict[str, Any]:
-        """How many of some pictures are another's of another class, and such a pair."""
+        """The number of pictures that equal one of another class, and such a pair."""
         return self._equal(rows, rows, [picture.class_name for picture in self.pictures])
 
     def _equal(self, here: Sequence[int], there: Sequence[int], classes: Sequence[str] | None = None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class MakingOptions(PictureOptions):
 
 
 def attempted(inputs: Sequence[T], work: Callable[[T], A], name: Callable[[T], str] = str) -> list[A | Refused]:
-    """What ``work`` makes of each input, or its refusal, which calls the input by ``name``."""
+    """The results of ``work`` for each input, or its refusals, which call the input by ``name``."""
     made: list[A | Refused] = []
     for given in inputs:
         try:
@@ -59,7 +59,7 @@ def in_place(made: Sequence[A | Refused], answers: Iterable[B]) -> list[B | Refu
 
 
 def answerable(made: list[A | Refused]) -> list[A | Refused]:
-    """The same; `UserError` where every input was refused."""
+    """The results as they are; `UserError` where every input was refused."""
     refused = [row.error for row in made if isinstance(row, Refused)]
     if refused and len(refused) == len(made):
         others = f" (and {len(refused) - 1} more that cannot be answered)" if len(refused) > 1 else ""
