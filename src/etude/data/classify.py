@@ -15,7 +15,7 @@ from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError
 from etude.core.files import write_atomic
 from etude.data.images import fitted
-from etude.data.inventory import Picture, inventory, say_left_out
+from etude.data.inventory import Picture, classes_of
 from etude.data.picture_config import PictureConfig
 from etude.data.prediction import PictureOptions, answerable, attempted, in_place, picture_files, read_input
 from etude.data.tree import opened
@@ -152,10 +152,7 @@ def labelled(
         UserError: a folder of splits, or no picture that can be read.
     """
     with opened(folder) as tree:
-        found = inventory(tree, classes=True)
-        if found.splits:
-            raise UserError(f"{folder} has the splits {', '.join(found.splits)}: give the folder of one of them")
-        say_left_out(folder, found.left_out)
+        found = classes_of(tree)
         check(sorted({picture.class_name for picture in found.pictures}))
 
         def one(picture: Picture) -> tuple[str, np.ndarray]:

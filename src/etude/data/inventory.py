@@ -300,6 +300,23 @@ def list_images(folder: Path | str) -> list[Path]:
     return [tree.file(image) for image in images]
 
 
+def classes_of(tree: Tree) -> Inventory:
+    """The pictures of classes without splits, with a warning of what is left out and of equal files in two classes.
+
+    Raises:
+        ImageError: see `inventory`; or it has splits.
+    """
+    found = inventory(tree, classes=True)
+    if found.splits:
+        fix = "give the folder of one of them"
+        raise ImageError(tree.path, f"has the splits {shortened([*found.splits])}", fix)
+    say_left_out(tree.path, found.left_out)
+    twice = found.in_two_classes(range(len(found.pictures)))
+    if twice["count"]:
+        _log.warning("%s: %d equal files in two classes (%s)", printable(tree.path), twice["count"], twice["such_as"])
+    return found
+
+
 def say_left_out(path: Path, left_out: Mapping[str, str]) -> None:
     """Warn of what a prediction does not read, but for hidden files and what is plainly no picture."""
     told = [name for name, why in left_out.items() if why not in ("hidden", "no picture")]

@@ -5,7 +5,6 @@ Shape suffixes as in episodes.py.
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from etude.core.checkpoint import load_weights, read_weights
 from etude.core.config import from_dict
 from etude.core.errors import Refused, UserError, refuse_newer
 from etude.core.files import write_atomic
-from etude.data.images import ImageError, printable, shortened, to_square
-from etude.data.inventory import inventory, say_left_out
+from etude.data.images import to_square
+from etude.data.inventory import classes_of
 from etude.data.prediction import answerable, attempted, in_place, picture_files, read_input
 from etude.data.tree import opened
 from etude.studies.protonet.model import Distance, prototypes
@@ -32,7 +31,6 @@ from etude.studies.protonet.study import ProtonetConfig
 from etude.studies.protonet.task import build_distance, build_encoder, embed
 
 FORMAT = 1
-_log = logging.getLogger("etude")
 
 
 @dataclass(frozen=True)
@@ -150,13 +148,7 @@ def prepare(image_HW: np.ndarray, size: int, polarity: str) -> np.ndarray:
 def read_support(embedder: Embedder, folder: Path, options: Options) -> Prototypes:
     """The prototypes of a support folder: the mean embedding of each class (equation 1)."""
     with opened(folder) as tree:
-        found = inventory(tree, classes=True)
-        if found.splits:
-            raise ImageError(folder, f"has the splits {shortened([*found.splits])}", "give the folder of one of them")
-        say_left_out(folder, found.left_out)
-        twice = found.in_two_classes(range(len(found.pictures)))
-        if twice["count"]:
-            _log.warning("%s: %d equal files in two classes (%s)", printable(folder), twice["count"], twice["such_as"])
+        found = classes_of(tree)
         prepared = [embedder.read(tree.image(picture.at), options) for picture in found.pictures]
     shots = Counter(picture.class_name for picture in found.pictures)
     parts = embedder.embed(prepared).split([*shots.values()])
