@@ -88,6 +88,7 @@ READERS = {
     "studies/text2math/bert.py": "test_pickles.py: BERT",
     "studies/text2math/course_split.py": "the course's own files, by problems.py",
     "studies/text2math/predict.py": "fuzz: predict text2math txt",
+    "studies/text2math/splits.py": "the package's own training problems; a folder's by problems.py",
     "studies/text2math/problems.py": "fuzz: predict text2math json, eval text2math",
     "serve/app.py": "fuzz: page request",
     "studies/protonet/page.py": "fuzz: drawings of the page; own samples",
