@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.studies.text2math.reading import in_figures, left_as_words
+from etude.studies.text2math.program import numbers_of
+from etude.studies.text2math.reading import in_figures, left_as_words, signs_of, typed, without_ordinals
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,37 @@ def _spell(number: int) -> str:
 @given(st.integers(0, 999_999_999))
 def test_every_number_that_is_spelled_is_read(number: int) -> None:
     assert in_figures(f"there were {_spell(number)} of them")[0] == f"there were {number} of them"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("a pen costs Rs.40 and a book Rs. 2.50", [40, 2.5]),
+        ("a house for 1,50,000 and one for 12,34,56,789", [150000, 123456789]),
+        ("1,500 men and 2,000,000 ants", [1500, 2000000]),
+        ("2 1/2 cups", [2.5]),
+        ("2 and 3/4 cups , 1-1/2 spoons", [2.75, 1.5]),
+        ("3/4 of 20", [3, 4, 20]),
+        ("in 12 3 / 2 is no fraction", [12, 3, 2]),
+        ("½ of 30 , 2½ km , 1 ¾ h", [0.5, 30, 2.5, 1.75]),
+        ("5 dozen eggs", [60]),
+        ("15 percent of 80 , 20 per cent", [15, 80, 20]),
+        ("120km in 18sec , 5kg , 3m", [120, 18, 5, 3]),
+        ("0.5 and 3.25", [0.5, 3.25]),
+    ],
+)
+def test_forms_that_people_type(text: str, numbers: list[float]) -> None:
+    assert numbers_of(typed(text)[0]) == numbers
+
+
+def test_forms_are_told() -> None:
+    text, said = typed("2 1/2 cups at Rs.40 , 15 percent")
+    assert text == "2.5 cups at Rs. 40 , 15 %"
+    assert said == ["'2 1/2' as 2.5", "'percent' as %"]
+    assert typed("a train of 120 m crosses a pole in 18 seconds .")[1] == []
+
+
+def test_ordinals_and_signs() -> None:
+    assert without_ordinals("12 shops on 5th avenue") == "12 shops on fifth avenue"
+    assert without_ordinals("12 shops") is None
+    assert signs_of("from -5 degrees to 10-3 , 8 - 2 , minus 4") == ["-5", "minus 4"]

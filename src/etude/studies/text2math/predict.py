@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from etude.studies.text2math.beam import BeamTree, Hypothesis
 from etude.studies.text2math.model import Text2Math, attention_over
 from etude.studies.text2math.problems import MAX_WORDS, Problem, is_text, objects_of, problem_of, write_rows
 from etude.studies.text2math.program import GEOMETRY, OPERATORS, ProgramError, Value, numbers_of, real, trace, written
-from etude.studies.text2math.reading import in_figures, left_as_words
+from etude.studies.text2math.reading import in_figures, left_as_words, signs_of, typed, without_ordinals
 from etude.studies.text2math.rerank import Candidates, Chooser, Features, Judged
 from etude.studies.text2math.retrieval import VOTERS
 from etude.studies.text2math.splits import index_of
@@ -220,9 +221,9 @@ class Solver:
 
         def readings_of(each: tuple[Any, str]) -> list[tuple[str, str, str]]:
             row, where = each
-            return self._readings(
-                problem_of(row, ("Problem",), where or "the problem").text, f"{where}: " if where else ""
-            )
+            problem = problem_of(row, ("Problem",), where or "the problem")
+            # An object of the course's form has the data set's text, whose numbers its program counts.
+            return self._readings(problem.text, f"{where}: " if where else "", as_typed=set(row) <= {"Problem"})
 
         found = answerable(attempted(problems, readings_of, lambda each: each[1] or str(each[0]["Problem"])))
         readings = [some for some in found if not isinstance(some, Refused)]
@@ -263,7 +264,7 @@ class Solver:
         voted = [index.vote(some) for some in index.nearest(problems, VOTERS)]
         return replace(encoded, neighbours=read_neighbours(problems, voted, index, self.tokens, reads, device))
 
-    def _readings(self, text: str, name: str) -> list[tuple[str, str, str]]:
+    def _readings(self, text: str, name: str, *, as_typed: bool = True) -> list[tuple[str, str, str]]:
         """Return a problem with each way to read its numbers, and a note; `UserError` where there is none."""
         if len(text) > _MAX_CHARACTERS:
             raise UserError(f"{name}{len(text):,} characters are too long: {MAX_WORDS} words are read at most")
@@ -272,21 +273,29 @@ class Solver:
         if not words_of(text)[0]:
             raise UserError(f"{name}it is empty: write a word problem")
         _refuse_long(f"{name}it has", text)
-        figures, spelled = in_figures(text)
+        plain, forms = typed(text) if as_typed else (text, list[str]())
+        figures, spelled = in_figures(plain)
         missing = left_as_words(figures)
         if not self.options.words:
             missing += [word for word, _ in spelled]
             spelled = []
         left = [f"left as words: {', '.join(missing)}"] if missing else []
+        if as_typed and (signs := signs_of(plain)):
+            left.append(f"read without its sign: {', '.join(signs)}")
+        told = [f"read {', '.join(forms)}"] if forms else []
         readings: list[tuple[str, list[str]]] = []
-        if numbers_of(text):
+        if numbers_of(plain):
             words = ", ".join(word for word, _ in spelled)
-            readings.append((text, [f"read as words and not as numbers: {words}"] if spelled else []))
+            readings.append((plain, told + ([f"read as words and not as numbers: {words}"] if spelled else [])))
         if spelled:
-            readings.append((figures, ["read " + ", ".join(f"'{word}' as {value}" for word, value in spelled)]))
+            read = ", ".join([*forms, *(f"'{word}' as {value}" for word, value in spelled)])
+            readings.append((figures, [f"read {read}"]))
         if not readings:
             # Constants may do: 129 problems of MathQA have a program and no number.
-            readings.append((text, ["it has no number, in figures or words"]))
+            readings.append((plain, ["it has no number, in figures or words"]))
+        for read, notes in list(readings) if as_typed else ():
+            if (other := without_ordinals(read)) is not None and numbers_of(other):
+                readings.append((other, [*notes, "ordinals are no numbers"]))
         fewest = min(len(numbers_of(read)) for read, _ in readings)
         if fewest > MAX_NUMBERS:
             raise UserError(f"{name}it has {fewest} numbers: at most {MAX_NUMBERS} are read")
@@ -332,6 +341,8 @@ class Solver:
         steps, value = self._steps(program, read)
         runners_up = tuple(f"{other}  = {self.value_of(other, read)}  ({about})" for other, about in others)
         answer = "none" if value is None else written(value)
+        if program and (idle := _idle(program, read)):
+            note = "; ".join([*([note] if note else []), f"numbers that the program does not use: {', '.join(idle)}"])
         return Prediction(text, program, answer, score, steps, runners_up, note, real(value))
 
     def _steps(self, program: str, read: str) -> tuple[tuple[str, ...], Value | None]:
@@ -345,6 +356,12 @@ class Solver:
         """Return a program's value for a problem whose numbers are in figures, as text for people."""
         value = self._steps(program, read)[1]
         return "no value" if value is None else written(value)
+
+
+def _idle(program: str, read: str) -> list[str]:
+    """The numbers of a problem that a program does not use."""
+    used = set(map(int, re.findall(r"\bn(\d+)\b", program)))
+    return [written(number) for place, number in enumerate(numbers_of(read)) if place not in used]
 
 
 def _refuse_long(problem: str, text: str) -> None:

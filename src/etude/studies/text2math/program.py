@@ -89,7 +89,16 @@ def _root(a: Value) -> Value:
 
 def _heron(a: Value, b: Value, c: Value) -> Value:
     half = (a + b + c) / 2
-    return _power(half * (half - a) * (half - b) * (half - c), 0.5)
+    square = half * (half - a) * (half - b) * (half - c)
+    if not isinstance(square, complex) and square < 0:
+        raise NoValue(f"no triangle has the edges {written(a)}, {written(b)} and {written(c)}")
+    return _power(square, 0.5)
+
+
+def _lcm(a: Value, b: Value) -> int:
+    if not (_whole(a) or _whole(b)):
+        raise NoValue("the least common multiple of 0 and 0")
+    return math.lcm(_whole(a), _whole(b))
 
 
 OPERATORS: Mapping[str, Operator] = {
@@ -102,7 +111,7 @@ OPERATORS: Mapping[str, Operator] = {
     "power": Operator(2, _power),
     "reminder": Operator(2, lambda a, b: _whole(a) % _whole(b)),
     "gcd": Operator(2, lambda a, b: math.gcd(_whole(a), _whole(b))),
-    "lcm": Operator(2, lambda a, b: math.lcm(_whole(a), _whole(b))),
+    "lcm": Operator(2, _lcm),
     "max": Operator(2, lambda a, b: max(_real(a), _real(b))),
     "min": Operator(2, lambda a, b: min(_real(a), _real(b))),
     "choose": Operator(2, lambda a, b: _factorial(a) / (_factorial(b) * _factorial(a - b))),
