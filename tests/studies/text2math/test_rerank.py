@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from etude.core.checkpoint import WeightsHeader, save_weights
-from etude.core.config import to_dict
+from etude.core.config import override, to_dict
 from etude.core.runtime import Runtime
 from etude.studies.text2math import rerank
 from etude.studies.text2math.beam import Hypothesis
 from etude.studies.text2math.predict import Options, Prediction, predict, tell
-from etude.studies.text2math.problems import Problem
+from etude.studies.text2math.problems import Problem, sample
 from etude.studies.text2math.rerank import Candidate, Chooser, Features, Judged
 from etude.studies.text2math.retrieval import Index
-from etude.studies.text2math.study import LoopConfig, RerankConfig, retrieval, smoke
+from etude.studies.text2math.splits import split_of
+from etude.studies.text2math.study import STUDY, LoopConfig, RerankConfig, best, retrieval, smoke
 from etude.studies.text2math.task import Text2MathTask, make_task, write_programs
 from etude.studies.text2math.tokens import PAD
 
@@ -121,6 +122,14 @@ def test_a_program_of_beam_and_neighbour_is_one_candidate(reading: Text2MathTask
     assert found[1].value == pytest.approx(5 / 7)
 
 
+@pytest.mark.parametrize("value", [None, 0.0, -3.5, 1e308, 5e-324])
+def test_all_values_have_features(value: float | None) -> None:
+    """A hundred times the largest number is none."""
+    features = Features(Index(TRAIN)).of([Candidate("add(n0,n1)", None, None, value)], [-1.0], [], TRAIN[3])
+    assert features.shape == (1, len(Features.NAMES))
+    assert np.isfinite(features).all()
+
+
 def test_the_choice_is_learned_and_dev_is_judged_out_of_fold() -> None:
     """One feature tells which of three candidates is right; labels of a fold do not reach its own choices."""
     draw = np.random.default_rng(0)
@@ -181,4 +190,22 @@ def test_the_vote_is_learned_and_scored_on_known_and_new_texts() -> None:
     assert losses[-1] < losses[0]
     assert [weight.item() for weight in task.modules["vote"].parameters()] != before
     splits = {row.split for row in task.results({})}
-    assert {"dev", "test", "test, texts seen in training", "test, texts not seen"} <= splits
+    assert {"dev", "test", "test, texts not seen"} <= splits
+
+
+def test_no_two_splits_share_a_template() -> None:
+    """A text goes where it goes with other numbers, cases and signs; its digest says where."""
+    texts = [problem.text for part in sample().values() for problem in part]
+    found = [split_of(text) for text in texts]
+    assert [split_of(text.upper().replace("7", "3,812").replace(" . ", " ! ")) for text in texts] == found
+    assert 0.7 < found.count("train") / len(found) < 0.9
+    assert split_of("add 3 and 4") == split_of("add 5 and 6 .") == "train"
+
+
+def test_all_systems_are_trained_on_the_template_disjoint_split() -> None:
+    jobs = {job.name: job.settings([]) if not job.after else {} for job in STUDY.experiment("templates").jobs("laptop")}
+    assert jobs.keys() == {"lstm", "lstm_attn", "bert_frozen", "bert_tuned", "retrieval", "ours", "best", "reads"}
+    assert all(settings["data.source"] == "templates" for name, settings in jobs.items() if name != "bert_tuned")
+    assert override(STUDY.preset("laptop").build(), jobs["best"]) == replace(
+        best(), data=replace(best().data, source="templates")
+    )

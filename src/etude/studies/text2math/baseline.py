@@ -8,7 +8,7 @@ from etude.studies.text2math import scores
 from etude.studies.text2math.problems import Problem
 from etude.studies.text2math.retrieval import VOTERS, Index
 from etude.studies.text2math.splits import checksums as checksums_of
-from etude.studies.text2math.splits import known_and_new, load
+from etude.studies.text2math.splits import known_and_new, load, named
 from etude.studies.text2math.study import DataConfig
 
 
@@ -20,12 +20,12 @@ def nearest_programs(train: Sequence[Problem], problems: Sequence[Problem]) -> l
 
 def measure(say: Callable[[str], None]) -> list[Baseline]:
     """Return both methods on dev and test: on all problems, and on those with text or program in training or not."""
-    problems = load(DataConfig())
-    return [
-        row
-        for split in ("dev", "test")
-        for row in compared(problems["train"], problems[split], split, "the course's split of MathQA", say)
-    ]
+    rows: list[Baseline] = []
+    for config in (DataConfig(), DataConfig(source="templates")):
+        problems = load(config)
+        for split in ("dev", "test"):
+            rows += compared(problems["train"], problems[split], split, named(config), say)
+    return rows
 
 
 def compared(

@@ -12,7 +12,7 @@ from etude.draw.figures import PALETTE, curves, figure
 from etude.draw.metrics import rows_of
 from etude.studies.text2math.model import attention_over
 from etude.studies.text2math.program import ProgramError, Step, parse
-from etude.studies.text2math.scores import Verdict, judge
+from etude.studies.text2math.scores import Verdict
 from etude.studies.text2math.task import Text2MathTask
 from etude.studies.text2math.tokens import END, words_of
 from etude.studies.text2math.vote import RetrievalTask
@@ -26,7 +26,7 @@ def draw(task: Text2MathTask | RetrievalTask, folder: Path, metrics: Sequence[Ma
     learning_curves(folder / "curves.png", metrics)
     if isinstance(task, RetrievalTask):
         return
-    programs, verdicts = task.verdicts("dev", task.config.beam)
+    programs, verdicts = task.answers("dev", {})
     known = [parse(problem.program) for problem in task.problems["dev"]]
     written = [_steps(program) for program in programs]
     lengths(folder / "lengths.png", known, written)
@@ -35,9 +35,8 @@ def draw(task: Text2MathTask | RetrievalTask, folder: Path, metrics: Sequence[Ma
     if task.config.model.attention:
         attention(folder / "attention.png", task, programs, verdicts)
     if task.config.rerank.neighbours:
-        choices, problems = task.chosen("dev", {}), task.problems["dev"]
-        right = [judge(one.program, problem).execution for one, problem in zip(choices, problems, strict=True)]
-        sureness(folder / "sureness.png", [one.probability for one in choices], right)
+        sure = [one.probability for one in task.chosen("dev", {})]
+        sureness(folder / "sureness.png", sure, [verdict.execution for verdict in verdicts])
 
 
 def _steps(program: str) -> tuple[Step, ...]:

@@ -41,8 +41,8 @@ class Options:
     """Problems in quotation marks, or files: .json in the course's form, or a text with one problem a line."""
     output: Path | None = None
     """A file for the answers: the objects of a .json file, or new ones, with `predicted` and `predicted_answer`."""
-    beam: int = 10
-    """Hypotheses of a problem."""
+    beam: int | None = None
+    """Hypotheses of a problem; none given: as many as the network was tested with."""
     grammar: bool = True
     """Write only programs that are well formed and use numbers that the problem has."""
     executes: bool = True
@@ -195,11 +195,12 @@ class Solver:
         return Candidates(self.model, self.tokens, index_of(self.config.data), self.config.rerank.neighbours)
 
     def _search_by(self, options: Options) -> None:
-        if not 1 <= options.beam <= MAX_BEAM:
-            raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {options.beam}")
+        width = self.config.beam.width if options.beam is None else options.beam
+        if not 1 <= width <= MAX_BEAM:
+            raise UserError(f"--beam must be between 1 and {MAX_BEAM}, not {width}")
         self.options = options
         self.beam = replace(
-            self.config.beam, width=options.beam, grammar=options.grammar, executes=options.executes
+            self.config.beam, width=width, grammar=options.grammar, executes=options.executes
         )  # fmt: skip
         self.operators = GEOMETRY if options.strict else OPERATORS
 

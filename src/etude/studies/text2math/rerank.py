@@ -172,8 +172,8 @@ class Features:
                 math.log1p(voted.count) if voted else 0.0, math.log1p(voted.rank if voted else 100),
                 float(voted is not None), nearest, nearest - (voted.nearest.cosine if voted else 0.0), first_vote,
                 float(value is not None), float(value is not None and value > 0),
-                float(value is not None and abs(value - round(value)) < _SAME),
-                float(value is not None and abs(100 * value - round(100 * value)) < _SAME),
+                float(value is not None and _is_whole(value)),
+                float(value is not None and _is_whole(100 * value)),
                 math.log10(abs(value) + 1e-6) if value is not None else -6.0,
                 len(used) / max(1, numbers), float(len(used) >= numbers), float(numbers - len(used)), float(numbers),
                 *agree[:2], math.log1p(agree[2]),
@@ -181,6 +181,10 @@ class Features:
                 float(steps), float(share == first_vote and share > 0), float(log_p == best),
             ])  # fmt: skip
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.NAMES))
+
+
+def _is_whole(value: float) -> bool:
+    return math.isfinite(value) and abs(value - round(value)) < _SAME
 
 
 @dataclass(frozen=True)

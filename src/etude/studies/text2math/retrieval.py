@@ -61,12 +61,17 @@ class Index:
     """Problems with programs, found by their texts."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
         self.problems = problems
         self.programs = [scores.canonical(problem.program) for problem in problems]
-        self._words = TfidfVectorizer(preprocessor=masked, token_pattern=r"\S+", ngram_range=(1, 3), sublinear_tf=True)
-        self._texts_WP = self._words.fit_transform([problem.text for problem in problems]).T.tocsr()
+        # Every second text is another one but for its numbers: each is read and compared once.
+        texts: dict[str, int] = {}
+        self._text_P = np.array([texts.setdefault(masked(problem.text), len(texts)) for problem in problems])
+        self._counter = CountVectorizer(lowercase=False, token_pattern=r"\S+", ngram_range=(1, 3))
+        counts_QW = self._counter.fit_transform(texts)
+        self._weights = TfidfTransformer(sublinear_tf=True).fit(counts_QW[self._text_P])
+        self._texts_WQ = self._weights.transform(counts_QW).T.tocsr()
         self._counts_P = np.array([len(numbers_of(problem.text)) for problem in problems])
 
     def nearest(self, problems: Sequence[Problem], count: int, *, leave_out: bool = False) -> list[list[Neighbour]]:
@@ -80,7 +85,8 @@ class Index:
         found: list[list[Neighbour]] = []
         for start in range(0, len(problems), _CHUNK):
             part = problems[start : start + _CHUNK]
-            cosine_NP = (self._words.transform([problem.text for problem in part]) @ self._texts_WP).toarray()
+            counts_NW = self._counter.transform([masked(problem.text) for problem in part])
+            cosine_NP = (self._weights.transform(counts_NW) @ self._texts_WQ).toarray()[:, self._text_P]
             if leave_out:
                 own_N = np.arange(len(part))
                 cosine_NP[own_N, start + own_N] = -2.0

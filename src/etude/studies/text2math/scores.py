@@ -98,5 +98,6 @@ def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
 
 
 def interval(metric: str, share: float, count: int) -> float | None:
-    """Return half the 95 % interval of a share of some problems, in per cent; None for tokens, which hang together."""
-    return None if metric == "token_match" or not count else half_width(share, count)
+    """Return half the 95 % interval of a share of some problems, in per cent; None for what is no share of them all."""
+    alone = metric in ("token_match", "brier", "right_at_80", "right_sure")
+    return None if alone or not count else half_width(share, count)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from etude.core.config import BatchConfig, LoopConfig, StudyConfig, require
+from etude.core.config import BatchConfig, LoopConfig, StudyConfig, differences, require
 from etude.core.study import Experiment, Job, Preset, Study
 
 
@@ -48,9 +48,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    source: Literal["mathqa", "folder", "sample"] = "mathqa"
-    """mathqa: the course's split of it; folder: train.json, dev.json and test.json of yours in the course's form;
-    sample: 200 problems that come with etude."""
+    source: Literal["mathqa", "templates", "folder", "sample"] = "mathqa"
+    """mathqa: the course's split of it; templates: the same problems, divided so that no two splits share a template;
+    folder: train.json, dev.json and test.json of yours in the course's form; sample: 200 problems that come with
+    etude."""
     folder: str = ""
     """The folder of the source `folder`."""
     least: int = 2
@@ -252,19 +253,24 @@ def retrieval() -> Text2MathConfig:
 
 
 def best() -> Text2MathConfig:
-    """A decoder that reads the programs of the nearest training problems, and a choice among its programs and theirs.
+    """Our own network, and a choice among the programs of its beam and those of the nearest training problems.
 
-    Command: ``etude run text2math best``.
-    Cost: 7,428 steps of 32 problems; about 20 minutes on one CPU core.
+    Command: ``etude run text2math best``; with the network that comes with etude, in minutes:
+    ``etude run text2math best --init text2math --loop.max-steps 1``.
+    Cost: 24,760 steps of 32 problems, and five minutes for the choice; about 35 minutes on one CPU core.
     """
     base = ours()
-    return replace(
-        base,
-        model=replace(base.model, reads=3),
-        beam=replace(base.beam, width=20),
-        rerank=RerankConfig(neighbours=60),
-        loop=_loop(12, 32),
-    )
+    return replace(base, beam=replace(base.beam, width=20), rerank=RerankConfig(neighbours=60), table="run")
+
+
+def reads() -> Text2MathConfig:
+    """A decoder that reads and copies the programs that neighbours vote for, and the choice of `best`.
+
+    Command: ``etude run text2math reads``.
+    Cost: 7,428 steps of 32 problems; about 30 minutes on one CPU core.
+    """
+    base = best()
+    return replace(base, model=replace(base.model, reads=3), loop=_loop(12, 32))
 
 
 def smoke() -> Text2MathConfig:
@@ -304,6 +310,21 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     )
 
 
+def _templates(preset: str) -> tuple[Job, ...]:
+    """All systems, trained and tested on the template-disjoint split."""
+    source, base = {"data.source": "templates"}, STUDY.preset(preset).build()
+    systems = {"retrieval": retrieval, "ours": ours, "best": best, "reads": reads}
+    return (
+        *(_on(job, source) for job in _architectures(preset)),
+        *(Job(name, differences(base, build()) | source) for name, build in systems.items()),
+    )
+
+
+def _on(job: Job, settings: dict[str, Any]) -> Job:
+    """Return a job with further settings."""
+    return replace(job, overrides=lambda finished: {**job.settings(finished), **settings})
+
+
 def share_name(share: float) -> str:
     """Return the cell of a share of teacher forcing: ``tf06`` for .6."""
     return "tf" + str(float(share)).replace(".", "")
@@ -320,6 +341,7 @@ STUDY = Study(
         "ours": Preset(ours, "laptop"),
         "retrieval": Preset(retrieval, "laptop"),
         "best": Preset(best, "laptop"),
+        "reads": Preset(reads, "laptop"),
         "smoke": Preset(smoke, "smoke"),
     },
     experiments={
@@ -331,9 +353,10 @@ STUDY = Study(
                 for share in (0.3, 0.6, 0.9)
             ),
         ),
+        "templates": Experiment("all systems where no problem's text is known but for its numbers", _templates),
         "beam": Experiment(
-            "one network with beams of 1, 10 and 20, and each option of the search",
-            lambda _: (Job("lstm_attn", {"table": "beam"}),),
+            "the fine-tuned network with beams of 1, 10 and 20, and each option of the search",
+            lambda preset: tuple(job for job in _architectures(preset) if job.name.startswith("bert_")),
         ),
     },
     reads_data=("mathqa",),

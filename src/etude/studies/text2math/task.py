@@ -5,6 +5,7 @@ Shape suffixes as in model.py.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from etude.studies.text2math.problems import Problem, Split
 from etude.studies.text2math.program import OPERATORS, Operator, numbers_of, real
 from etude.studies.text2math.rerank import Candidates, Choice, Chooser, Judged, fit, sureness
 from etude.studies.text2math.retrieval import VOTERS, Index
-from etude.studies.text2math.splits import SPLITS, checksums, known_and_new, load
+from etude.studies.text2math.splits import SPLITS, checksums, known_and_new, load, named
 from etude.studies.text2math.study import BeamConfig, ModelConfig, Text2MathConfig, share_name
 from etude.studies.text2math.tokens import PAD, Tokens, Words, vocabularies
 from etude.studies.text2math.vote import RetrievalTask
@@ -240,6 +241,13 @@ class Text2MathTask(Task):
                 count += known
         return summed / max(1, count)
 
+    def answers(self, split: Split, extra: Mapping[str, Any]) -> tuple[list[str], list[scores.Verdict]]:
+        """Return the programs that answer a split, by the beam or by what is chosen, and how they fare."""
+        if not self.config.rerank.neighbours:
+            return self.verdicts(split, self.config.beam)
+        programs = [one.program for one in self.chosen(split, extra)]
+        return programs, [scores.judge(one, p) for one, p in zip(programs, self.problems[split], strict=True)]
+
     def verdicts(self, split: Split, beam: BeamConfig) -> tuple[list[str], list[scores.Verdict]]:
         """Return the programs that the network writes for a split, and how they fare."""
         problems = self.problems[split]
@@ -259,15 +267,16 @@ class Text2MathTask(Task):
 
     def finish(self) -> dict[str, Any]:
         """Return the classifier of candidates, fitted on dev, where the configuration asks for one."""
-        if not self.config.rerank.neighbours:
-            return {}
-        chooser, _ = fit(self.judged("dev"), self.problems["dev"])
-        return {"chooser": asdict(chooser)}
+        return {"chooser": asdict(self._fitted[0])} if self.config.rerank.neighbours else {}
+
+    @cached_property
+    def _fitted(self) -> tuple[Chooser, list[Choice]]:
+        return fit(self.judged("dev"), self.problems["dev"])
 
     def chosen(self, split: Split, extra: Mapping[str, Any]) -> list[Choice]:
         """Return what is chosen for each problem of a split: of dev by classifiers that were fitted without it."""
         if split == "dev":
-            return fit(self.judged("dev"), self.problems["dev"])[1]
+            return self._fitted[1]
         chooser = Chooser.of(extra["chooser"])
         return [chooser.choose(one) for one in self.judged(split)]
 
@@ -296,13 +305,8 @@ class Text2MathTask(Task):
         tables = config.table.split("+")
         rows: list[Result] = []
         for split in SPLITS[1:]:
-            sure: list[float] = []
-            if config.rerank.neighbours:
-                choices, problems = self.chosen(split, extra), self.problems[split]
-                sure = [choice.probability for choice in choices]
-                verdicts = [scores.judge(one.program, p) for one, p in zip(choices, problems, strict=True)]
-            else:
-                _, verdicts = self.verdicts(split, config.beam)
+            _, verdicts = self.answers(split, extra)
+            sure = [one.probability for one in self.chosen(split, extra)] if config.rerank.neighbours else []
             for table in tables:
                 if table != "beam":
                     for name, chosen in known_and_new(train, self.problems[split], split).items():
@@ -325,7 +329,7 @@ class Text2MathTask(Task):
     ) -> list[Result]:
         config = self.config
         epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
-        data = "the course's split of MathQA" if config.data.source == "mathqa" else config.data.source
+        data = named(config.data)
         judged = config.rerank.neighbours
         protocol = (
             f"{data}; {self.vectors}; beam {beam.width} ({beam.rule}{', grammar' if beam.grammar else ''}"

@@ -22,7 +22,7 @@ from etude.core.study import Result, Task
 from etude.studies.text2math import scores
 from etude.studies.text2math.problems import Split
 from etude.studies.text2math.retrieval import SHARPNESS, Index, Neighbour
-from etude.studies.text2math.splits import SPLITS, checksums, known_and_new, load
+from etude.studies.text2math.splits import SPLITS, checksums, known_and_new, load, named
 from etude.studies.text2math.study import Text2MathConfig
 
 NEIGHBOURS = 50
@@ -106,7 +106,7 @@ class RetrievalTask(Task):
         return scores.summary(self.verdicts("dev"))
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
-        data = "the course's split of MathQA" if self.config.data.source == "mathqa" else self.config.data.source
+        data = named(self.config.data)
         protocol = f"{data}; vote of the {NEIGHBOURS} nearest (TF-IDF, numbers masked), its weights learned on train"
         return [
             Result("run", "retrieval", metric, name, share, protocol,
