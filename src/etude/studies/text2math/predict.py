@@ -205,7 +205,9 @@ class Solver:
         self.operators = GEOMETRY if options.strict else OPERATORS
 
     def searching(self, options: Options) -> "Solver":
-        """Return the same network with another search; its BERT stays."""
+        """Return the same network with another search; its BERT and its known problems stay."""
+        if self.chooser is not None:
+            _ = self.candidates
         other = copy.copy(self)
         other._search_by(options)
         return other
