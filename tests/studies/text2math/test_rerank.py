@@ -206,6 +206,6 @@ def test_all_systems_are_trained_on_the_template_disjoint_split() -> None:
     jobs = {job.name: job.settings([]) if not job.after else {} for job in STUDY.experiment("templates").jobs("laptop")}
     assert jobs.keys() == {"lstm", "lstm_attn", "bert_frozen", "bert_tuned", "retrieval", "ours", "best", "reads"}
     assert all(settings["data.source"] == "templates" for name, settings in jobs.items() if name != "bert_tuned")
-    assert override(STUDY.preset("laptop").build(), jobs["best"]) == replace(
+    assert override(STUDY.preset("laptop").build(), dict(jobs["best"])) == replace(
         best(), data=replace(best().data, source="templates")
     )

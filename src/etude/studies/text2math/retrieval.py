@@ -9,6 +9,7 @@ problems with as many numbers come before all others, and each votes for its pro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,8 @@ class Index:
         self._counter = CountVectorizer(lowercase=False, token_pattern=r"\S+", ngram_range=(1, 3))
         counts_QW = self._counter.fit_transform(texts)
         self._weights = TfidfTransformer(sublinear_tf=True).fit(counts_QW[self._text_P])
-        self._texts_WQ = self._weights.transform(counts_QW).T.tocsr()
+        weights_QW: Any = self._weights.transform(counts_QW)
+        self._texts_WQ = weights_QW.T.tocsr()
         self._counts_P = np.array([len(numbers_of(problem.text)) for problem in problems])
 
     def nearest(self, problems: Sequence[Problem], count: int, *, leave_out: bool = False) -> list[list[Neighbour]]:
