@@ -171,6 +171,10 @@ def test_a_reranked_network_says_how_sure_it_is_and_what_is_nearest(reading: Tex
     assert isinstance(answer, Prediction)
     assert answer.probability is not None
     assert 0 <= answer.probability <= 1
+    assert answer.unsure == (answer.probability < extra["chooser"]["threshold"])
+    extra["chooser"]["threshold"] = 1.1
+    (unsure,) = predict(path, extra, Options(problems=(asked,)))
+    assert "% (unsure)" in tell([unsure])
     assert answer.nearest.startswith(asked)
     assert "nearest    " in tell([answer])
     (plain,) = predict(path, None, Options(problems=(asked,), rerank=False))

@@ -69,7 +69,13 @@ def answer_html(workings: "Workings") -> str:
         )
     value = "no value" if answer.value is None else f"Answer: {answer.answer}"
     reading = f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
-    sure = "" if answer.probability is None else f" In {percent(answer.probability)} of such cases it is right."
+    sure = (
+        ""
+        if answer.probability is None
+        else (
+            f" In {percent(answer.probability)} of such cases it is right{': it is unsure' if answer.unsure else ''}."
+        )
+    )
     near = note(f"The nearest known problem: {answer.nearest}") if answer.nearest else ""
     written = [step for step in answer.program.split("|") if step]
     # A program that fails at a step has its fault in place of the steps.

@@ -77,6 +77,8 @@ class Prediction:
     value: float | None
     probability: float | None = None
     """How likely the answer is right, calibrated on dev; None without a classifier of candidates."""
+    unsure: bool = False
+    """The probability is below the one from which on 97 % of dev are right."""
     nearest: str = ""
     """The nearest known problem; empty where none was looked for."""
 
@@ -114,7 +116,7 @@ def tell(answers: Sequence[Prediction]) -> str:
         score = "none" if answer.score is None else f"{answer.score:.3f} (mean log-probability of a token)"
         lines += [f"answer     {answer.answer}", f"score      {score}"]
         if answer.probability is not None:
-            lines += [f"sure       {100 * answer.probability:.0f} %"]
+            lines += [f"sure       {100 * answer.probability:.0f} %{' (unsure)' if answer.unsure else ''}"]
         lines += [f"next best  {other}" for other in answer.runners_up]
         lines += [f"nearest    {answer.nearest}"] if answer.nearest else []
         lines += [f"note       {answer.note}"] if answer.note else []
@@ -231,7 +233,7 @@ class Solver:
         found = answerable(attempted(problems, readings_of, lambda each: each[1] or str(each[0]["Problem"])))
         readings = [some for some in found if not isinstance(some, Refused)]
         answers = iter(self._answers([reading for some in readings for reading in some]))
-        return in_place(found, [max((next(answers) for _ in some), key=_log_probability) for some in readings])
+        return in_place(found, [max((next(answers) for _ in some), key=_likelihood) for some in readings])
 
     def explain(self, text: str) -> Workings:
         """Return the answer to one problem, as `solve` gives it, and the way to it."""
@@ -240,7 +242,7 @@ class Solver:
             tree = BeamTree()
             [answer] = self._answers([reading], tree)
             found.append((answer, reading[1], tree))
-        answer, read, tree = max(found, key=lambda each: _log_probability(each[0]))
+        answer, read, tree = max(found, key=lambda each: _likelihood(each[0]))
         # What is no program has no tokens to look from.
         ids = (self.tokens.encode(answer.program) or []) if answer.score is not None else []
         words, weights = tuple(self.reader.spell(read)), None
@@ -335,7 +337,8 @@ class Solver:
         answer = self._prediction(reading, *((programs[0], float(log_p[0])) if programs else ("", None)), runners_up)
         near = self.candidates.index.problems[judged.neighbours[0].row]
         nearest = f"{near.text}  {near.program}  (cosine {judged.neighbours[0].cosine:.2f})"
-        return replace(answer, probability=choice.probability if programs else None, nearest=nearest)
+        unsure = choice.probability < self.chooser.threshold
+        return replace(answer, probability=choice.probability if programs else None, unsure=unsure, nearest=nearest)
 
     def _prediction(
         self, reading: tuple[str, str, str], program: str, score: float | None, others: Sequence[tuple[str, str]]
@@ -373,7 +376,10 @@ def _refuse_long(problem: str, text: str) -> None:
         raise UserError(f"{problem} {count:,} words: at most {MAX_WORDS} are read")
 
 
-def _log_probability(answer: Prediction) -> float:
+def _likelihood(answer: Prediction) -> float:
+    """Return that by which the answers to two readings are compared."""
+    if answer.probability is not None:
+        return answer.probability
     return -math.inf if answer.score is None else answer.score
 
 
