@@ -62,7 +62,7 @@ def test_any_values_survive_yaml(rate: float, name: str, ways: list[int], on: bo
 
 
 def test_the_fields_keep_their_order():
-    assert list(yaml.safe_load(to_yaml(to_dict(make())))) == ["loop", "seed", "part", "on"]
+    assert list(yaml.safe_load(to_yaml(to_dict(make())))) == ["loop", "seed", "init", "part", "on"]
 
 
 @pytest.mark.parametrize(

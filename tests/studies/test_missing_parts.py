@@ -59,7 +59,7 @@ def test_it_trains_and_the_line_says_that_nothing_is_drawn(bare: Study, here: Pa
 def test_its_verbs_work_or_name_the_missing_part(trained: Path, here: Path, etude: Any, refused: Any) -> None:
     assert etude("eval", trained).status == 0
     assert etude("export", trained, "--out", here / "x.safetensors").status == 0
-    refused("predict", trained, "x.png", says=("'bare' has no predict.py yet",))
+    refused("predict", trained, __file__, says=("'bare' has no predict.py yet",))
     refused("predict", NAME, "--help", says=("'bare' has no predict.py yet",))
     refused("export", trained, "--out", here / "folder", says=("'bare' has no export.py yet",))
     refused("export", trained, "--out", here / "x.onnx", says=("'bare' has no export.py yet",))

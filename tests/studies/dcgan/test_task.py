@@ -446,7 +446,7 @@ def test_files_and_arrays_hold_the_same_pictures(weights: Path, tmp_path: Path) 
         (["--count", "10000000000000", "--output", "x.npy"], "GiB are free: give a smaller --count"),
         (["--output", "x.gif"], "--output must be a .png, a .npy or a folder"),
         (["--columns", "-1"], "--columns must be 0 or more"),
-        (["photo.png"], "a generator takes no input"),
+        ([__file__], "a generator takes no input"),
         (["--output", "there.png"], "there.png exists"),
         (["--output", "full"], "full is not empty"),
         (["--output", "there.png/below.png"], "cannot write"),

@@ -117,7 +117,7 @@ def missing(birds: Path) -> tuple[str, ...]:
 def a_file(birds: Path) -> tuple[str, ...]:
     shutil.rmtree(birds)
     birds.write_text("x")
-    return "is neither a folder nor a zip file", "--data.folder"
+    return "is neither a folder nor a zip file", "give a folder"
 
 
 def classes_that_differ(birds: Path) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ def test_a_run_that_was_begun_with_another_network(edited: Any, refused: Any) ->
     path = edited(norm="bn-torch")
     (path / "summary.json").unlink()
     before = {file: file.read_bytes() for file in (path / "checkpoints").rglob("*") if file.is_file()}
-    refused("resume", path, says=("model.norm is bn-torch and was bn",))
+    refused("resume", path, says=("model.norm is bn there and bn-torch here",))
     assert {file: file.read_bytes() for file in (path / "checkpoints").rglob("*") if file.is_file()} == before
     assert not (path / "summary.json").exists()
 
