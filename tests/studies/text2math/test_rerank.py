@@ -174,6 +174,7 @@ def test_a_reranked_network_says_how_sure_it_is_and_what_is_nearest(reading: Tex
     assert answer.unsure == (answer.probability < extra["chooser"]["threshold"])
     extra["chooser"]["threshold"] = 1.1
     (unsure,) = predict(path, extra, Options(problems=(asked,)))
+    assert isinstance(unsure, Prediction)
     assert "% (unsure)" in tell([unsure])
     assert answer.nearest.startswith(asked)
     assert "nearest    " in tell([answer])

@@ -243,6 +243,7 @@ def retrieval() -> Text2MathConfig:
 
     Command: ``etude run text2math retrieval``.
     Cost: 200 steps of 512 problems; a minute on one CPU core, nearly all of it for the neighbours.
+    Expected: 77.2 % of the test programs and 83.4 % of the answers right.
     """
     return Text2MathConfig(
         system="retrieval",
@@ -258,6 +259,7 @@ def best() -> Text2MathConfig:
     Command: ``etude run text2math best``; with the network that comes with etude, in minutes:
     ``etude run text2math best --init text2math --loop.max-steps 1``.
     Cost: 24,760 steps of 32 problems, and five minutes for the choice; about 35 minutes on one CPU core.
+    Expected: 77.7 % of the test programs and 84.3 % of the answers right; 98 % of the surest 80 %.
     """
     base = ours()
     return replace(base, beam=replace(base.beam, width=20), rerank=RerankConfig(neighbours=60), table="run")
@@ -265,6 +267,8 @@ def best() -> Text2MathConfig:
 
 def reads() -> Text2MathConfig:
     """A decoder that reads and copies the programs that neighbours vote for, and the choice of `best`.
+
+    It has not been run to its end yet.
 
     Command: ``etude run text2math reads``.
     Cost: 7,428 steps of 32 problems; about 30 minutes on one CPU core.
