@@ -22,7 +22,7 @@ from etude.core.errors import UserError
 from etude.core.run_folder import RunFolder
 from etude.data.images import fitted, read_image
 from etude.runs.weights import load_trained
-from etude.studies.resnet.cam import overlay, package_cam
+from etude.studies.resnet.cam import GAP, beside_photo, overlay, package_cam
 from etude.studies.resnet.predict import Options, predict
 from etude.studies.resnet.task import ResNetTask
 
@@ -157,10 +157,21 @@ def test_overlays_of_the_class_that_was_answered(
         x_NCHW = task.model.prepare(torch.from_numpy(image)[None])
         cam = package_cam(task.model, x_NCHW, torch.tensor([row["index"]]))[0]
         shown = pixels(folder / f"{Path(row['image']).stem}-cam.png")
-        assert shown.shape == (16, 16, 3)
-        assert abs(shown.astype(int) - overlay(image, cam).astype(int)).max() <= 2
+        assert shown.shape == (16, 2 * 16 + GAP, 3)
+        assert np.array_equal(shown[:, :16], image)
+        assert abs(shown[:, 16 + GAP :].astype(int) - overlay(image, cam).astype(int)).max() <= 2
     again = rows(finished, pictures, "--cam", folder)
     assert again == found, "a second time writes over its own"
+
+
+def test_a_map_lies_on_the_square_that_the_network_saw() -> None:
+    photo, cam = np.full((30, 50, 3), 100, np.uint8), np.zeros((8, 8), np.float32)
+    cropped, whole = (beside_photo(photo, cam, fit)[:, 50 + GAP :] for fit in ("crop", "squash"))
+    seen = (cropped != 100).any(2)
+    assert seen[:, 10:40].all()
+    assert not seen[:, :10].any()
+    assert not seen[:, 40:].any()
+    assert (whole != 100).any(2).all()
 
 
 def test_overlays_of_one_name_are_refused(finished: Path, pictures: Path, refused: Callable, tmp_path: Path) -> None:
@@ -210,7 +221,9 @@ def test_a_folder_of_all_of_them(finished: Path, rows: Callable, tmp_path: Path)
     found = rows(finished, folder, "--cam", tmp_path / "cams")
     assert names_of(found) == sorted(ODD)
     assert all(np.isfinite(list(row["probabilities"].values())).all() for row in found)
-    assert {pixels(path).shape for path in (tmp_path / "cams").iterdir()} == {(16, 16, 3)}
+    for name in ODD:
+        height, width = read_image(folder / name, "RGB").shape[:2]
+        assert pixels(tmp_path / "cams" / f"{Path(name).stem}-cam.png").shape == (height, 2 * width + GAP, 3)
 
 
 # --- faults ---

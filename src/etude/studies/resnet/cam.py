@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from etude.core.errors import UserError, nearest
 from etude.data import folders
+from etude.data.images import Fit
 from etude.studies.resnet.model import Block, ResNet
 
 _SHEET_CLASSES = 7
+GAP = 4
+"""Pixels of white between a photograph and its map."""
 
 
 class LogitsOnly(nn.Module):
@@ -148,6 +152,27 @@ def overlay(image_HWC: np.ndarray, cam_HW: np.ndarray, strength: float = 0.5) ->
 
     heat_HWC = mpl.colormaps["jet"](cam_HW)[..., :3] * 255
     return (strength * heat_HWC + (1 - strength) * image_HWC).round().astype(np.uint8)
+
+
+def beside_photo(photo_HWC: np.ndarray, cam_HW: np.ndarray, fit: Fit) -> np.ndarray:
+    """A photograph, and on its right the same under its map, both at the photograph's own size.
+
+    Args:
+        photo_HWC: uint8 ``[H, W, 3]``.
+        cam_HW: the map in [0, 1] of what the network saw of it.
+        fit: how the photograph became the network's square; beyond a middle square it stays as it is.
+
+    Returns:
+        uint8 ``[H, 2 W + GAP, 3]``.
+    """
+    height, width = photo_HWC.shape[:2]
+    high, wide = (min(height, width),) * 2 if fit == "crop" else (height, width)
+    top, left = (height - high) // 2, (width - wide) // 2
+    seen = np.s_[top : top + high, left : left + wide]
+    large = Image.fromarray(cam_HW.astype(np.float32)).resize((wide, high), Image.Resampling.BILINEAR)
+    under = photo_HWC.copy()
+    under[seen] = overlay(photo_HWC[seen], np.asarray(large))
+    return np.concatenate([photo_HWC, np.full((height, GAP, 3), 255, np.uint8), under], 1)
 
 
 def sheet_classes(classes: Sequence[str], asked: Sequence[str]) -> list[int]:

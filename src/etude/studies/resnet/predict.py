@@ -15,8 +15,8 @@ from torch import Tensor
 from etude.core.errors import Refused
 from etude.data import classify
 from etude.data.classify import Network, Prediction
-from etude.data.prediction import result_files, save_png
-from etude.studies.resnet.cam import overlay, package_cam
+from etude.data.prediction import read_input, result_files, save_png
+from etude.studies.resnet.cam import beside_photo, package_cam
 from etude.studies.resnet.model import ResNet
 from etude.studies.resnet.study import ResNetConfig
 from etude.studies.resnet.task import build_model
@@ -25,7 +25,8 @@ from etude.studies.resnet.task import build_model
 @dataclass(frozen=True)
 class Options(classify.Options):
     cam: Path | None = None
-    """A folder for what the network looked at: each picture under the Grad-CAM of the class it was taken for."""
+    """A folder for what the network looked at: each picture beside itself under the Grad-CAM of the class it was taken
+    for, both at the picture's own size."""
 
 
 def load(weights: Path, extra: Mapping[str, Any] | None) -> Network[ResNet, ResNetConfig]:
@@ -46,14 +47,14 @@ def predict(weights: Path, extra: Mapping[str, Any] | None, options: Options) ->
 
     def look(_: list[Path], images_NHWC: Tensor, found: list[Prediction]) -> None:
         taken_N = torch.tensor([answer.index for answer in found])
-        cams_NHW = package_cam(network.model, network.model.prepare(images_NHWC), taken_N)
-        maps.extend(overlay(image, cam) for image, cam in zip(images_NHWC.numpy(), cams_NHW, strict=True))
+        maps.extend(package_cam(network.model, network.model.prepare(images_NHWC), taken_N))
 
     answers = classify.classified(network, paths, options.max_pixels, look if files else None)
-    overlays = iter(maps)
-    for (file,), answer in zip(files, answers, strict=True) if files else ():
+    cams = iter(maps)
+    for (file,), path, answer in zip(files, paths, answers, strict=True) if files else ():
         if not isinstance(answer, Refused):
-            save_png(file, next(overlays))
+            photo_HWC = read_input(path, "RGB", options.max_pixels)
+            save_png(file, beside_photo(photo_HWC, next(cams), network.config.data.fit))
     classify.write(options.output, answers, indices=options.indices)
     return answers
 
