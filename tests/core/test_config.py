@@ -10,7 +10,17 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etude.core.config import LoopConfig, StudyConfig, differences, from_dict, override, read_yaml, to_dict, to_yaml
+from etude.core.config import (
+    LoopConfig,
+    StudyConfig,
+    differences,
+    from_dict,
+    override,
+    read_yaml,
+    run_name,
+    to_dict,
+    to_yaml,
+)
 from etude.core.errors import UserError
 
 
@@ -71,9 +81,9 @@ def test_the_fields_keep_their_order():
         ({"sed": 1}, r"no setting 'sed'; did you mean 'seed'\?"),
         ({"part": {"raet": 1.0}}, r"no setting 'part\.raet'; did you mean 'rate'\?"),
         ({"loop": {"max_steps": 3, "max_step": 3}}, r"no setting 'loop\.max_step'; did you mean 'max_steps'\?"),
-        ({"loop": {}}, r"loop\.max_steps: Field required"),
+        ({"loop": {}}, r"loop\.max_steps must be at least 1 where loop\.epochs is 0"),
         ({"loop": {"max_steps": "many"}}, r"loop\.max_steps: Input should be a valid integer"),
-        ({"loop": {"max_steps": 0}}, r"loop\.max_steps must be at least 1, not 0"),
+        ({"loop": {"max_steps": 0}}, r"loop\.max_steps must be at least 1"),
         ({"loop": {"max_steps": 3, "keep": 0}}, r"loop\.keep must be at least 1, not 0"),
         ({"loop": {"max_steps": 3, "save_minutes": -1}}, r"loop\.save_minutes must be 0 or more, not -1"),
         ({"loop": {"max_steps": 3, "device": "tpu"}}, r"loop\.device: Input should be 'auto', 'cpu', 'cuda' or 'mps'"),
@@ -160,3 +170,23 @@ def test_broken_yaml_is_one_line(tmp_path: Path, content: bytes | None, said: st
         read_yaml(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_length_in_epochs_is_of_the_data_that_is_read() -> None:
+    """A fifth of the training pictures that becomes the test makes each epoch as much shorter."""
+    course = LoopConfig(epochs=50.0)
+    assert [course.steps(count // 32) for count in (30_000, 24_000)] == [46_850, 37_500]
+    assert LoopConfig(max_steps=100).steps(0) == 100
+    assert LoopConfig(max_steps=100, epochs=2.0).steps(30) == 60
+    with pytest.raises(UserError, match=r"loop.epochs.*--loop.max-steps"):
+        course.steps(0)
+    with pytest.raises(UserError, match=r"loop.max_steps"):
+        LoopConfig()
+
+
+def test_a_new_length_takes_the_place_of_the_old_one() -> None:
+    by_epochs = StudyConfig(loop=LoopConfig(epochs=50.0))
+    shorter = override(by_epochs, {"loop.max_steps": 10})
+    assert (shorter.loop.max_steps, shorter.loop.epochs) == (10, 0)
+    assert override(shorter, {"loop.epochs": 3}) == StudyConfig(loop=LoopConfig(epochs=3.0))
+    assert run_name(["course"], differences(by_epochs, shorter)) == "course-loop.max_steps-10"

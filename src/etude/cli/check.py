@@ -121,7 +121,7 @@ def check(choice: Choice, *, training_only: bool = False) -> dict[str, Any]:
         for (key, one), two in zip(module.state_dict().items(), again.modules[name].state_dict().values(), strict=True):
             if not torch.equal(one, two):
                 raise RuntimeError(f"{name}.{key} is another after a reload")
-    steps, every = config.loop.max_steps, config.loop.eval_every
+    steps, every = task.num_steps, config.loop.eval_every
     evaluations = max(1, steps // every if every else 1)
     saves = steps / (config.loop.save_every or steps)
     return facts | {

@@ -12,7 +12,7 @@ example: --search optim.lr=log:1e-4:1e-1 model.norm=bn,in,ln data.augment=true,f
 import contextlib
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import tyro
@@ -63,7 +63,12 @@ def main(options: Options) -> int:
     fixed = read_settings(study, options.preset, options.set, "the seed of all trials is given with --seed")
     ranges = read_search(study, options.preset, options.search, fixed)
     # Of the run as a whole: what is searched over may change how long it is.
-    loop = override(study.preset(options.preset).build(), fixed).loop
+    config = override(study.preset(options.preset).build(), fixed)
+    loop = config.loop
+    if loop.epochs:
+        from etude.core.runtime import Runtime
+
+        loop = replace(loop, max_steps=study.task(config, Runtime(loop, config.seed)).num_steps, epochs=0)
     if any(sign in options.name for sign in "/\\") or options.name.startswith("."):
         raise UserError(f"--name {options.name} is no plain name of a folder")
     about = {

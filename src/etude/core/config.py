@@ -26,8 +26,10 @@ Tracker = Literal["tensorboard", "trackio"]
 class LoopConfig:
     """The length of a run, and when it logs, evaluates and saves. Counts are optimiser steps."""
 
-    max_steps: int
-    """Optimiser steps in all."""
+    max_steps: int = 0
+    """Optimiser steps in all; 0: as many as `epochs` says."""
+    epochs: float = 0.0
+    """Times that the training data that is read is seen; 0: `max_steps` says it. Of both, the shorter one holds."""
     log_every: int = 50
     """Steps between two lines of training metrics."""
     eval_every: int = 500
@@ -50,10 +52,18 @@ class LoopConfig:
     """Trackers fed beside metrics.jsonl (extra `track`)."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "log_every", "keep"):
+        for name in ("log_every", "keep"):
             require(getattr(self, name) >= 1, f"loop.{name}", "at least 1", getattr(self, name))
-        for name in ("eval_every", "save_every", "save_minutes", "patience"):
+        for name in ("max_steps", "epochs", "eval_every", "save_every", "save_minutes", "patience"):
             require(getattr(self, name) >= 0, f"loop.{name}", "0 or more", getattr(self, name))
+        require(self.max_steps + self.epochs > 0, "loop.max_steps", "at least 1 where loop.epochs is 0", self.max_steps)
+
+    def steps(self, epoch: int) -> int:
+        """The optimiser steps of a run, of which ``epoch`` see the training data once."""
+        if self.epochs and not epoch:
+            raise UserError("loop.epochs must be 0 where the training has no epochs: give --loop.max-steps")
+        by_epochs = max(1, round(self.epochs * epoch)) if self.epochs else self.max_steps
+        return min(self.max_steps or by_epochs, by_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +160,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def override(config: C, changes: dict[str, Any]) -> C:
     """A copy with dotted settings replaced: ``override(c, {"loop.max_steps": 10})``."""
     values = to_dict(config)
+    if changes.get("loop.max_steps") or changes.get("loop.epochs"):
+        # Of a length in steps and one in epochs, the new one alone holds.
+        changes = {"loop.max_steps": 0, "loop.epochs": 0} | changes
     for dotted, value in changes.items():
         *parents, leaf = dotted.split(".")
         place = values
@@ -183,6 +196,7 @@ _TECHNICAL = ("log_every", "save_every", "save_minutes", "keep", "device", "comp
 def substance(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say what a run learns: without its seed, and without how it is made and watched."""
     silent = {"seed", "selected_run", *(f"loop.{name}" for name in _TECHNICAL)}
+    silent |= {name for name in ("loop.max_steps", "loop.epochs") if not overrides.get(name)}
     return {name: value for name, value in overrides.items() if name not in silent}
 
 

@@ -161,7 +161,7 @@ class Loop:
         if state.best_step not in (None, step) and not self.checkpoints.usable(state.best_step):
             # A later best one, which is broken now, had taken its place.
             state.best = state.best_step = None
-            if state.stopped_early or step == self.config.max_steps:
+            if state.stopped_early or step == self.task.num_steps:
                 self._judge(self.task.evaluate())
         if self.runtime.is_main:
             self.run.rewind_metrics(step)
@@ -189,14 +189,14 @@ class Loop:
         with ExitStack() as ends, on_stop(note), progress_bar(enabled=self.runtime.is_main) as bar:
             for sink in sinks:
                 ends.callback(sink.close)
-            shown = bar.add_task(self.run.path.name, total=config.max_steps, completed=state.step, note="")
-            while state.step < config.max_steps and not state.stopped_early:
+            shown = bar.add_task(self.run.path.name, total=self.task.num_steps, completed=state.step, note="")
+            while state.step < self.task.num_steps and not state.stopped_early:
                 started = time.monotonic()
                 randomness.seed_globals(self.runtime.seed, "step", state.step, self.runtime.rank)
                 self.window.add(self.task.train_step(state.step), state.step)
                 state.step += 1
                 state.seconds += time.monotonic() - started
-                last = state.step == config.max_steps
+                last = state.step == self.task.num_steps
                 rows: dict[str, float] = {}
                 if last or _due(state.step, config.log_every):
                     self._refuse_non_finite()
@@ -233,8 +233,8 @@ class Loop:
         name, state = self.task.monitor[0] if self.task.monitor else "loss", self.state
         shown = {"loss": rows.get("train/loss"), f"validation {name}": rows.get(f"val/{name}")}
         numbers = "".join(f", {said} {value:.4g}" for said, value in shown.items() if value is not None)
-        minutes = state.seconds / state.step * (self.config.max_steps - state.step) / 60
-        step = f"step {state.step:,} of {self.config.max_steps:,}"
+        minutes = state.seconds / state.step * (self.task.num_steps - state.step) / 60
+        step = f"step {state.step:,} of {self.task.num_steps:,}"
         return f"{self.run.path.name}: {step}{numbers}, {minutes:.0f} min left"
 
     def _any(self, here: bool) -> bool:

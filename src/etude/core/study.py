@@ -53,6 +53,7 @@ class Task(ABC):
     evaluation) is built the same way.
     """
 
+    config: Any
     modules: "dict[str, nn.Module]"
     """The networks whose weights make a checkpoint, by name."""
     optimizers: "dict[str, Optimizer]"
@@ -60,6 +61,16 @@ class Task(ABC):
     """The validation metric that chooses the best checkpoint; None: the last one is kept."""
     ended: bool = False
     """True once the task has found what it was looking for: the run ends after the evaluation that sets this."""
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in which the training data that is read is seen once; 0: there are no epochs."""
+        return 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run; a length in epochs is counted on the data that is read."""
+        return self.config.loop.steps(self.epoch_steps if self.config.loop.epochs else 0)
 
     @property
     def exported(self) -> "Mapping[str, nn.Module]":

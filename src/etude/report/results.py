@@ -99,8 +99,9 @@ class Run:
 
     @property
     def max_steps(self) -> int | None:
+        """The steps that it is to have; of a length in epochs, what the data made of it."""
         loop = self.record.config.get("loop")
-        steps = loop.get("max_steps") if isinstance(loop, dict) else None
+        steps = (loop.get("max_steps") if isinstance(loop, dict) else None) or self.environment.get("steps")
         return steps if type(steps) is int else None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude import registry
-from etude.core.config import Scale, StudyConfig, differences, flat, run_name, substance, to_dict, to_yaml
+from etude.core.config import Scale, StudyConfig, differences, flat, override, run_name, substance, to_dict, to_yaml
 from etude.core.errors import Interrupted, UserError
 from etude.core.files import write_atomic, write_json
 from etude.core.run_folder import FORMAT, RunFolder
@@ -46,6 +46,7 @@ def choose(args: list[str], prog: str) -> Choice:
     before = preset.build()
     about = preset.build.__doc__ or ""
     config = parse(study.config, flags, prog=f"{prog} {study.name} {name}", default=before, description=about)
+    config = override(before, differences(before, config))
     return Choice(study, name, preset.scale, config, differences(before, config))
 
 
@@ -81,6 +82,7 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
                 say(f"{run.path.name}: {said}")
         if runtime.is_main:
             about = {"data": task.data_checksums(), "processes": runtime.world, "device": str(runtime.device)}
+            about |= {"steps": task.num_steps, "epoch_steps": task.epoch_steps}
             write_json(run.path / "environment.json", environment() | about)
             if sys.stderr.isatty():
                 start = f", from step {resumed_at}" if resumed_at else ""
@@ -160,8 +162,9 @@ def lengthen(run: RunFolder, steps: int) -> None:
         record, trained = run.record, run.checkpoints().newest() or 0
         if steps <= trained:
             raise UserError(f"--loop.max-steps {steps}: {run.path} has trained {trained} steps: give more")
-        loop = record.config["loop"] | {"max_steps": steps}
-        changed = {"overrides": record.overrides | {"loop.max_steps": steps}, "config": record.config | {"loop": loop}}
+        length = {"max_steps": steps, "epochs": 0.0}
+        overrides = record.overrides | {f"loop.{name}": value for name, value in length.items()}
+        changed = {"overrides": overrides, "config": record.config | {"loop": record.config["loop"] | length}}
         write_atomic(run.path / "config.yaml", to_yaml({"format": FORMAT, **vars(record), **changed}))
         (run.path / "summary.json").unlink(missing_ok=True)
     finally:

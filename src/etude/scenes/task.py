@@ -51,6 +51,10 @@ class SceneTask(Task):
             fid.weights_of(config.metric.inception)
         return read
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.scenes.splits["train"]) // self.config.batch.size
+
     def batch_rows(self, step: int) -> Tensor:
         """The training scenes of a step: every epoch has an order of its own, a rest that fills no batch is left."""
         return self._epochs.rows(step, len(self.scenes.splits["train"]), self.config.batch.size)
@@ -86,7 +90,7 @@ class SceneTask(Task):
     def schooling(self) -> str:
         """The length of the training, for a result's protocol."""
         config, count = self.config, len(self.scenes.splits["train"])
-        epochs = config.loop.max_steps * config.batch.size / count
+        epochs = self.num_steps * config.batch.size / count
         return f"up to {epochs:.3g} epochs of {count:,}, batch {config.batch.size}"
 
     @property

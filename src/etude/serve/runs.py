@@ -113,7 +113,9 @@ def _settings(path: Path, written: float) -> tuple[str, int]:
     """A run's preset and steps; YAML is slow to read, and a run's does not change."""
     try:
         record = RunFolder(path).record
-        return record.preset, int(record.config["loop"]["max_steps"])
+        # Where epochs are asked for, the data said how many steps these are.
+        steps = record.config["loop"]["max_steps"] or read_json(path / "environment.json").get("steps", 0)
+        return record.preset, int(steps)
     except (UserError, OSError, KeyError, TypeError, ValueError):
         return "?", 0
 

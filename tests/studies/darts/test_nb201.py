@@ -86,10 +86,17 @@ def _search(**search: float) -> SimpleNamespace:
     """A search in its middle, as far as the remedies look at it."""
     torch.manual_seed(1)
     model = SimpleNamespace(alpha={"cell": torch.randn(6, 5, dtype=torch.float64, requires_grad=True)})
-    config = SimpleNamespace(search=SimpleNamespace(**search), loop=SimpleNamespace(max_steps=100))
+    config = SimpleNamespace(
+        search=SimpleNamespace(**search),
+    )
     draw = SimpleNamespace(generator=lambda name, step: torch.Generator().manual_seed(step))
     return SimpleNamespace(
-        model=model, config=config, runtime=draw, step=50, architecture=[*model.alpha.values(), torch.ones(3)]
+        model=model,
+        config=config,
+        runtime=draw,
+        step=50,
+        num_steps=100,
+        architecture=[*model.alpha.values(), torch.ones(3)],
     )
 
 

@@ -37,8 +37,8 @@ def test_presets_are_the_papers() -> None:
     assert (search.order, search.lr, search.weight_decay, search.share, search.wait) == (1, 3e-4, 1e-3, 0.5, 0)
     assert (optim.lr, optim.last_lr, optim.momentum, optim.weight_decay, optim.clip) == (0.025, 0.001, 0.9, 3e-4, 5)
     # Epochs of half of 45,000 pictures.
-    assert paper.loop.max_steps == 50 * (22_500 // 64)
-    assert built("course").loop.max_steps == 20 * (22_500 // 64)
+    assert paper.loop.epochs == 50
+    assert built("course").loop.epochs == 20
     assert (pc.search.partial, pc.search.edge_norm, pc.search.lr, pc.batch.size, pc.optim.lr) == (
         4,
         True,
@@ -46,10 +46,10 @@ def test_presets_are_the_papers() -> None:
         256,
         0.1,
     )
-    assert (pc.loop.max_steps, pc.search.wait) == (50 * (22_500 // 256), 15 * (22_500 // 256))
+    assert (pc.loop.epochs, pc.search.wait) == (50, 15 * (22_500 // 256))
     assert (retrain.model.channels, retrain.model.layers, retrain.batch.size) == (36, 20, 96)
     assert (retrain.retrain.auxiliary, retrain.retrain.drop_path, retrain.augment.cutout) == (0.4, 0.2, 16)
-    assert retrain.loop.max_steps == 600 * (45_000 // 96)
+    assert retrain.loop.epochs == 600
     assert (retrain.optim.lr, retrain.optim.last_lr, retrain.optim.weight_decay) == (0.025, 0.0, 3e-4)
 
 
@@ -87,12 +87,17 @@ def configured(preset: str, job: Job) -> DartsConfig:
     return config
 
 
+def length(config: DartsConfig) -> int:
+    """The steps of a run on 45,000 pictures."""
+    return config.loop.steps((22_500 if config.phase == "search" else 45_000) // config.batch.size)
+
+
 @pytest.mark.parametrize("experiment", ["search", "remedies"])
 def test_every_job_is_settings_of_every_search(experiment: str) -> None:
     for preset, job in jobs(experiment):
         config = configured(preset, job)
         assert (config.phase == "search") == (job.name == "search" or job.name.startswith("search-"))
-        assert config.loop.eval_every <= config.loop.max_steps
+        assert config.loop.eval_every <= length(config)
         if config.phase == "search":
             assert config.genotype == built(preset).genotype
         names = {other.name for other in STUDY.experiment(experiment).jobs(preset)}
@@ -140,8 +145,20 @@ def test_a_random_search_costs_what_the_search_does() -> None:
         drawn = [by[f"draw-{n}"] for n in range(4)]
         assert [config.genotype for config in drawn] == [f"random-{n}" for n in range(4)]
         assert {config.table for config in drawn} == {"run"}, "they are no rows of the table"
-        whole = 7 * by["search"].loop.max_steps
-        assert whole - 4 < sum(config.loop.max_steps for config in drawn) <= whole
+        whole = 7 * length(by["search"])
+        assert whole - 4 < sum(map(length, drawn)) <= whole * 1.001
+
+
+def test_the_best_of_four_searches_by_brief_trainings_is_retrained() -> None:
+    for preset in SEARCHES:
+        jobs = {job.name: job for job in STUDY.experiment("best-of-four").jobs(preset)}
+        assert [jobs[f"search-{n}"].seed for n in range(4)] == [0, 1, 2, 3]
+        assert jobs["best"].after == ("brief-0", "brief-1", "brief-2", "brief-3")
+        brief, whole = configured(preset, jobs["brief-2"]), configured(preset, jobs["best"])
+        four = [Finished(Path(str(n)), {"genotype": f"random-{n}"}, best=score) for n, score in enumerate((1, 4, 3, 2))]
+        assert jobs["best"].settings(four)["genotype"] == "random-1"
+        assert length(brief) == pytest.approx(length(whole) / 6, abs=1)
+        assert (brief.phase, whole.phase, brief.table) == ("retrain", "retrain", "run")
 
 
 def test_each_remedy_is_one_change() -> None:

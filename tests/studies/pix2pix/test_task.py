@@ -306,8 +306,9 @@ def test_presets_are_whole_epochs(name: str) -> None:
     config = STUDY.preset(name).build()
     assert isinstance(config, Pix2PixConfig)
     counts = {"paper": 1000, "facades": 400, "laptop": 38, "colour": 2101, "smoke": 40}
-    assert config.loop.max_steps % (counts[name] // config.batch.size) == 0
-    assert config.loop.max_steps % config.loop.eval_every == 0
+    epoch = counts[name] // config.batch.size
+    assert config.loop.steps(epoch) % epoch == 0
+    assert config.loop.steps(epoch) % config.loop.eval_every == 0
 
 
 # --- exact resumes ---

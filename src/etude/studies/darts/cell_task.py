@@ -106,7 +106,7 @@ class CellTask(Task):
     def setting(self, num_train: int, size: str = "") -> str:
         """The part of a protocol that both phases state: pictures, network, epochs of so many pictures."""
         config, model = self.config, self.config.model
-        epochs = config.loop.max_steps * config.batch.size / num_train
+        epochs = self.num_steps * config.batch.size / num_train
         network = f"{model.layers} cells of {model.channels} channels{size}"
         return f"{self.pictures.about}; {network}, up to {epochs:.3g} epochs of {num_train:,}"
 

@@ -58,7 +58,7 @@ class ScoreTask(CellTask):
     def __init__(self, config: DartsConfig, runtime: Runtime) -> None:
         super().__init__(config, runtime)
         draw = runtime.generator("cells", 0)
-        chosen = torch.randperm(nasbench201.CELLS, generator=draw)[: config.loop.max_steps].tolist()
+        chosen = torch.randperm(nasbench201.CELLS, generator=draw)[: self.num_steps].tolist()
         cells = all_cells()
         self.cells = [cells[number] for number in chosen]
         # A part of the weights, so that a run that is resumed or read again has them.

@@ -48,15 +48,19 @@ class RetrainTask(CellTask):
         self.optimizers = {"sgd": self.optimizer}
         self.monitor = ("accuracy", "max")
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.pictures.splits["train"]) // self.config.batch.size
+
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, optim, train = self.config, self.config.optim, self.pictures.splits["train"]
         if step == 0:
             self.model.set_statistics(train.images_NHWC)
         self.model.train()
-        rate = optim.rate(step, config.loop.max_steps)
+        rate = optim.rate(step, self.num_steps)
         self.optimizer.param_groups[0]["lr"] = rate
         rows, parts = self._epochs.rows(step, len(train), config.batch.size), config.batch.parts
-        keep = 1 - config.retrain.drop_path * step / config.loop.max_steps
+        keep = 1 - config.retrain.drop_path * step / self.num_steps
 
         def entropy(part: int) -> dict[str, Tensor]:
             x_NCHW, labels_N = self.inputs(train, rows[part::parts], "train/augment", step, part)

@@ -96,6 +96,10 @@ class SearchTask(CellTask):
             self._halves = {"train": train.take(weights.to(device)), "val": train.take(alpha.to(device))}
         return self._halves
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.halves["train"]) // self.config.batch.size
+
     def batch(self, half: Half, step: int, part: int) -> tuple[Tensor, Tensor]:
         """Inputs ``[N, C, H, W]`` and classes ``[N]`` of one part of a step's batch of a half."""
         images, epochs = self.halves[half], self._epochs if half == "train" else self._alpha_epochs
@@ -107,7 +111,7 @@ class SearchTask(CellTask):
     @property
     def skip(self) -> float:
         """The weight of the auxiliary skips: from 1 at the first step to 0 at the last."""
-        return 1 - self.step / self.config.loop.max_steps if self.config.search.auxiliary_skip else 0.0
+        return 1 - self.step / self.num_steps if self.config.search.auxiliary_skip else 0.0
 
     def answers(self, x_NCHW: Tensor) -> Tensor:
         """The logits ``[N, R]``, with the auxiliary skips under which the running statistics were gathered."""
@@ -153,7 +157,7 @@ class SearchTask(CellTask):
         if step == 0:
             self.model.set_statistics(self.halves["train"].images_NHWC)
         self.model.train()
-        self.step, rate = step, optim.rate(step, config.loop.max_steps)
+        self.step, rate = step, optim.rate(step, self.num_steps)
 
         alpha_loss = torch.zeros((), device=self.runtime.device)
         if step >= config.search.wait:
@@ -193,7 +197,7 @@ class SearchTask(CellTask):
     def decayed(self, of_architecture: Sequence[Tensor]) -> Sequence[Tensor]:
         r"""The gradient of alpha with that of $\lambda$ times the mean over edges of $\log \sum_o \exp \alpha_o$ added,
         where $\lambda$ rises from 0 to ``search.beta`` (beta decay; Ye et al. 2022, eq. 11 and 13)."""
-        rate = self.config.search.beta * self.step / self.config.loop.max_steps
+        rate = self.config.search.beta * self.step / self.num_steps
         if not rate:
             return of_architecture
         alphas = set(map(id, self.model.alpha.values()))
@@ -205,7 +209,7 @@ class SearchTask(CellTask):
     def noise(self) -> Mapping[str, Tensor] | None:
         """The noise on the operations' weights while the weights learn: uniform, its largest value rising to
         ``search.perturb`` (Chen and Hsieh 2020, SDARTS-RS, eq. 6)."""
-        largest = self.config.search.perturb * (self.step + 1) / self.config.loop.max_steps
+        largest = self.config.search.perturb * (self.step + 1) / self.num_steps
         if not largest:
             return None
         draw = self.runtime.generator("perturb", self.step)

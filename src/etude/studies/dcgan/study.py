@@ -92,7 +92,7 @@ _EPOCH = 60_000 // 64
 
 def _loop(epochs: int, every: int = 1) -> LoopConfig:
     return LoopConfig(
-        max_steps=epochs * _EPOCH, log_every=_EPOCH // 10, eval_every=every * _EPOCH, save_every=every * _EPOCH
+        epochs=float(epochs), log_every=_EPOCH // 10, eval_every=every * _EPOCH, save_every=every * _EPOCH
     )
 
 
@@ -108,7 +108,7 @@ def paper() -> DCGANConfig:
     steps = 60_000 // 128
     return DCGANConfig(
         batch=Batch(size=128),
-        loop=LoopConfig(max_steps=150 * steps, log_every=100, eval_every=5 * steps, save_every=5 * steps),
+        loop=LoopConfig(epochs=150.0, log_every=100, eval_every=5 * steps, save_every=5 * steps),
         table="mnist",
     )
 

@@ -87,6 +87,10 @@ class DCGANTask(Task):
             self._splits[name] = images.to(self.runtime.device), labels.to(self.runtime.device)
         return self._splits[name]
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.split("train")[0]) // self.config.batch.size
+
     def batch_rows(self, step: int) -> Tensor:
         """The training pictures that a step takes: each epoch has an order of its own, and leaves a rest."""
         return self._epochs.rows(step, len(self.split("train")[0]), self.config.batch.size)
@@ -131,7 +135,7 @@ class DCGANTask(Task):
 
     def snapshot_steps(self) -> tuple[int, ...]:
         """The ends of the first, the middle and the last epoch, as far as there are such."""
-        steps, epoch = self.config.loop.max_steps, len(self.split("train")[0]) // self.config.batch.size
+        steps, epoch = self.num_steps, self.epoch_steps
         middle = steps // epoch // 2 * epoch or steps // 2
         return tuple(sorted({min(epoch, steps), max(middle, 1), steps}))
 
@@ -207,7 +211,7 @@ class DCGANTask(Task):
         real_NHW, _ = self.split("test")
         images_NHW, digits_N = self.samples(config.metric.samples, "test/noise", "test")
         num_train = len(self.split("train")[0])
-        epochs = config.loop.max_steps / (num_train // config.batch.size)
+        epochs = self.num_steps / self.epoch_steps
         net = "told the test split's digits" if config.model.conditional else "unconditional"
         drawn = f"{len(images_NHW):,} drawn digits"
         protocol = (

@@ -149,7 +149,7 @@ def paper() -> Pix2PixConfig:
     Expected: FID 47.91 from map to aerial photo in gan-compression's rerun; the paper judged by people.
     """
     return Pix2PixConfig(
-        loop=LoopConfig(max_steps=200_000, log_every=200, eval_every=5_000, save_every=5_000), table="translation"
+        loop=LoopConfig(epochs=200.0, log_every=200, eval_every=5_000, save_every=5_000), table="translation"
     )
 
 
@@ -161,7 +161,7 @@ def facades() -> Pix2PixConfig:
     """
     return Pix2PixConfig(
         data=DataConfig(source="facades", direction="BtoA"),
-        loop=LoopConfig(max_steps=80_000, log_every=200, eval_every=4_000, save_every=4_000),
+        loop=LoopConfig(epochs=200.0, log_every=200, eval_every=4_000, save_every=4_000),
         table="translation",
     )
 
@@ -180,7 +180,7 @@ def laptop() -> Pix2PixConfig:
         augment=AugmentConfig(jitter=15),
         optim=OptimConfig(decay_from=0.5),
         metric=MetricConfig(inception="none"),
-        loop=LoopConfig(max_steps=15_200, log_every=76, eval_every=760, save_every=760),
+        loop=LoopConfig(epochs=400.0, log_every=76, eval_every=760, save_every=760),
         table="translation",
     )
 
@@ -200,7 +200,7 @@ def colour() -> Pix2PixConfig:
         batch=Batch(size=4),
         optim=OptimConfig(decay_from=0.5),
         metric=MetricConfig(inception="none"),
-        loop=LoopConfig(max_steps=10_500, log_every=50, eval_every=2_100, save_every=525),
+        loop=LoopConfig(epochs=20.0, log_every=50, eval_every=2_100, save_every=525),
         table="translation",
     )
 

@@ -128,6 +128,10 @@ class Pix2PixTask(Task):
         taken = randomness.upload(mine, self.runtime.device)
         return taken.flip(1) if self.config.data.direction == "BtoA" else taken
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.pairs.splits["train"]) // self.config.batch.size
+
     def batch_rows(self, step: int) -> Tensor:
         """The training pairs that a step takes: every epoch in an order of its own, a rest that fills no batch left."""
         return self._epochs.rows(step, len(self.pairs.splits["train"]), self.config.batch.size)
@@ -139,7 +143,7 @@ class Pix2PixTask(Task):
         rows = self.batch_rows(step)
         for adam in self.optimizers.values():
             for group in adam.param_groups:
-                group["lr"] = optim.rate(step, config.loop.max_steps)
+                group["lr"] = optim.rate(step, self.num_steps)
 
         def fakes(part: int, generator: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
             draw = self.runtime.generator("train/augment", step, part)
@@ -278,7 +282,7 @@ class Pix2PixTask(Task):
 
     def results(self, extra: Mapping[str, Any]) -> list[Result]:
         config = self.config
-        epochs = config.loop.max_steps * config.batch.size / len(self.pairs.splits["train"])
+        epochs = self.num_steps * config.batch.size / len(self.pairs.splits["train"])
         kept = "last checkpoint" if self.monitor is None else f"chosen by validation {self.monitor[0]}"
         protocol = (
             f"{self.pairs.about}, {config.data.direction}, {config.model.size} px, {config.model.width} filters, "

@@ -123,7 +123,7 @@ class ProtonetTask(Task):
             self._begin()
         pool = self.pool(self.config.data.train_split)
         self.encoder.train()
-        self.adam.param_groups[0]["lr"] = self.config.optim.rate(step, self.config.loop.max_steps)
+        self.adam.param_groups[0]["lr"] = self.config.optim.rate(step, self.num_steps)
 
         def episode(part: int) -> dict[str, Tensor]:
             draw = self.runtime.generator("train/episode", step, part)

@@ -77,6 +77,10 @@ class ResNetTask(Task):
             self._pictures = read
         return self._pictures
 
+    @property
+    def epoch_steps(self) -> int:
+        return len(self.pictures.splits["train"]) // self.config.batch.size
+
     def batch_rows(self, step: int) -> Tensor:
         """The training pictures that a step takes: each epoch has an order of its own, and leaves a rest."""
         return self._epochs.rows(step, len(self.pictures.splits["train"]), self.config.batch.size)
@@ -87,7 +91,7 @@ class ResNetTask(Task):
             self.model.set_statistics(train.images_NHWC)
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["factor"]
+            group["lr"] = config.optim.rate(step, self.num_steps) * group["factor"]
         rows, parts = self.batch_rows(step), config.batch.parts
         fill = self.model.mean.round().to(torch.uint8)
 
@@ -165,7 +169,7 @@ class ResNetTask(Task):
         num = len(found.splits["train"])
         protocol = (
             f"{found.about}; n = {config.model.n}, {config.model.norm}; {optim.algorithm.upper()} lr {optim.lr:g} "
-            f"{optim.schedule}, batch {config.batch.size}, up to {config.loop.max_steps * config.batch.size / num:.0f} "
+            f"{optim.schedule}, batch {config.batch.size}, up to {self.num_steps * config.batch.size / num:.0f} "
             f"epochs of {num:,}, chosen on validation"
         )
         rows: list[Result] = []

@@ -175,7 +175,7 @@ def paper() -> SlotDiffusionConfig:
     ResNet-18 without its last stage, a learned vector for each slot of 192, latent diffusion's U-Net of 128 x (1, 2, 3,
     4) channels with heads of 32, latents as they are, rates 1e-4 of the encoder and 2e-4 of the U-Net, warm-up over a
     twentieth of the steps, gradients cut at 1, dropout .1, no mean weights. Their code's noise is even in the root of
-    beta. Their configuration has 400 epochs where the paper has 100; these are 100 of 40,000 scenes.
+    beta. Their configuration has 400 epochs where the paper has 100; these are 100.
 
     Command: ``etude run slotdiffusion vae --vae.kind vq --vae.codes 4096``, then
     ``etude run slotdiffusion paper --vae.weights runs/slotdiffusion/vae``.
@@ -189,7 +189,7 @@ def paper() -> SlotDiffusionConfig:
         ),
         chain=ChainConfig(spacing="root"),
         optim=OptimConfig(schedule="cosine", warmup=3125, ema=0.0),
-        loop=LoopConfig(max_steps=62_500, log_every=100, eval_every=2500, save_every=2500),
+        loop=LoopConfig(epochs=100.0, log_every=100, eval_every=2500, save_every=2500),
         table="clevrtex",
     )  # fmt: skip
 

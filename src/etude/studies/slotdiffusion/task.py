@@ -132,7 +132,7 @@ class SlotDiffusionTask(SlotTask):
         if step == 0:
             self._start()
         self.model.train()
-        rate = config.optim.set_rates(self.optimizer.param_groups, step, config.loop.max_steps)
+        rate = config.optim.set_rates(self.optimizer.param_groups, step, self.num_steps)
         rows, parts = self.batch_rows(step), config.batch.parts
         scale = noise_scale(step, config.optim.noise_steps)
 

@@ -52,7 +52,7 @@ class VAETask(SceneTask):
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.scenes.splits["train"]
         self.vae.train()
-        rate = config.optim.set_rates(self.optimizer.param_groups, step, config.loop.max_steps)
+        rate = config.optim.set_rates(self.optimizer.param_groups, step, self.num_steps)
         rows, parts = self.batch_rows(step), config.batch.parts
         side = config.model.size // self.vae.stride
 

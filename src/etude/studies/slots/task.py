@@ -37,7 +37,7 @@ class SlotsTask(SlotTask):
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         config, train = self.config, self.scenes.splits["train"]
         self.model.train()
-        rate = config.optim.lr * config.optim.factor(step, config.loop.max_steps)
+        rate = config.optim.lr * config.optim.factor(step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         decoder = self.model.decoder

@@ -180,7 +180,7 @@ _PROBLEMS = 19_791
 
 def _loop(epochs: int, size: int) -> LoopConfig:
     epoch = -(-_PROBLEMS // size)
-    return LoopConfig(max_steps=epochs * epoch, log_every=epoch // 5, eval_every=epoch, save_every=epoch)
+    return LoopConfig(epochs=float(epochs), log_every=epoch // 5, eval_every=epoch, save_every=epoch)
 
 
 def course() -> Text2MathConfig:
@@ -304,7 +304,7 @@ def _architectures(preset: str) -> tuple[Job, ...]:
     last = Job("bert_tuned", bert | tuned)
     if preset == "laptop":
         bert |= {"model.hidden": 256, "model.embedding": 128}
-        tuned |= bert | tuned | {"optim.lr": 5e-4, "loop.max_steps": _loop(5, 32).max_steps}
+        tuned |= bert | tuned | {"optim.lr": 5e-4, "loop.epochs": 5}
         last = Job("bert_tuned", lambda finished: tuned | {"start": str(finished[0].path)}, after=("bert_frozen",))
     return (
         Job("lstm", table | {"model.attention": False, "model.scaled": False}),

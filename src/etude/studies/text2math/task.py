@@ -191,10 +191,14 @@ class Text2MathTask(Task):
         self.model.encoder.words.weight[found] = torch.from_numpy(vectors_WD)[found]
         return f"{name} for {100 * found.float().mean():.0f} % of {len(self.words)} words"
 
+    @property
+    def epoch_steps(self) -> int:
+        return -(-len(self.encoded["train"]) // self.config.batch.size)
+
     def batch_rows(self, step: int) -> Tensor:
         """Return the rows of the training problems that a step takes, on the CPU: every epoch has its own order."""
         train, size = self.encoded["train"], self.config.batch.size
-        epoch, place = divmod(step, -(-len(train) // size))
+        epoch, place = divmod(step, self.epoch_steps)
         if epoch not in self._order:
             draw = self.runtime.generator("train/order", epoch)
             self._order = {epoch: batches.epoch_order(train.host_lengths[0], size, draw)}
@@ -207,7 +211,7 @@ class Text2MathTask(Task):
             self._start_from(Path(config.start))
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = config.optim.rate(step, config.loop.max_steps) * group["scale"]
+            group["lr"] = config.optim.rate(step, self.num_steps) * group["scale"]
         rows, parts = self.batch_rows(step), config.batch.parts
         coins = torch.rand(train.targets_NS.shape[1], generator=self.runtime.generator("train/coins", step))
         _, tokens_N = train.host_lengths
@@ -292,7 +296,7 @@ class Text2MathTask(Task):
             rows = self.batch_rows(step)
             return len(rows) * train.longest(rows)[0]
 
-        return max(range(min(-(-len(train) // self.config.batch.size), self.config.loop.max_steps)), key=words)
+        return max(range(min(self.epoch_steps, self.num_steps)), key=words)
 
     def rehearse(self) -> None:
         """Write the programs of a batch of the longest problems, as the results will of all."""
@@ -328,7 +332,7 @@ class Text2MathTask(Task):
         self, table: str, cell: str, split: str, shares: Mapping[str, float], count: int, beam: BeamConfig
     ) -> list[Result]:
         config = self.config
-        epochs = config.loop.max_steps * config.batch.size / len(self.encoded["train"])
+        epochs = self.num_steps * config.batch.size / len(self.encoded["train"])
         data = named(config.data)
         judged = config.rerank.neighbours
         protocol = (

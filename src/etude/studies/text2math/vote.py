@@ -70,12 +70,16 @@ class RetrievalTask(Task):
         cosine_NK = torch.tensor([[one.cosine for one in some] for some in found], device=device)
         return vote(cosine_NK, torch.tensor([[float(one.same) for one in some] for some in found], device=device))
 
+    @property
+    def epoch_steps(self) -> int:
+        return -(-len(self.problems["train"]) // self.config.batch.size)
+
     def train_step(self, step: int) -> Mapping[str, Tensor]:
         train, found, programs = self.problems["train"], self.neighbours("train"), self.index.programs
         size = min(self.config.batch.size, len(train))
         rows = torch.randperm(len(train), generator=self.runtime.generator("train/order", step))[:size].tolist()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optim.rate(step, self.config.loop.max_steps)
+            group["lr"] = self.config.optim.rate(step, self.num_steps)
 
         def entropy(part: int) -> dict[str, Tensor]:
             mine = rows[part % len(rows) :: self.config.batch.parts]
