@@ -38,6 +38,17 @@ _STYLE: dict[Any, Any] = {
 LARGEST = 30.0
 """Inches of a picture's longer side; a larger one is drawn at this size."""
 _alone: ContextVar[Callable[[str], None] | None] = ContextVar("_alone", default=None)
+_epoch: ContextVar[int] = ContextVar("_epoch", default=0)
+
+
+@contextmanager
+def epochs_of(steps: int) -> Iterator[None]:
+    """Within it, curves over steps have a second axis of epochs, of so many steps each; 0: none."""
+    token = _epoch.set(steps)
+    try:
+        yield
+    finally:
+        _epoch.reset(token)
 
 
 @contextmanager
@@ -90,7 +101,7 @@ def curves(
     """Draw curves over steps: a panel for each title, label of the vertical axis, and steps and values by legend.
 
     Under a common title the panels share one legend on their right; ``across`` labels their horizontal axes, and the
-    line whose legend is ``dashed`` is dashed.
+    line whose legend is ``dashed`` is dashed. Within `epochs_of` an axis above counts epochs.
     """
     with figure(path, 4.2 * len(panels), 3.6 if title else 3.1) as drawn:
         axes = drawn.subplots(1, len(panels), squeeze=False)[0]
@@ -100,6 +111,11 @@ def curves(
                 ax.plot(steps, values, "--" if name == dashed else "-", label=name, **dots)
             ax.set(title=heading, xlabel=across, ylabel=label)
             ax.locator_params(axis="x", nbins=5)
+            epoch = _epoch.get()
+            if epoch and across == "step":
+                above = ax.secondary_xaxis("top", functions=(lambda x, n=epoch: x / n, lambda x, n=epoch: x * n))
+                above.set_xlabel("epoch")
+                above.locator_params(axis="x", nbins=5)
             if not title and any(steps for steps, _ in lines.values()):
                 ax.legend()
         if title:

@@ -95,9 +95,9 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             run.write_summary(summary)
             run.figures.mkdir(exist_ok=True)
             if study.has("figures"):
-                from etude.draw.figures import each_alone
+                from etude.draw.figures import each_alone, epochs_of
 
-                with runtime.alone(), each_alone(say):
+                with runtime.alone(), each_alone(say), epochs_of(task.epoch_steps):
                     study.module("figures").draw(task, run.figures, list(run.metrics()))
             else:
                 say(f"etude: {study.lacks('figures.py')}: no pictures are drawn")

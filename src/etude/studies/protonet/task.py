@@ -25,6 +25,8 @@ from etude.studies.protonet.model import DISTANCES, Conv4, Distance, episode_los
 from etude.studies.protonet.study import ModelConfig, ProtonetConfig
 
 # A threshold for unknown classes keeps this share of the known queries of the validation split.
+CROSSED = (1, 5)
+"""Shots of the test that a network of other shots is scored at, too (Snell et al. 2017, section 2.6)."""
 KNOWN_SHARE = 0.95
 
 
@@ -145,12 +147,21 @@ class ProtonetTask(Task):
         return self.runtime.gather(mine, len(images_NHW)).unflatten(0, (-1, omniglot.NUM_DRAWINGS))
 
     def score(
-        self, z_CPD: Tensor, split: omniglot.Split, stream: str, way: int, num_episodes: int, *, within: bool = False
+        self,
+        z_CPD: Tensor,
+        split: omniglot.Split,
+        stream: str,
+        way: int,
+        num_episodes: int,
+        *,
+        within: bool = False,
+        shot: int = 0,
     ) -> Accuracy:
-        """Accuracy over random episodes of an embedded split, at the configuration's shots and queries."""
+        """Accuracy over random episodes of an embedded split, at the configuration's queries, and at its shots if 0."""
+        shot = shot or self.config.episodes.shot
         return score_pool(
             z_CPD, self.pool(split).groups_C, self.distance, self.runtime.generator(f"{split}/{stream}", way), way=way,
-            shot=self.config.episodes.shot, query=self.num_queries, num_episodes=num_episodes, within=within,
+            shot=shot, query=min(self.num_queries, omniglot.NUM_DRAWINGS - shot), num_episodes=num_episodes, within=within,
             temperature=self.config.model.temperature,
         )  # fmt: skip
 
@@ -223,6 +234,19 @@ class ProtonetTask(Task):
                     Result(
                         experiment, f"w{way}s{shot}", "accuracy", "test", score.mean, f"{count:,} {what}, {trained}",
                         score.half_width, "%", split,
+                    )
+                )  # fmt: skip
+            for other in CROSSED:
+                if other == shot:
+                    continue
+                score = self.score(z_CPD, "test", f"crossed-{other}", way, config.episodes, shot=other)
+                protocol = (
+                    f"{config.episodes:,} random test episodes of {other} shot(s), trained on {split} with {shot}"
+                )
+                rows.append(
+                    Result(
+                        "crossed", f"w{way}s{other}", "accuracy", "test", score.mean, protocol, score.half_width, "%",
+                        split,
                     )
                 )  # fmt: skip
         rows += self._unknown_results(z_CPD, extra.get("unknown", {}))
