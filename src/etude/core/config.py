@@ -15,6 +15,7 @@ from etude.core.bounds import check_bounds, require
 from etude.core.errors import UserError, nearest
 
 C = TypeVar("C")
+LENGTHS = ("loop.max_steps", "loop.epochs")
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -60,10 +61,7 @@ class LoopConfig:
 
     def steps(self, epoch: int) -> int:
         """The optimiser steps of a run, of which ``epoch`` see the training data once."""
-        if self.epochs and not epoch:
-            raise UserError("loop.epochs must be 0 where the training has no epochs: give --loop.max-steps")
-        by_epochs = max(1, round(self.epochs * epoch)) if self.epochs else self.max_steps
-        return min(self.max_steps or by_epochs, by_epochs)
+        return min(n for n in (self.max_steps, max(1, round(self.epochs * epoch)) if self.epochs else 0) if n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +158,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def override(config: C, changes: dict[str, Any]) -> C:
     """A copy with dotted settings replaced: ``override(c, {"loop.max_steps": 10})``."""
     values = to_dict(config)
-    if changes.get("loop.max_steps") or changes.get("loop.epochs"):
-        # Of a length in steps and one in epochs, the new one alone holds.
-        changes = {"loop.max_steps": 0, "loop.epochs": 0} | changes
-    for dotted, value in changes.items():
+    other_length = {name: 0 for name in LENGTHS if any(changes.get(length) for length in LENGTHS)}
+    for dotted, value in (other_length | changes).items():
         *parents, leaf = dotted.split(".")
         place = values
         for parent in parents:
@@ -196,7 +192,7 @@ _TECHNICAL = ("log_every", "save_every", "save_minutes", "keep", "device", "comp
 def substance(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say what a run learns: without its seed, and without how it is made and watched."""
     silent = {"seed", "selected_run", *(f"loop.{name}" for name in _TECHNICAL)}
-    silent |= {name for name in ("loop.max_steps", "loop.epochs") if not overrides.get(name)}
+    silent |= {name for name in LENGTHS if not overrides.get(name)}
     return {name: value for name, value in overrides.items() if name not in silent}
 
 

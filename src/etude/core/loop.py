@@ -234,8 +234,7 @@ class Loop:
         shown = {"loss": rows.get("train/loss"), f"validation {name}": rows.get(f"val/{name}")}
         numbers = "".join(f", {said} {value:.4g}" for said, value in shown.items() if value is not None)
         minutes = state.seconds / state.step * (self.task.num_steps - state.step) / 60
-        step = f"step {state.step:,} of {self.task.num_steps:,}"
-        return f"{self.run.path.name}: {step}{numbers}, {minutes:.0f} min left"
+        return f"{self.run.path.name}: step {state.step:,} of {self.task.num_steps:,}{numbers}, {minutes:.0f} min left"
 
     def _any(self, here: bool) -> bool:
         """True where it holds in any process, so that all of them take the same turn."""

@@ -70,6 +70,8 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             return run.summary
         _refuse_edited(run, config)
         task = study.task(config, runtime)
+        if config.loop.epochs and not task.epoch_steps:
+            raise UserError("loop.epochs must be 0 where the training has no epochs: give --loop.max-steps")
         for line in task.inventory().get("lines", ()):
             say(line)
         loop = Loop(task, config.loop, run, runtime, WeightsHeader(study.name, run.record.config, {}))

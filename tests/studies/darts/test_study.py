@@ -146,7 +146,7 @@ def test_a_random_search_costs_what_the_search_does() -> None:
         assert [config.genotype for config in drawn] == [f"random-{n}" for n in range(4)]
         assert {config.table for config in drawn} == {"run"}, "they are no rows of the table"
         whole = 7 * length(by["search"])
-        assert whole - 4 < sum(map(length, drawn)) <= whole * 1.001
+        assert whole - 4 < sum(map(length, drawn)) <= whole * 1.01
 
 
 def test_the_best_of_four_searches_by_brief_trainings_is_retrained() -> None:
@@ -155,7 +155,10 @@ def test_the_best_of_four_searches_by_brief_trainings_is_retrained() -> None:
         assert [jobs[f"search-{n}"].seed for n in range(4)] == [0, 1, 2, 3]
         assert jobs["best"].after == ("brief-0", "brief-1", "brief-2", "brief-3")
         brief, whole = configured(preset, jobs["brief-2"]), configured(preset, jobs["best"])
-        four = [Finished(Path(str(n)), {"genotype": f"random-{n}"}, best=score) for n, score in enumerate((1, 4, 3, 2))]
+        four = [
+            Finished(Path(str(n)), {"genotype": f"random-{n}"}, best=score)
+            for n, score in enumerate((1.0, 4.0, 3.0, 2.0))
+        ]
         assert jobs["best"].settings(four)["genotype"] == "random-1"
         assert length(brief) == pytest.approx(length(whole) / 6, abs=1)
         assert (brief.phase, whole.phase, brief.table) == ("retrain", "retrain", "run")

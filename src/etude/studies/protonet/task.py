@@ -161,7 +161,8 @@ class ProtonetTask(Task):
         shot = shot or self.config.episodes.shot
         return score_pool(
             z_CPD, self.pool(split).groups_C, self.distance, self.runtime.generator(f"{split}/{stream}", way), way=way,
-            shot=shot, query=min(self.num_queries, omniglot.NUM_DRAWINGS - shot), num_episodes=num_episodes, within=within,
+            shot=shot, query=min(self.num_queries, omniglot.NUM_DRAWINGS - shot), num_episodes=num_episodes,
+            within=within,
             temperature=self.config.model.temperature,
         )  # fmt: skip
 
