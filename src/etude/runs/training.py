@@ -165,7 +165,9 @@ def lengthen(run: RunFolder, steps: int) -> None:
         if steps <= trained:
             raise UserError(f"--loop.max-steps {steps}: {run.path} has trained {trained} steps: give more")
         length = {"max_steps": steps, "epochs": 0.0}
-        overrides = record.overrides | {f"loop.{name}": value for name, value in length.items()}
+        overrides = record.overrides | {"loop.max_steps": steps}
+        if record.config["loop"].get("epochs"):
+            overrides["loop.epochs"] = 0.0
         changed = {"overrides": overrides, "config": record.config | {"loop": record.config["loop"] | length}}
         write_atomic(run.path / "config.yaml", to_yaml({"format": FORMAT, **vars(record), **changed}))
         (run.path / "summary.json").unlink(missing_ok=True)
