@@ -49,7 +49,7 @@ def test_values_by_hand() -> None:
     made[0] = 10
     made[1, 0, 0, 1] = 255
     assert l1(made, truth).tolist() == pytest.approx([10, 255 / 363])
-    assert rmse(made, truth).tolist() == pytest.approx([10, 255 / math.sqrt(363)])
+    assert rmse(made, truth).tolist() == pytest.approx([10 * math.sqrt(3), 255 / math.sqrt(121)])
     assert psnr(made, truth).tolist() == pytest.approx([20 * math.log10(25.5), 10 * math.log10(363)])
     # Two flat pictures differ by their means only: C1 / (100 + C1).
     assert ssim(made, truth)[0].item() == pytest.approx(6.5025 / 106.5025)
@@ -64,7 +64,7 @@ def test_the_errors_are_scikit_learns() -> None:
     for number, (x, y) in enumerate(zip(made.double().numpy(), truth.double().numpy(), strict=True)):
         flat_x, flat_y = x.reshape(-1), y.reshape(-1)
         assert l1(made, truth)[number].item() == pytest.approx(mean_absolute_error(flat_y, flat_x))
-        assert rmse(made, truth)[number].item() == pytest.approx(root_mean_squared_error(flat_y, flat_x))
+        assert rmse(made, truth)[number].item() == pytest.approx(math.sqrt(3) * root_mean_squared_error(flat_y, flat_x))
         for tolerance in (5, 10):
             right = [max(abs(a - b) for a, b in zip(one, other, strict=True)) < tolerance
                      for one, other in zip(x.reshape(-1, 3), y.reshape(-1, 3), strict=True)]  # fmt: skip
