@@ -8,7 +8,7 @@ import torch
 from tests.cli.faults import fault
 
 from etude.cli import main
-from etude.core.checkpoint import read_weights
+from etude.core.checkpoint import read_weights, write_tensors
 from etude.core.run_folder import RunFolder
 
 _SHORT = ["--loop.max-steps", "1", "--loop.eval-every", "1", "--loop.save-every", "1"]
@@ -47,3 +47,17 @@ def test_other_networks_are_refused(first: Path, capsys: pytest.CaptureFixture[s
     assert "'protonet', not of 'resnet'" in fault(capsys, *run, "--init", "protonet")
     assert "no run folder" in fault(capsys, *run, "--init", "nowhere")
     assert not (tmp_path / "resnet/x").exists()
+
+
+def test_other_words_are_no_other_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows of an embedding stand for words: those of other words would be taken for them."""
+    run = ["run", "text2math", "smoke", "--runs", str(tmp_path), *_SHORT]
+    assert main([*run, "--name", "first"]) == 0
+    path = RunFolder.open(tmp_path / "text2math/first").checkpoints().weights(1)
+    assert main([*run, "--name", "same", "--init", str(path)]) == 0
+    tensors, header = read_weights(path)
+    key = next(name for name in tensors if name.endswith("vocabularies"))
+    for words in (tensors[key].flip(0), tensors[key][:-1]):
+        other = tmp_path / "other.safetensors"
+        write_tensors(other, {**tensors, key: words.contiguous()}, header)
+        assert "vocabularies" in fault(capsys, *run, "--name", "x", "--init", str(other))

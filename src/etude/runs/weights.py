@@ -75,6 +75,8 @@ def begin_with(task: Task, study: Study, config: StudyConfig) -> str:
     Raises:
         UserError: no such weights, another study's, or networks of other settings, which are named.
     """
+    import torch
+
     from etude.core.checkpoint import read_weights
 
     found, path, _ = find_weights(config.init)
@@ -88,6 +90,11 @@ def begin_with(task: Task, study: Study, config: StudyConfig) -> str:
         if not given:
             absent.append(name)
             continue
+        # Words and the like, which say what a row of a table stands for.
+        words = {key for key, held in module.named_buffers() if held.dtype == torch.uint8 and key in given}
+        if other := sorted(key for key in words if not torch.equal(given[key], state[key].cpu())):
+            fix = "begin with weights that were trained on the same data"
+            raise UserError(f"--init {config.init} has other {', '.join(other)} than the data: {fix}")
         shapes = {key: (given[key].shape, state[key].shape) for key in state.keys() & given.keys()}
         heads = {key for key, (was, now) in shapes.items() if was != now}
         ends = all(0 < len(was) == len(now) <= 2 and was[1:] == now[1:] for was, now in (shapes[key] for key in heads))
