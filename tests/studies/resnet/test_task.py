@@ -574,7 +574,8 @@ def test_every_job_is_settings_of_every_preset() -> None:
     for experiment, preset, job in jobs():
         config = configured(preset, job)
         assert config.table == ("run" if job.seed is not None else experiment)
-        assert config.loop.eval_every <= config.loop.max_steps
+        trained_on = {"birds": 486, "course": 30_000, "smoke": 240}.get(preset, 45_000)
+        assert config.loop.eval_every <= config.loop.steps(trained_on // config.batch.size)
         seen.add((experiment, preset))
     assert len(seen) == len(STUDY.experiments) * len(STUDY.presets)
 
@@ -592,12 +593,11 @@ def test_every_published_cell_is_one_that_an_experiment_fills() -> None:
 def test_batch_sizes_see_as_many_pictures() -> None:
     for preset, job in ((p, j) for e, p, j in jobs() if e == "batch-size"):
         config = configured(preset, job)
-        epochs = config.loop.max_steps / config.loop.eval_every
-        assert epochs == 50, "it is evaluated, and may stop, after every epoch"
-        assert config.loop.patience == 10
-        seen = config.loop.eval_every * config.batch.size
+        assert (config.loop.epochs, config.loop.max_steps, config.loop.patience) == (50, 0, 10)
         trained_on = {"birds": 486, "course": 30_000, "smoke": 240}.get(preset, 45_000)
-        assert trained_on - config.batch.size < seen <= trained_on
+        epoch = trained_on // config.batch.size
+        assert config.loop.eval_every == epoch, "it is evaluated, and may stop, after every epoch"
+        assert config.loop.steps(epoch) == 50 * epoch
 
 
 def test_tuned_rates_are_chosen_by_runs_with_a_seed_of_their_own() -> None:
@@ -622,8 +622,8 @@ def test_presets_are_the_papers_and_the_courses() -> None:
     assert (paper.optim.lr, paper.optim.momentum, paper.optim.weight_decay) == (0.1, 0.9, 1e-4)
     assert (course.model.n, course.model.num_classes, course.data.size, course.batch.size) == (2, 25, 256, 32)
     assert (course.optim.lr, course.augment.pad, course.augment.flip) == (1e-4, 0, False)
-    # 50 epochs of 30,000.
-    assert course.loop.max_steps * course.batch.size == 50 * 30_000
+    # Of the pictures that are read, whatever their number.
+    assert (course.loop.epochs, course.loop.max_steps) == (50, 0)
 
 
 def test_warnings_of_group_norm_are_said() -> None:
