@@ -73,6 +73,11 @@ class Grid:
         for item in items:
             if not (item.path / "config.yaml").exists() or not ended.issuperset(item.after):
                 continue
+            try:
+                RunFolder.open(item.path)
+            except UserError:
+                # A broken record fails its own run, and no other.
+                continue
             words = list(item.flags())
             refuse_other(item.path, choose([words[1], words[2], *words[7:]], "etude run").config)
 
