@@ -99,8 +99,13 @@ def run_to_end(study: Study, run: RunFolder, config: StudyConfig) -> dict[str, A
             if study.has("figures"):
                 from etude.draw.figures import each_alone, epochs_of
 
-                with runtime.alone(), each_alone(say), epochs_of(task.epoch_steps):
-                    study.module("figures").draw(task, run.figures, list(run.metrics()))
+                try:
+                    with runtime.alone(), each_alone(say), epochs_of(task.epoch_steps):
+                        study.module("figures").draw(task, run.figures, list(run.metrics()))
+                except KeyboardInterrupt:
+                    # Asked to stop, the run has not ended: when it is resumed, it draws.
+                    (run.path / "summary.json").unlink()
+                    raise
             else:
                 say(f"etude: {study.lacks('figures.py')}: no pictures are drawn")
             write_card(study, run, summary)
